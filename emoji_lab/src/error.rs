@@ -1,0 +1,119 @@
+//! What can go wrong, said in one line: the thing, what is the matter with it, and the way out.
+
+use std::path::{Path, PathBuf};
+
+/// The result of a step.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of one of the notebook's steps.
+///
+/// Its `Display` is one line, made for a notebook cell: what was tried (a file, a row, a setting,
+/// a repository), what is wrong with it, and what to do. It never holds a token.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or folder could not be read or written.
+    #[error("{}: {source} ({doing})", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was being done, as "reading the CSV".
+        doing: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A dataset is missing, malformed or empty.
+    #[error("dataset {subject}: {problem}. {help}")]
+    Dataset {
+        /// The file or Hub id, with the row where there is one.
+        subject: String,
+        /// What is wrong.
+        problem: String,
+        /// What to do about it.
+        help: String,
+    },
+    /// A model, tokenizer or adapter file is missing, malformed or of the wrong kind.
+    #[error("model {subject}: {problem}. {help}")]
+    Model {
+        /// The file, folder, Hub id or tensor.
+        subject: String,
+        /// What is wrong.
+        problem: String,
+        /// What to do about it.
+        help: String,
+    },
+    /// A setting has a value that cannot work.
+    #[error("setting {name} = {value}: {help}")]
+    Setting {
+        /// The setting's name as the caller writes it.
+        name: &'static str,
+        /// The value it has.
+        value: String,
+        /// Why not, and which values work.
+        help: String,
+    },
+    /// The Hugging Face Hub, or the way to it, said no.
+    #[error("Hugging Face Hub, {subject}: {problem}. {help}")]
+    Hub {
+        /// What was asked for: a repository, a file, `whoami`.
+        subject: String,
+        /// What is wrong.
+        problem: String,
+        /// What to do about it.
+        help: String,
+    },
+    /// Training cannot go on.
+    #[error("training: {problem}. {help}")]
+    Training {
+        /// What is wrong, with the tensor's or the step's name.
+        problem: String,
+        /// What to do about it.
+        help: String,
+    },
+    /// A tensor operation failed inside candle: a fault of this crate or of the device.
+    #[error("tensor operation: {0}")]
+    Candle(candle_core::Error),
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        // With RUST_BACKTRACE=1 (evcxr sets it) candle wraps errors in a backtrace, and its
+        // Display prints it. A cell shows one line.
+        match error {
+            candle_core::Error::WithBacktrace { inner, .. } => Self::from(*inner),
+            other => Self::Candle(other),
+        }
+    }
+}
+
+impl Error {
+    /// An [`Error::Io`] on `path`; `doing` completes the sentence "failed while …".
+    pub fn io(path: impl AsRef<Path>, doing: &'static str, source: std::io::Error) -> Self {
+        Self::Io { path: path.as_ref().to_path_buf(), doing, source }
+    }
+
+    /// An [`Error::Dataset`].
+    pub fn dataset(subject: impl ToString, problem: impl ToString, help: impl ToString) -> Self {
+        Self::Dataset { subject: subject.to_string(), problem: problem.to_string(), help: help.to_string() }
+    }
+
+    /// An [`Error::Model`].
+    pub fn model(subject: impl ToString, problem: impl ToString, help: impl ToString) -> Self {
+        Self::Model { subject: subject.to_string(), problem: problem.to_string(), help: help.to_string() }
+    }
+
+    /// An [`Error::Setting`].
+    pub fn setting(name: &'static str, value: impl ToString, help: impl ToString) -> Self {
+        Self::Setting { name, value: value.to_string(), help: help.to_string() }
+    }
+
+    /// An [`Error::Hub`].
+    pub fn hub(subject: impl ToString, problem: impl ToString, help: impl ToString) -> Self {
+        Self::Hub { subject: subject.to_string(), problem: problem.to_string(), help: help.to_string() }
+    }
+
+    /// An [`Error::Training`].
+    pub fn training(problem: impl ToString, help: impl ToString) -> Self {
+        Self::Training { problem: problem.to_string(), help: help.to_string() }
+    }
+}

@@ -1,0 +1,5 @@
+//! LoRA: configuration, adapter files, merging.
+
+mod config;
+
+pub use config::{ALL_LINEAR, LoraConfig};
