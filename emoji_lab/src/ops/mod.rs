@@ -1,1 +1,29 @@
-//! ops (being built).
+//! The few coarse operations that Gemma 3 trains with, each with its hand-written backward pass.
+//!
+//! One folder an op: `mod.rs` says what it computes (shapes, formula, source) and picks the
+//! device, `cpu.rs` is the reference. Nothing here is tracked by candle's autograd: every op
+//! returns what its backward needs, and [`crate::model::Gemma3`] calls the backwards itself, in
+//! reverse order. That way no gradient can be dropped in silence (candle's fused ops do), no
+//! gradient is allocated twice, and weight gradients are added straight into the trainer's arena.
+//!
+//! Tokens are packed: a batch of sequences is one `[tokens, hidden]` matrix without padding, and
+//! only attention looks at where a sequence begins.
+
+pub mod adamw;
+pub mod attention;
+pub mod embedding;
+pub mod geglu;
+pub(crate) mod gemm;
+pub mod grad_norm;
+pub(crate) mod host;
+pub mod linear_cross_entropy;
+pub mod lora_linear;
+pub(crate) mod math;
+pub mod rms_norm;
+pub mod rope;
+
+#[cfg(test)]
+pub(crate) mod finite_difference;
+
+/// A target that takes no part in the loss (padding, prompts): PyTorch's `ignore_index`.
+pub const IGNORE_INDEX: i64 = -100;

@@ -1,0 +1,65 @@
+//! Keys and values of the tokens seen so far, for generation.
+
+use candle_core::{DType, Device, Tensor};
+
+use super::Gemma3Config;
+use crate::error::Result;
+
+/// One sequence's keys and values, layer by layer, with room for a fixed number of tokens.
+#[derive(Debug)]
+pub struct KvCache {
+    layers: Vec<(Tensor, Tensor)>,
+    len: usize,
+    capacity: usize,
+}
+
+impl KvCache {
+    /// Room for `capacity` tokens.
+    ///
+    /// # Errors
+    /// If the memory cannot be had.
+    pub fn new(config: &Gemma3Config, capacity: usize, device: &Device) -> Result<Self> {
+        let shape = (capacity.max(1), config.num_key_value_heads, config.head_dim);
+        let room = || Tensor::zeros(shape, DType::F32, device);
+        let layers = (0..config.num_hidden_layers)
+            .map(|_| Ok((room()?, room()?)))
+            .collect::<candle_core::Result<_>>()?;
+        Ok(Self { layers, len: 0, capacity })
+    }
+
+    /// How many tokens are in it.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many tokens fit.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Puts a layer's new keys and values behind those it has; returns all of them.
+    pub(super) fn append(
+        &self,
+        layer: usize,
+        k: &Tensor,
+        v: &Tensor,
+    ) -> candle_core::Result<(Tensor, Tensor)> {
+        let new = k.dim(0)?;
+        let Some((keys, values)) = self.layers.get(layer).filter(|_| self.len + new <= self.capacity) else {
+            candle_core::bail!("key/value cache: {} + {new} tokens in room for {}", self.len, self.capacity)
+        };
+        keys.slice_set(k, 0, self.len)?;
+        values.slice_set(v, 0, self.len)?;
+        Ok((keys.narrow(0, 0, self.len + new)?, values.narrow(0, 0, self.len + new)?))
+    }
+
+    /// Counts tokens that every layer has appended.
+    pub(super) fn advance(&mut self, tokens: usize) {
+        self.len += tokens;
+    }
+}

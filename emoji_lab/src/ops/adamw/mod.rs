@@ -1,0 +1,88 @@
+//! AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101) over one flat arena, as `torch.optim.AdamW`
+//! computes it, with gradient clipping folded in.
+
+mod cpu;
+
+use candle_core::{Result, Tensor};
+
+use super::host;
+
+/// AdamW's settings.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamW {
+    /// Decay rate of the first moment.
+    pub beta1: f64,
+    /// Decay rate of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay, times the learning rate each step.
+    pub weight_decay: f64,
+}
+
+/// One step on flat, equally long tensors: `values`, `gradients`, and the moments `m` and `v`.
+///
+/// `step` counts from 1. Gradients are multiplied by `gradient_scale` first, which is where
+/// clipping comes in.
+///
+/// # Errors
+/// If lengths differ or there is no version for the tensor's device.
+pub fn step(
+    values: &Tensor,
+    gradients: &Tensor,
+    (m, v): (&Tensor, &Tensor),
+    settings: &AdamW,
+    learning_rate: f64,
+    step: usize,
+    gradient_scale: f64,
+) -> Result<()> {
+    host::require_cpu_f32("adamw", values)?;
+    if [gradients, m, v].iter().any(|t| t.elem_count() != values.elem_count()) {
+        candle_core::bail!("adamw: {} values, but other lengths beside them", values.elem_count())
+    }
+    let factors = cpu::Factors::new(settings, learning_rate, step, gradient_scale);
+    host::read(gradients, |gradients| {
+        host::update(values, |values| {
+            host::update(m, |m| {
+                host::update(v, |v| {
+                    cpu::step(values, gradients, m, v, &factors);
+                    Ok(())
+                })
+            })
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    /// Three steps of the formula in f64, written out.
+    #[test]
+    fn agrees_with_the_formula() -> Result<()> {
+        let settings = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
+        let start = [0.5f64, -1.25, 3.0];
+        let flat = |v: &[f64]| Tensor::new(v.iter().map(|v| *v as f32).collect::<Vec<_>>(), &Device::Cpu);
+        let (values, m, v) = (flat(&start)?, flat(&[0.0; 3])?, flat(&[0.0; 3])?);
+        let mut expected = start.map(|p| (p, 0.0f64, 0.0f64));
+        for t in 1..=3 {
+            let g = [0.3 * t as f64, -0.01, 2.0];
+            step(&values, &flat(&g)?, (&m, &v), &settings, 0.1, t, 0.5)?;
+            for ((p, m, v), g) in expected.iter_mut().zip(g) {
+                let g = g * 0.5;
+                *p -= 0.1 * 0.01 * *p;
+                *m = 0.9 * *m + 0.1 * g;
+                *v = 0.999 * *v + 0.001 * g * g;
+                let (m_hat, v_hat) =
+                    (*m / (1.0 - 0.9f64.powi(t as i32)), *v / (1.0 - 0.999f64.powi(t as i32)));
+                *p -= 0.1 * m_hat / (v_hat.sqrt() + 1e-8);
+            }
+        }
+        for (ours, (p, ..)) in values.to_vec1::<f32>()?.iter().zip(expected) {
+            assert!((*ours as f64 - p).abs() < 1e-6, "{ours} and {p}");
+        }
+        Ok(())
+    }
+}

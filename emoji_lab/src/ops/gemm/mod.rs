@@ -1,0 +1,96 @@
+//! Matrix products that add into what is there, over strided views, on all cores.
+
+use gemm::Parallelism;
+
+/// A matrix inside a slice: `rows × cols`, element `(i, j)` at `i * row_stride + j * col_stride`.
+#[derive(Clone, Copy)]
+pub(crate) struct Mat<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> Mat<'a> {
+    /// A row-major matrix.
+    pub(crate) fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        assert_eq!(data.len(), rows * cols, "matrix of {rows} × {cols}");
+        Self { data, rows, cols, row_stride: cols, col_stride: 1 }
+    }
+
+    /// The transpose, without a copy.
+    pub(crate) fn t(self) -> Self {
+        Self {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+}
+
+/// `out = alpha · a b`, or `out += alpha · a b` with `accumulate`; `out` is row-major `[a.rows, b.cols]`.
+pub(crate) fn matmul(out: &mut [f32], accumulate: bool, alpha: f32, a: Mat<'_>, b: Mat<'_>) {
+    assert_eq!(a.cols, b.rows, "inner sizes of a matrix product");
+    assert_eq!(out.len(), a.rows * b.cols, "size of a matrix product");
+    if out.is_empty() {
+        return;
+    }
+    if a.cols == 0 {
+        if !accumulate {
+            out.fill(0.0);
+        }
+        return;
+    }
+    // SAFETY: the three views lie inside their slices (checked above and in `Mat::new`; strides
+    // only ever swap), `out` is borrowed mutably, so it overlaps neither input.
+    unsafe {
+        gemm::gemm(
+            a.rows,
+            b.cols,
+            a.cols,
+            out.as_mut_ptr(),
+            1,
+            b.cols as isize,
+            accumulate,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            1.0,
+            alpha,
+            false,
+            false,
+            false,
+            // 0 stands for "as many as there are".
+            Parallelism::Rayon(0),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adds_scales_and_transposes() {
+        let a = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]; // [2, 3]
+        let b = [1.0, 0.0, 2.0, 1.0, 0.0, 1.0]; // [2, 3], used as its transpose
+        let mut out = [10.0; 4];
+        matmul(&mut out, true, 2.0, Mat::new(&a, 2, 3), Mat::new(&b, 2, 3).t());
+        assert_eq!(out, [10.0 + 14.0, 10.0 + 10.0, 10.0 + 32.0, 10.0 + 22.0]);
+        matmul(&mut out, false, 1.0, Mat::new(&a, 2, 3), Mat::new(&b, 2, 3).t());
+        assert_eq!(out, [7.0, 5.0, 16.0, 11.0]);
+    }
+
+    #[test]
+    fn an_empty_inner_size_gives_zeros() {
+        let mut out = [3.0; 2];
+        matmul(&mut out, false, 1.0, Mat::new(&[], 1, 0), Mat::new(&[], 0, 2));
+        assert_eq!(out, [0.0, 0.0]);
+    }
+}

@@ -1,0 +1,85 @@
+use std::borrow::Cow;
+
+use rayon::prelude::*;
+
+use super::{Dropout, Sizes};
+use crate::ops::gemm::{Mat, matmul};
+
+/// Elements of a dropout mask that a task makes; a multiple of 8.
+const CHUNK: usize = 8 * 1024;
+
+/// An adapter's values, and `u` as the forward pass left it.
+pub(super) struct LoraSlices<'a> {
+    pub(super) a: &'a [f32],
+    pub(super) b: &'a [f32],
+    pub(super) u: &'a [f32],
+    pub(super) scale: f32,
+    pub(super) dropout: Option<&'a Dropout>,
+}
+
+fn dropped<'a>(x: &'a [f32], dropout: Option<&Dropout>) -> Cow<'a, [f32]> {
+    let Some(dropout) = dropout else { return Cow::Borrowed(x) };
+    let mut out = vec![0.0; x.len()];
+    out.par_chunks_mut(CHUNK)
+        .zip(x.par_chunks(CHUNK))
+        .enumerate()
+        .for_each(|(i, (out, x))| dropout.apply(i * CHUNK, x, out));
+    Cow::Owned(out)
+}
+
+pub(super) fn forward(x: &[f32], w: &[f32], s: &Sizes, y: &mut [f32]) {
+    matmul(y, false, 1.0, Mat::new(x, s.tokens, s.ins), Mat::new(w, s.outs, s.ins).t());
+}
+
+#[allow(clippy::too_many_arguments)] // the op's inputs and results, each of its own kind
+pub(super) fn lora_forward(
+    x: &[f32],
+    a: &[f32],
+    b: &[f32],
+    scale: f32,
+    dropout: Option<&Dropout>,
+    s: &Sizes,
+    y: &mut [f32],
+    u: &mut [f32],
+) {
+    let x = dropped(x, dropout);
+    matmul(u, false, 1.0, Mat::new(&x, s.tokens, s.ins), Mat::new(a, s.rank, s.ins).t());
+    matmul(y, true, scale, Mat::new(u, s.tokens, s.rank), Mat::new(b, s.outs, s.rank).t());
+}
+
+pub(super) fn backward(dy: &[f32], w: &[f32], s: &Sizes, dx: &mut [f32]) {
+    matmul(dx, false, 1.0, Mat::new(dy, s.tokens, s.outs), Mat::new(w, s.outs, s.ins));
+}
+
+pub(super) fn weight_gradient(dy: &[f32], x: &[f32], s: &Sizes, dw: &mut [f32]) {
+    matmul(dw, true, 1.0, Mat::new(dy, s.tokens, s.outs).t(), Mat::new(x, s.tokens, s.ins));
+}
+
+pub(super) fn lora_backward(
+    dy: &[f32],
+    x: &[f32],
+    lora: &LoraSlices<'_>,
+    s: &Sizes,
+    dx: &mut [f32],
+    da: &mut [f32],
+    db: &mut [f32],
+) {
+    let dy = Mat::new(dy, s.tokens, s.outs);
+    let mut du = vec![0.0; s.tokens * s.rank];
+    matmul(&mut du, false, lora.scale, dy, Mat::new(lora.b, s.outs, s.rank));
+    matmul(db, true, lora.scale, dy.t(), Mat::new(lora.u, s.tokens, s.rank));
+    let du = Mat::new(&du, s.tokens, s.rank);
+    let a = Mat::new(lora.a, s.rank, s.ins);
+    matmul(da, true, 1.0, du.t(), Mat::new(&dropped(x, lora.dropout), s.tokens, s.ins));
+    match lora.dropout {
+        None => matmul(dx, true, 1.0, du, a),
+        Some(dropout) => {
+            let mut through = vec![0.0; dx.len()];
+            matmul(&mut through, false, 1.0, du, a);
+            let through = dropped(&through, Some(dropout));
+            dx.par_chunks_mut(CHUNK)
+                .zip(through.par_chunks(CHUNK))
+                .for_each(|(dx, t)| dx.iter_mut().zip(t).for_each(|(dx, t)| *dx += t));
+        }
+    }
+}

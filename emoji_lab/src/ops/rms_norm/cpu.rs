@@ -1,0 +1,53 @@
+use rayon::prelude::*;
+
+/// Rows a task takes: enough work to be worth handing out.
+const ROWS: usize = 64;
+
+pub(super) fn forward(x: &[f32], w: &[f32], eps: f32) -> (Vec<f32>, Vec<f32>) {
+    let width = w.len();
+    let mut y = vec![0.0; x.len()];
+    let mut rstd = vec![0.0; x.len() / width];
+    y.par_chunks_mut(ROWS * width).zip(rstd.par_chunks_mut(ROWS)).zip(x.par_chunks(ROWS * width)).for_each(
+        |((y, rstd), x)| {
+            for ((y, rstd), x) in y.chunks_exact_mut(width).zip(rstd).zip(x.chunks_exact(width)) {
+                let mean = x.iter().map(|v| v * v).sum::<f32>() / width as f32;
+                *rstd = 1.0 / (mean + eps).sqrt();
+                for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+                    *y = x * *rstd * (1.0 + w);
+                }
+            }
+        },
+    );
+    (y, rstd)
+}
+
+/// With n = x · rstd and g = dy · (1 + w): dx = rstd · (g − n · mean(g · n)).
+pub(super) fn backward(dy: &[f32], x: &[f32], w: &[f32], rstd: &[f32]) -> Vec<f32> {
+    let width = w.len();
+    let mut dx = vec![0.0; x.len()];
+    dx.par_chunks_mut(ROWS * width)
+        .zip(dy.par_chunks(ROWS * width))
+        .zip(x.par_chunks(ROWS * width))
+        .zip(rstd.par_chunks(ROWS))
+        .for_each(|(((dx, dy), x), rstd)| {
+            let rows =
+                dx.chunks_exact_mut(width).zip(dy.chunks_exact(width)).zip(x.chunks_exact(width)).zip(rstd);
+            for (((dx, dy), x), rstd) in rows {
+                let dot = dy.iter().zip(x).zip(w).map(|((g, x), w)| g * (1.0 + w) * x).sum::<f32>();
+                let mean = dot * rstd / width as f32;
+                for (((dx, dy), x), w) in dx.iter_mut().zip(dy).zip(x).zip(w) {
+                    *dx = rstd * (dy * (1.0 + w) - x * rstd * mean);
+                }
+            }
+        });
+    dx
+}
+
+pub(super) fn backward_weight(dy: &[f32], x: &[f32], rstd: &[f32], dw: &mut [f32]) {
+    let width = dw.len();
+    for ((dy, x), rstd) in dy.chunks_exact(width).zip(x.chunks_exact(width)).zip(rstd) {
+        for ((dw, dy), x) in dw.iter_mut().zip(dy).zip(x) {
+            *dw += dy * x * rstd;
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Rotary position embedding (Su et al. 2021, arXiv:2104.09864), in transformers' layout: the
+//! first half of a head is rotated against the second half.
+
+mod cpu;
+
+use candle_core::{Result, Tensor};
+
+use super::host;
+
+/// Cosines and sines of a batch's positions for one RoPE base.
+#[derive(Debug, Clone)]
+pub struct RopeTable {
+    /// `[tokens, head_dim / 2]`, row-major.
+    cos: Tensor,
+    /// The same for sines.
+    sin: Tensor,
+}
+
+impl RopeTable {
+    /// Angles `positions[t] / factor / theta^(2i / head_dim)` for every token and pair `i`.
+    ///
+    /// # Errors
+    /// If `head_dim` is odd.
+    pub fn new(positions: &[u32], head_dim: usize, theta: f64, factor: f64) -> Result<Self> {
+        if !head_dim.is_multiple_of(2) {
+            candle_core::bail!("rope: head_dim {head_dim} is odd")
+        }
+        let half = head_dim / 2;
+        let frequencies: Vec<f32> =
+            (0..half).map(|i| (1.0 / theta.powf(2.0 * i as f64 / head_dim as f64) / factor) as f32).collect();
+        let (cos, sin): (Vec<f32>, Vec<f32>) = positions
+            .iter()
+            .flat_map(|&p| frequencies.iter().map(move |f| p as f32 * f))
+            .map(|angle| (angle.cos(), angle.sin()))
+            .unzip();
+        let shape = (positions.len(), half);
+        Ok(Self { cos: host::tensor(cos, shape)?, sin: host::tensor(sin, shape)? })
+    }
+}
+
+/// Rotates `x` `[tokens, heads, head_dim]` by the table's angles.
+///
+/// # Errors
+/// If shapes do not fit or there is no version for the tensor's device.
+pub fn forward(x: &Tensor, table: &RopeTable) -> Result<Tensor> {
+    rotate(x, table, 1.0)
+}
+
+/// The gradient of [`forward`]: a rotation is orthogonal, so it is the rotation back.
+///
+/// # Errors
+/// As [`forward`].
+pub fn backward(dy: &Tensor, table: &RopeTable) -> Result<Tensor> {
+    rotate(dy, table, -1.0)
+}
+
+fn rotate(x: &Tensor, table: &RopeTable, direction: f32) -> Result<Tensor> {
+    host::require_cpu_f32("rope", x)?;
+    let (tokens, heads, head_dim) = x.dims3()?;
+    if table.cos.dims() != [tokens, head_dim / 2] {
+        candle_core::bail!("rope: a table of {:?} for a tensor of {:?}", table.cos.dims(), x.dims())
+    }
+    let out = host::read(x, |x| {
+        host::read(&table.cos, |cos| {
+            host::read(&table.sin, |sin| Ok(cpu::rotate(x, cos, sin, heads, head_dim, direction)))
+        })
+    })?;
+    host::tensor(out, (tokens, heads, head_dim))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::finite_difference::{Check, random};
+
+    #[test]
+    fn rotating_back_undoes_it_and_is_the_gradient() -> Result<()> {
+        let table = RopeTable::new(&[0, 5, 77], 6, 10_000.0, 1.0)?;
+        let (x, g) = (random(1, (3, 2, 6))?, random(2, (3, 2, 6))?);
+        let back = backward(&forward(&x, &table)?, &table)?;
+        let error = (back - &x)?.abs()?.max_all()?.to_scalar::<f32>()?;
+        assert!(error < 1e-6, "{error}");
+        Check::new("x").run(&x, &backward(&g, &table)?, |x| (forward(x, &table)? * &g)?.sum_all())
+    }
+
+    #[test]
+    fn an_odd_head_is_refused() {
+        assert!(RopeTable::new(&[0], 5, 10_000.0, 1.0).is_err());
+    }
+}

@@ -1,0 +1,124 @@
+//! Rows of tokens made into batches, as transformers' collator does, with the padding left out.
+
+use crate::error::{Error, Result};
+use crate::model::PackedTokens;
+use crate::ops::IGNORE_INDEX;
+
+/// A tokenised training row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Token ids, at most `max_length` of them.
+    pub ids: Vec<u32>,
+    /// How many tokens at the start are not learned: 0, or the prompt's with
+    /// `assistant_only_loss`.
+    pub prompt_len: usize,
+}
+
+/// A batch, packed: what a padded batch of transformers' holds without its padding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// The tokens.
+    pub tokens: PackedTokens,
+    /// What each token is to predict: the next label of its row, or [`IGNORE_INDEX`].
+    pub targets: Vec<i64>,
+    /// How many rows went in.
+    pub rows: usize,
+}
+
+impl Batch {
+    /// A batch of whole rows.
+    pub fn from_rows<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Self {
+        let mut batch = Self { tokens: PackedTokens::default(), targets: vec![], rows: 0 };
+        for row in rows {
+            batch.tokens.push(row.ids.iter().enumerate().map(|(i, &id)| (i as u32, id)));
+            for t in 0..row.ids.len() {
+                let next = row.ids.get(t + 1).filter(|_| t + 1 >= row.prompt_len);
+                batch.targets.push(next.map_or(IGNORE_INDEX, |&id| i64::from(id)));
+            }
+            batch.rows += 1;
+        }
+        batch
+    }
+
+    /// A batch from the padded form: `input_ids`, `attention_mask` and `labels`, each
+    /// `[rows, columns]` row by row. Token t predicts the label of the next column.
+    ///
+    /// # Errors
+    /// [`Error::Training`] if the lengths do not fit or an id is negative.
+    pub fn from_padded(ids: &[i64], mask: &[i64], labels: &[i64], columns: usize) -> Result<Self> {
+        if columns == 0
+            || ids.len() != mask.len()
+            || ids.len() != labels.len()
+            || !ids.len().is_multiple_of(columns)
+        {
+            return Err(Error::training(
+                format!(
+                    "a batch of {} ids, {} mask values, {} labels in rows of {columns}",
+                    ids.len(),
+                    mask.len(),
+                    labels.len()
+                ),
+                "All three need the same shape",
+            ));
+        }
+        let mut batch = Self { tokens: PackedTokens::default(), targets: vec![], rows: ids.len() / columns };
+        for row in 0..batch.rows {
+            let at = row * columns;
+            let mut kept = vec![];
+            for column in 0..columns {
+                if mask[at + column] == 0 {
+                    continue;
+                }
+                let id = u32::try_from(ids[at + column]).map_err(|_| {
+                    Error::training(
+                        format!("token id {} in a batch", ids[at + column]),
+                        "Ids are not negative",
+                    )
+                })?;
+                kept.push((column as u32, id));
+                let next = (column + 1 < columns).then(|| labels[at + column + 1]);
+                batch.targets.push(next.unwrap_or(IGNORE_INDEX));
+            }
+            batch.tokens.push(kept);
+        }
+        Ok(batch)
+    }
+
+    /// How many tokens have a target.
+    pub fn target_count(&self) -> usize {
+        self.targets.iter().filter(|t| **t != IGNORE_INDEX).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padded_and_packed_are_one() -> Result<()> {
+        let rows = [Row { ids: vec![2, 7, 8, 1], prompt_len: 0 }, Row { ids: vec![2, 9], prompt_len: 0 }];
+        let packed = Batch::from_rows(&rows);
+        let padded = Batch::from_padded(
+            &[2, 7, 8, 1, 2, 9, 0, 0],
+            &[1, 1, 1, 1, 1, 1, 0, 0],
+            &[2, 7, 8, 1, 2, 9, -100, -100],
+            4,
+        )?;
+        assert_eq!(packed, padded);
+        assert_eq!(packed.targets, [7, 8, 1, IGNORE_INDEX, 9, IGNORE_INDEX]);
+        assert_eq!((packed.target_count(), packed.rows), (4, 2));
+        Ok(())
+    }
+
+    #[test]
+    fn the_prompt_is_not_learned() {
+        let batch = Batch::from_rows(&[Row { ids: vec![2, 7, 8, 1], prompt_len: 2 }]);
+        assert_eq!(batch.targets, [IGNORE_INDEX, 8, 1, IGNORE_INDEX]);
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_errors() {
+        assert!(Batch::from_padded(&[1, 2, 3], &[1, 1, 1], &[1, 2, 3], 2).is_err());
+        assert!(Batch::from_padded(&[-1], &[1], &[1], 1).is_err());
+    }
+}

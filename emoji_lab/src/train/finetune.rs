@@ -1,0 +1,250 @@
+//! A model being trained: a copy of the base with adapters, its arena, and the optimizer step.
+
+use candle_core::{DType, Tensor};
+
+use super::arena::Arena;
+use super::batch::Batch;
+use crate::error::{Error, Result};
+use crate::lora::LoraConfig;
+use crate::model::{DropoutKey, Gemma3, LoraAdapter, Param};
+use crate::ops::adamw::{self, AdamW};
+use crate::ops::grad_norm;
+use crate::ops::lora_linear::Weight;
+use crate::quant::{Nf4Tensor, QuantConfig};
+use crate::rng::Philox;
+
+/// Streams of [`Philox`] under the run's seed, apart from dropout's (which count up from 0).
+pub(crate) mod streams {
+    /// Initial values of the adapters.
+    pub(crate) const INIT: u64 = 1 << 63;
+    /// The order of the rows, plus the epoch.
+    pub(crate) const ORDER: u64 = 1 << 62;
+}
+
+/// A model with what its training needs.
+#[derive(Debug)]
+pub struct Finetune {
+    model: Gemma3,
+    arena: Arena,
+    optimizer: AdamW,
+    max_grad_norm: f64,
+    seed: u64,
+    /// Optimizer steps done.
+    steps: usize,
+    /// Forward passes done in training: dropout's stream.
+    passes: u64,
+}
+
+/// What one optimizer step did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepResult {
+    /// Mean loss over the step's targets, nats a token.
+    pub loss: f64,
+    /// Global gradient norm before clipping.
+    pub grad_norm: f64,
+    /// Tokens that went through, padding not counted.
+    pub tokens: usize,
+}
+
+impl Finetune {
+    /// Prepares a copy of `base` for training; `base` itself stays as it is.
+    ///
+    /// With a `lora` config the linear layers are frozen (in NF4 if `quant` says so) and get
+    /// adapters: A uniform in ±1/√in_features (kaiming-uniform with a = √5, as PEFT initialises
+    /// it), B zero. Without one, every parameter is trained, and `quant` does not apply.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for settings that do not go together.
+    pub fn new(
+        base: &Gemma3,
+        quant: &QuantConfig,
+        lora: Option<&LoraConfig>,
+        optimizer: AdamW,
+        max_grad_norm: f64,
+        seed: u64,
+    ) -> Result<Self> {
+        quant.validate()?;
+        let mut model = base.clone();
+        let arena = match lora {
+            None if quant.load_in_4bit => {
+                return Err(Error::setting(
+                    "load_in_4bit",
+                    true,
+                    "a model in 4 bits is frozen: give a LoraConfig, or QuantConfig::none() to train every parameter",
+                ));
+            }
+            None => Arena::new(&mut model, &|_| true)?,
+            Some(lora) => {
+                lora.validate()?;
+                if quant.load_in_4bit {
+                    quantize_linears(&mut model, quant.blocksize)?;
+                }
+                add_adapters(&mut model, lora, seed)?;
+                let whole = train_embeddings(&mut model, lora)?;
+                Arena::new(&mut model, &|name| {
+                    name.contains(".lora_")
+                        || (whole && (name.contains("embed_tokens") || name.starts_with("lm_head")))
+                })?
+            }
+        };
+        Ok(Self { model, arena, optimizer, max_grad_norm, seed, steps: 0, passes: 0 })
+    }
+
+    /// The model as it stands.
+    pub fn model(&self) -> &Gemma3 {
+        &self.model
+    }
+
+    /// The trained parameters.
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// Optimizer steps done.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// Training forward passes done: where dropout's randomness stands.
+    pub fn passes(&self) -> u64 {
+        self.passes
+    }
+
+    /// Takes up the counts of a saved run, after its tensors have been put back.
+    pub fn set_progress(&mut self, steps: usize, passes: u64) {
+        self.steps = steps;
+        self.passes = passes;
+    }
+
+    /// Overwrites trained parameters by name, as from a saved adapter.
+    ///
+    /// # Errors
+    /// [`Error::Training`] that names a parameter which is not trained or has another shape.
+    pub fn load<'a>(&self, tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>) -> Result<()> {
+        for (name, tensor) in tensors {
+            self.arena.set(name, tensor)?;
+        }
+        Ok(())
+    }
+
+    /// One optimizer step over `batches`, whose gradients are added up first
+    /// (`gradient_accumulation_steps`); the loss is the mean over all their targets.
+    ///
+    /// # Errors
+    /// [`Error::Training`] if there is nothing to learn in the batches, the loss or the gradients
+    /// are not finite, or (in the first two steps) a parameter gets no gradient.
+    pub fn step(&mut self, batches: &[Batch], learning_rate: f64) -> Result<StepResult> {
+        let targets: usize = batches.iter().map(Batch::target_count).sum();
+        if targets == 0 {
+            return Err(Error::training(
+                "a batch has no token to predict",
+                "Raise max_length, or drop rows that consist of a prompt alone",
+            ));
+        }
+        self.arena.zero_gradients()?;
+        let (mut sum, mut tokens) = (0.0, 0);
+        for batch in batches {
+            let key = DropoutKey { seed: self.seed, pass: self.passes };
+            self.passes += 1;
+            sum += self
+                .model
+                .loss_and_backward(&batch.tokens, &batch.targets, 1.0 / targets as f64, Some(key))?
+                .sum;
+            tokens += batch.tokens.len();
+        }
+        let step = self.steps + 1;
+        let loss = sum / targets as f64;
+        let norm = grad_norm::global_norm(&self.arena.gradients)?;
+        if step <= 2 {
+            self.arena.check_gradients(step)?;
+        }
+        if !loss.is_finite() || !norm.is_finite() {
+            return Err(Error::training(
+                format!("step {step}: loss {loss}, gradient norm {norm}"),
+                "Lower learning_rate or max_grad_norm, and look at the rows of this batch",
+            ));
+        }
+        let scale =
+            if self.max_grad_norm > 0.0 { grad_norm::clip_factor(norm, self.max_grad_norm) } else { 1.0 };
+        let arena = &self.arena;
+        adamw::step(
+            &arena.values,
+            &arena.gradients,
+            (&arena.exp_avg, &arena.exp_avg_sq),
+            &self.optimizer,
+            learning_rate,
+            step,
+            scale,
+        )?;
+        self.steps = step;
+        Ok(StepResult { loss, grad_norm: norm, tokens })
+    }
+
+    /// The loss as HF's Trainer reports `eval_loss`: the mean of batch losses, each weighted by
+    /// its rows.
+    ///
+    /// # Errors
+    /// [`Error::Training`] if no batch has a target.
+    pub fn evaluate(&self, batches: &[Batch]) -> Result<f64> {
+        let (mut weighted, mut rows) = (0.0, 0);
+        for batch in batches {
+            let loss = self.model.loss(&batch.tokens, &batch.targets)?;
+            if loss.rows > 0 {
+                weighted += loss.sum / loss.rows as f64 * batch.rows as f64;
+                rows += batch.rows;
+            }
+        }
+        if rows == 0 {
+            return Err(Error::training(
+                "the evaluation rows have no token to predict",
+                "Give longer rows, or raise max_length",
+            ));
+        }
+        Ok(weighted / rows as f64)
+    }
+}
+
+fn quantize_linears(model: &mut Gemma3, block_size: usize) -> Result<()> {
+    for linear in model.layers.iter_mut().flat_map(|l| &mut l.linears) {
+        if let Weight::Dense(weight) = &linear.weight {
+            linear.weight = Weight::Nf4(Nf4Tensor::quantize(weight, block_size)?);
+        }
+    }
+    Ok(())
+}
+
+fn add_adapters(model: &mut Gemma3, lora: &LoraConfig, seed: u64) -> Result<()> {
+    let device = model.device.clone();
+    let mut random = Philox::new(seed, streams::INIT);
+    let targets = lora.targets();
+    for layer in &mut model.layers {
+        for (name, linear) in crate::model::LINEARS.iter().zip(&mut layer.linears) {
+            if !targets.iter().any(|target| name.ends_with(target)) {
+                continue;
+            }
+            let (outs, ins) = linear.weight.dims2()?;
+            let bound = 1.0 / (ins as f32).sqrt();
+            let a: Vec<f32> = (0..lora.r * ins).map(|_| (2.0 * random.next_f32() - 1.0) * bound).collect();
+            linear.lora = Some(LoraAdapter {
+                a: Param::frozen(Tensor::from_vec(a, (lora.r, ins), &device)?),
+                b: Param::frozen(Tensor::zeros((outs, lora.r), DType::F32, &device)?),
+                scale: lora.scale(),
+                dropout: lora.lora_dropout,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Whether the embedding and the head are trained; unties them where that is asked for.
+fn train_embeddings(model: &mut Gemma3, lora: &LoraConfig) -> Result<bool> {
+    if !lora.trains_embeddings() {
+        return Ok(false);
+    }
+    if model.lm_head.is_none() && !lora.ensure_weight_tying {
+        // Two copies, each trained for itself, as PEFT has it for a tied model.
+        model.lm_head = Some(Param::frozen(model.embed_tokens.value.copy()?));
+        model.config.tie_word_embeddings = false;
+    }
+    Ok(true)
+}
