@@ -1,8 +1,13 @@
 //! What PEFT calls `LoraConfig`, with the notebook's settings as defaults.
 
+use crate::error::{Error, Result};
+
 /// The seven linear layers of a Gemma 3 block: what `target_modules="all-linear"` means here.
 pub const ALL_LINEAR: [&str; 7] =
     ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
+/// The layers that can be trained whole.
+pub(super) const WHOLE_MODULES: [&str; 2] = ["lm_head", "embed_tokens"];
 
 /// Low-rank adapters (Hu et al. 2021): each target layer computes `W x + lora_alpha / r · B A x`.
 #[derive(Debug, Clone, PartialEq)]
@@ -11,7 +16,7 @@ pub struct LoraConfig {
     pub r: usize,
     /// The adapter's output is scaled by `lora_alpha / r`.
     pub lora_alpha: f64,
-    /// Names of the linear layers that get an adapter.
+    /// Names of the linear layers that get an adapter; `["all-linear"]` stands for all seven.
     pub target_modules: Vec<String>,
     /// Share of A's input that is dropped in training.
     pub lora_dropout: f64,
@@ -28,8 +33,124 @@ impl Default for LoraConfig {
             lora_alpha: 32.0,
             target_modules: ALL_LINEAR.map(String::from).to_vec(),
             lora_dropout: 0.05,
-            modules_to_save: ["lm_head", "embed_tokens"].map(String::from).to_vec(),
+            modules_to_save: WHOLE_MODULES.map(String::from).to_vec(),
             ensure_weight_tying: true,
+        }
+    }
+}
+
+impl LoraConfig {
+    /// Refuses settings that cannot train.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] that names the first such setting.
+    pub fn validate(&self) -> Result<()> {
+        if self.r == 0 {
+            return Err(Error::setting("r", self.r, "the rank is at least 1; 16 is usual"));
+        }
+        if !self.lora_alpha.is_finite() || self.lora_alpha <= 0.0 {
+            let help = "the adapter's output is scaled by lora_alpha / r, so use a number above 0, as 2 · r";
+            return Err(Error::setting("lora_alpha", self.lora_alpha, help));
+        }
+        if !(0.0..1.0).contains(&self.lora_dropout) {
+            let help = "a share from 0 up to, not including, 1; 0.05 is usual";
+            return Err(Error::setting("lora_dropout", self.lora_dropout, help));
+        }
+        self.validate_targets()?;
+        self.validate_whole_modules()
+    }
+
+    /// The layers that get an adapter, each once, in the order of [`ALL_LINEAR`].
+    ///
+    /// Names outside [`ALL_LINEAR`] are left out; [`validate`](Self::validate) refuses them.
+    #[must_use]
+    pub fn targets(&self) -> Vec<&'static str> {
+        let named = |name: &str| self.target_modules.iter().any(|target| target == name);
+        ALL_LINEAR.into_iter().filter(|name| self.is_all_linear() || named(name)).collect()
+    }
+
+    /// Whether the head and the embedding are trained whole.
+    #[must_use]
+    pub fn trains_embeddings(&self) -> bool {
+        !self.modules_to_save.is_empty()
+    }
+
+    fn is_all_linear(&self) -> bool {
+        matches!(&self.target_modules[..], [only] if only.eq_ignore_ascii_case("all-linear"))
+    }
+
+    fn validate_targets(&self) -> Result<()> {
+        let known = format!("use [\"all-linear\"] or names out of {}", ALL_LINEAR.join(", "));
+        if self.target_modules.is_empty() {
+            return Err(Error::setting("target_modules", "[]", known));
+        }
+        let unknown = self.target_modules.iter().find(|name| !ALL_LINEAR.contains(&name.as_str()));
+        match unknown {
+            Some(name) if !self.is_all_linear() => Err(Error::setting("target_modules", name, known)),
+            _ => Ok(()),
+        }
+    }
+
+    fn validate_whole_modules(&self) -> Result<()> {
+        let name = "modules_to_save";
+        if let Some(other) =
+            self.modules_to_save.iter().find(|module| !WHOLE_MODULES.contains(&module.as_str()))
+        {
+            return Err(Error::setting(name, other, "only lm_head and embed_tokens can be trained whole"));
+        }
+        let present = WHOLE_MODULES.iter().filter(|whole| self.modules_to_save.iter().any(|m| m == *whole));
+        match present.count() {
+            0 | 2 => Ok(()),
+            _ => Err(Error::setting(
+                name,
+                self.modules_to_save.join(", "),
+                "train lm_head and embed_tokens both, or neither (an empty list)",
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_and_all_linear_are_fine() {
+        LoraConfig::default().validate().unwrap();
+        let short = LoraConfig { target_modules: vec!["all-linear".into()], ..Default::default() };
+        short.validate().unwrap();
+        assert_eq!(short.targets(), ALL_LINEAR);
+        let two = LoraConfig {
+            target_modules: vec!["v_proj".into(), "q_proj".into(), "v_proj".into()],
+            modules_to_save: vec![],
+            ..Default::default()
+        };
+        two.validate().unwrap();
+        assert_eq!(two.targets(), ["q_proj", "v_proj"]);
+    }
+
+    #[test]
+    fn each_setting_that_cannot_work_is_named() {
+        let base = LoraConfig::default;
+        let names = |names: &[&str]| names.iter().map(|n| (*n).to_string()).collect::<Vec<_>>();
+        let cases = [
+            (LoraConfig { r: 0, ..base() }, "setting r = 0"),
+            (LoraConfig { lora_alpha: f64::NAN, ..base() }, "setting lora_alpha = NaN"),
+            (LoraConfig { lora_alpha: 0.0, ..base() }, "setting lora_alpha = 0"),
+            (LoraConfig { lora_dropout: 1.0, ..base() }, "setting lora_dropout = 1"),
+            (LoraConfig { lora_dropout: f64::NAN, ..base() }, "setting lora_dropout = NaN"),
+            (LoraConfig { target_modules: vec![], ..base() }, "setting target_modules = []"),
+            (LoraConfig { target_modules: names(&["q_proj", "qkv"]), ..base() }, "target_modules = qkv"),
+            (
+                LoraConfig { target_modules: names(&["q_proj", "all-linear"]), ..base() },
+                "target_modules = all-linear",
+            ),
+            (LoraConfig { modules_to_save: names(&["norm"]), ..base() }, "modules_to_save = norm"),
+            (LoraConfig { modules_to_save: names(&["lm_head"]), ..base() }, "modules_to_save = lm_head"),
+        ];
+        for (config, says) in cases {
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.contains(says), "{error} should say {says}");
         }
     }
 }

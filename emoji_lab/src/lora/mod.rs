@@ -1,5 +1,10 @@
 //! LoRA: configuration, adapter files, merging.
 
+mod adapter;
+mod adapter_config;
 mod config;
+pub(crate) mod tensor_file;
 
+pub use adapter::{Adapter, EMBED_TOKENS, LM_HEAD, lora_a, lora_b, module_path};
+pub use adapter_config::AdapterConfig;
 pub use config::{ALL_LINEAR, LoraConfig};
