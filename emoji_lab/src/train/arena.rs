@@ -28,7 +28,7 @@ impl Slot {
         self.len() == 0
     }
 
-    fn view(&self, flat: &Tensor) -> Result<Tensor> {
+    pub(super) fn view(&self, flat: &Tensor) -> Result<Tensor> {
         Ok(flat.narrow(0, self.offset, self.len())?.reshape(self.dims.as_slice())?)
     }
 }

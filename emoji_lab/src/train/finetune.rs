@@ -228,7 +228,7 @@ fn add_adapters(model: &mut Gemma3, lora: &LoraConfig, seed: u64) -> Result<()> 
             linear.lora = Some(LoraAdapter {
                 a: Param::frozen(Tensor::from_vec(a, (lora.r, ins), &device)?),
                 b: Param::frozen(Tensor::zeros((outs, lora.r), DType::F32, &device)?),
-                scale: lora.scale(),
+                scale: lora.lora_alpha / lora.r as f64,
                 dropout: lora.lora_dropout,
             });
         }

@@ -82,9 +82,9 @@ mod tests {
         let b = [1.0, 0.0, 2.0, 1.0, 0.0, 1.0]; // [2, 3], used as its transpose
         let mut out = [10.0; 4];
         matmul(&mut out, true, 2.0, Mat::new(&a, 2, 3), Mat::new(&b, 2, 3).t());
-        assert_eq!(out, [10.0 + 14.0, 10.0 + 10.0, 10.0 + 32.0, 10.0 + 22.0]);
+        assert_eq!(out, [10.0 + 14.0, 10.0 + 8.0, 10.0 + 32.0, 10.0 + 20.0]);
         matmul(&mut out, false, 1.0, Mat::new(&a, 2, 3), Mat::new(&b, 2, 3).t());
-        assert_eq!(out, [7.0, 5.0, 16.0, 11.0]);
+        assert_eq!(out, [7.0, 4.0, 16.0, 10.0]);
     }
 
     #[test]

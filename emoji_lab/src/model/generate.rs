@@ -1,0 +1,127 @@
+//! Text from a model, token by token.
+
+use candle_transformers::generation::{LogitsProcessor, Sampling};
+use candle_transformers::utils::apply_repeat_penalty;
+
+use super::{KvCache, Model};
+use crate::data::Message;
+use crate::error::{Error, Result};
+
+/// How text is generated. Names are transformers'.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerationConfig {
+    /// The most tokens to generate.
+    pub max_new_tokens: usize,
+    /// Whether to draw from the model's distribution; off takes the likeliest token each time.
+    pub do_sample: bool,
+    /// Divides the logits when sampling: below 1 safer, above 1 wilder.
+    pub temperature: f64,
+    /// Draw from this many likeliest tokens; 0 for all.
+    pub top_k: usize,
+    /// Draw from the fewest likeliest tokens whose probabilities reach this sum; 1 for all.
+    pub top_p: f64,
+    /// Divides the logits of tokens that were there before (Keskar et al. 2019); 1 for none.
+    pub repetition_penalty: f64,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+impl Default for GenerationConfig {
+    fn default() -> Self {
+        Self {
+            max_new_tokens: 128,
+            do_sample: false,
+            temperature: 1.0,
+            top_k: 64,
+            top_p: 0.95,
+            repetition_penalty: 1.0,
+            seed: 42,
+        }
+    }
+}
+
+impl GenerationConfig {
+    /// The likeliest token each time.
+    #[must_use]
+    pub fn greedy(max_new_tokens: usize) -> Self {
+        Self { max_new_tokens, ..Self::default() }
+    }
+
+    /// # Errors
+    /// [`Error::Setting`] that names the setting which cannot work.
+    pub fn validate(&self) -> Result<()> {
+        if self.max_new_tokens == 0 {
+            return Err(Error::setting("max_new_tokens", 0, "use 1 or more"));
+        }
+        if !(self.temperature.is_finite() && self.temperature > 0.0) {
+            return Err(Error::setting("temperature", self.temperature, "use a number above 0, or do_sample: false for the likeliest token"));
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return Err(Error::setting("top_p", self.top_p, "use a share above 0, up to 1 for all tokens"));
+        }
+        if !(self.repetition_penalty.is_finite() && self.repetition_penalty > 0.0) {
+            return Err(Error::setting("repetition_penalty", self.repetition_penalty, "use a number above 0; 1 for none, 1.1 is usual"));
+        }
+        Ok(())
+    }
+
+    fn sampling(&self) -> Sampling {
+        let temperature = self.temperature;
+        match (self.do_sample, self.top_k, self.top_p < 1.0) {
+            (false, ..) => Sampling::ArgMax,
+            (true, 0, false) => Sampling::All { temperature },
+            (true, 0, true) => Sampling::TopP { p: self.top_p, temperature },
+            (true, k, false) => Sampling::TopK { k, temperature },
+            (true, k, true) => Sampling::TopKThenTopP { k, p: self.top_p, temperature },
+        }
+    }
+}
+
+/// The model's answer to a conversation, without special tokens.
+///
+/// Ends at `<end_of_turn>`, `<eos>`, or after `max_new_tokens`.
+///
+/// # Errors
+/// [`Error::Setting`] for settings that cannot work or a prompt that leaves no room,
+/// [`Error::Model`] if the chat template refuses the messages.
+pub fn generate(model: &Model, messages: &[Message], config: &GenerationConfig) -> Result<String> {
+    let prompt = model.tokenizer.encode_chat(messages, true)?;
+    let answer = generate_ids(model, &prompt, config)?;
+    Ok(model.tokenizer.decode(&answer, true)?.trim().to_string())
+}
+
+/// The tokens that follow `prompt`, the stop token left out.
+///
+/// # Errors
+/// As [`generate`]; also if the prompt is empty.
+pub fn generate_ids(model: &Model, prompt: &[u32], config: &GenerationConfig) -> Result<Vec<u32>> {
+    config.validate()?;
+    let gemma = &model.gemma;
+    let limit = gemma.config().max_position_embeddings;
+    if prompt.is_empty() {
+        return Err(Error::setting("prompt", "\"\"", "give at least one token to go on from"));
+    }
+    if prompt.len() >= limit {
+        let help = format!("the model reads at most {limit} tokens, the answer included: shorten it");
+        return Err(Error::setting("prompt", format!("{} tokens", prompt.len()), help));
+    }
+    let room = (prompt.len() + config.max_new_tokens).min(limit);
+    let mut cache = KvCache::new(gemma.config(), room, gemma.device())?;
+    let mut sampler = LogitsProcessor::from_sampling(config.seed, config.sampling());
+    let mut tokens = prompt.to_vec();
+    let mut logits = gemma.decode(prompt, &mut cache)?;
+    while tokens.len() < room {
+        if config.repetition_penalty != 1.0 {
+            logits = apply_repeat_penalty(&logits, config.repetition_penalty as f32, &tokens)?;
+        }
+        let next = sampler.sample(&logits)?;
+        if model.tokenizer.stop_ids().contains(&next) {
+            break;
+        }
+        tokens.push(next);
+        if tokens.len() < room {
+            logits = gemma.decode(&[next], &mut cache)?;
+        }
+    }
+    Ok(tokens.split_off(prompt.len()))
+}

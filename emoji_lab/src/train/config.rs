@@ -1,0 +1,195 @@
+//! What TRL calls `SFTConfig`, with the notebook's settings as defaults.
+
+use std::path::PathBuf;
+
+use super::schedule::Scheduler;
+use crate::error::{Error, Result};
+use crate::ops::adamw::AdamW;
+
+/// When something is done during training: logging, evaluating, saving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Strategy {
+    /// Never.
+    No,
+    /// Every so many optimizer steps.
+    Steps(usize),
+    /// At the end of every epoch.
+    #[default]
+    Epoch,
+}
+
+impl Strategy {
+    /// Whether it is due after optimizer step `step`; `end_of_epoch` if the epoch ends with it.
+    pub(super) fn is_due(self, step: usize, end_of_epoch: bool) -> bool {
+        match self {
+            Self::No => false,
+            Self::Steps(every) => step.is_multiple_of(every),
+            Self::Epoch => end_of_epoch,
+        }
+    }
+
+    /// The number of steps, or transformers' default where it does not go by steps.
+    pub(super) fn steps(self) -> usize {
+        match self {
+            Self::Steps(every) => every,
+            Self::No | Self::Epoch => 500,
+        }
+    }
+}
+
+/// Settings of supervised fine-tuning. Names are TRL's and transformers'.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SftConfig {
+    /// Where adapters, checkpoints and logs go.
+    pub output_dir: PathBuf,
+    /// How often the training rows are gone through; may be a fraction.
+    pub num_train_epochs: f64,
+    /// Optimizer steps to do instead of `num_train_epochs`.
+    pub max_steps: Option<usize>,
+    /// Rows a batch in training.
+    pub per_device_train_batch_size: usize,
+    /// Rows a batch in evaluation.
+    pub per_device_eval_batch_size: usize,
+    /// Batches whose gradients are added up for one optimizer step.
+    pub gradient_accumulation_steps: usize,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// How the learning rate moves.
+    pub lr_scheduler_type: Scheduler,
+    /// Steps over which the learning rate rises from 0; wins over `warmup_ratio` if above 0.
+    pub warmup_steps: usize,
+    /// The same as a share of all steps.
+    pub warmup_ratio: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// AdamW's decay rate of the first moment.
+    pub adam_beta1: f64,
+    /// AdamW's decay rate of the second moment.
+    pub adam_beta2: f64,
+    /// AdamW's epsilon.
+    pub adam_epsilon: f64,
+    /// Gradients are scaled down to this global norm; 0 for no clipping.
+    pub max_grad_norm: f64,
+    /// Rows are cut to this many tokens.
+    pub max_length: usize,
+    /// Whether only the assistant's answer counts in the loss. Off in the notebook: every token counts.
+    pub assistant_only_loss: bool,
+    /// When to log the training loss.
+    pub logging_strategy: Strategy,
+    /// When to evaluate.
+    pub eval_strategy: Strategy,
+    /// When to write a checkpoint.
+    pub save_strategy: Strategy,
+    /// How many checkpoints are kept; `None` for all.
+    pub save_total_limit: Option<usize>,
+    /// Whether to end with the parameters of the checkpoint with the lowest evaluation loss.
+    pub load_best_model_at_end: bool,
+    /// Whether to write TensorBoard event files, under `output_dir/runs`.
+    pub report_to_tensorboard: bool,
+    /// Seed of the adapters' start, the row order and dropout.
+    pub seed: u64,
+    /// Progress lines a run prints; 0 for none.
+    pub progress_lines: usize,
+}
+
+impl Default for SftConfig {
+    fn default() -> Self {
+        Self {
+            output_dir: PathBuf::from("myemoji-gemma-adapters"),
+            num_train_epochs: 3.0,
+            max_steps: None,
+            per_device_train_batch_size: 4,
+            per_device_eval_batch_size: 8,
+            gradient_accumulation_steps: 1,
+            learning_rate: 5e-5,
+            lr_scheduler_type: Scheduler::Constant,
+            warmup_steps: 0,
+            warmup_ratio: 0.0,
+            weight_decay: 0.01,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            max_grad_norm: 1.0,
+            max_length: 256,
+            assistant_only_loss: false,
+            logging_strategy: Strategy::Epoch,
+            eval_strategy: Strategy::Epoch,
+            save_strategy: Strategy::Epoch,
+            save_total_limit: None,
+            load_best_model_at_end: false,
+            report_to_tensorboard: true,
+            seed: 42,
+            progress_lines: 15,
+        }
+    }
+}
+
+impl SftConfig {
+    /// # Errors
+    /// [`Error::Setting`] that names the first setting which cannot work.
+    pub fn validate(&self) -> Result<()> {
+        let positive = "use a number above 0";
+        let rate = "use a number from 0 up to, but not, 1";
+        if !(self.num_train_epochs.is_finite() && self.num_train_epochs > 0.0) {
+            return Err(Error::setting("num_train_epochs", self.num_train_epochs, positive));
+        }
+        if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
+            return Err(Error::setting("learning_rate", self.learning_rate, "use a small number above 0, as 5e-5"));
+        }
+        for (name, value) in [
+            ("per_device_train_batch_size", self.per_device_train_batch_size),
+            ("per_device_eval_batch_size", self.per_device_eval_batch_size),
+            ("gradient_accumulation_steps", self.gradient_accumulation_steps),
+            ("max_steps", self.max_steps.unwrap_or(1)),
+        ] {
+            if value == 0 {
+                return Err(Error::setting(name, value, positive));
+            }
+        }
+        if self.max_length < 2 {
+            return Err(Error::setting("max_length", self.max_length, "a row needs at least 2 tokens to learn one"));
+        }
+        for (name, value) in [("weight_decay", self.weight_decay), ("max_grad_norm", self.max_grad_norm)] {
+            if !(value.is_finite() && value >= 0.0) {
+                return Err(Error::setting(name, value, "use 0 (off) or a number above it"));
+            }
+        }
+        for (name, value) in [("adam_beta1", self.adam_beta1), ("adam_beta2", self.adam_beta2)] {
+            if !(0.0..1.0).contains(&value) {
+                return Err(Error::setting(name, value, rate));
+            }
+        }
+        if !(self.adam_epsilon.is_finite() && self.adam_epsilon > 0.0) {
+            return Err(Error::setting("adam_epsilon", self.adam_epsilon, positive));
+        }
+        for (name, strategy) in [
+            ("logging_strategy", self.logging_strategy),
+            ("eval_strategy", self.eval_strategy),
+            ("save_strategy", self.save_strategy),
+        ] {
+            if strategy == Strategy::Steps(0) {
+                return Err(Error::setting(name, "Steps(0)", "use Steps of 1 or more, Epoch, or No"));
+            }
+        }
+        if self.load_best_model_at_end && self.save_strategy != self.eval_strategy {
+            return Err(Error::setting(
+                "load_best_model_at_end",
+                true,
+                "the best model can only be loaded if it was saved: give save_strategy and eval_strategy the same value",
+            ));
+        }
+        if self.load_best_model_at_end && self.save_strategy == Strategy::No {
+            return Err(Error::setting("load_best_model_at_end", true, "save_strategy is No: nothing would be saved"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn optimizer(&self) -> AdamW {
+        AdamW {
+            beta1: self.adam_beta1,
+            beta2: self.adam_beta2,
+            eps: self.adam_epsilon,
+            weight_decay: self.weight_decay,
+        }
+    }
+}

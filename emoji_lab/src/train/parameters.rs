@@ -1,0 +1,64 @@
+//! What NF4, LoRA and the trained embeddings each cost.
+
+use super::finetune::Finetune;
+use crate::display::{ParameterReport, ParameterRow};
+use crate::ops::lora_linear::Weight;
+
+const F32: u64 = 4;
+
+pub(super) fn report(finetune: &Finetune) -> ParameterReport {
+    let model = finetune.model();
+    let mut quantised = ParameterRow { name: "Linear layers, NF4".into(), ..ParameterRow::default() };
+    let mut dense = ParameterRow { name: "Linear layers".into(), ..ParameterRow::default() };
+    for linear in model.layers.iter().flat_map(|l| &l.linears) {
+        match &linear.weight {
+            Weight::Nf4(weight) => {
+                quantised.parameters += weight.dims().iter().product::<usize>() as u64;
+                quantised.weight_bytes += weight.bytes() as u64;
+            }
+            Weight::Dense(weight) if linear.weight_gradient.is_none() => {
+                dense.parameters += weight.elem_count() as u64;
+                dense.weight_bytes += weight.elem_count() as u64 * F32;
+            }
+            Weight::Dense(_) => {}
+        }
+    }
+    let norms = model.layers.iter().flat_map(|l| &l.norms).chain([&model.norm]);
+    let frozen = |params: &mut dyn Iterator<Item = &crate::model::Param>| -> u64 {
+        params.filter(|p| p.gradient.is_none()).map(|p| p.value.elem_count() as u64).sum()
+    };
+    let mut fixed = |name: &str, params: &mut dyn Iterator<Item = &crate::model::Param>| {
+        let parameters = frozen(params);
+        ParameterRow { name: name.into(), parameters, weight_bytes: parameters * F32, ..ParameterRow::default() }
+    };
+    let norms = fixed("Norms", &mut norms.into_iter());
+    let embeddings =
+        fixed("Embedding and head, frozen", &mut std::iter::once(&model.embed_tokens).chain(&model.lm_head));
+    let trained = |name: &str, pick: &dyn Fn(&str) -> bool| {
+        let slots = finetune.arena().slots().iter().filter(|slot| pick(&slot.name));
+        let parameters: u64 = slots.map(|slot| slot.len() as u64).sum();
+        ParameterRow {
+            name: name.into(),
+            parameters,
+            trainable: true,
+            weight_bytes: parameters * F32,
+            gradient_bytes: parameters * F32,
+            optimizer_bytes: 2 * parameters * F32,
+        }
+    };
+    let is_embedding = |name: &str| name.contains("embed_tokens") || name.starts_with("lm_head");
+    let tied = if model.lm_head.is_none() { "Embedding and head, one tied tensor" } else { "Embedding and head" };
+    let rows = vec![
+        quantised,
+        dense,
+        norms,
+        embeddings,
+        trained("LoRA adapters", &|name| name.contains(".lora_")),
+        trained(tied, &is_embedding),
+        trained("Other trained weights", &|name| !name.contains(".lora_") && !is_embedding(name)),
+    ];
+    ParameterReport {
+        rows: rows.into_iter().filter(|row| row.parameters > 0).collect(),
+        notes: vec!["Activations, which grow with the batch, come on top.".into()],
+    }
+}

@@ -1,0 +1,433 @@
+//! Supervised fine-tuning from settings to a saved adapter: what TRL calls `SFTTrainer`.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::batch::{Batch, Row};
+use super::checkpoint::CheckpointDir;
+use super::config::SftConfig;
+use super::finetune::{Finetune, StepResult};
+use super::log::LogEntry;
+use super::output::TrainOutput;
+use super::rows::{batches_in_order, epoch_order, tokenize};
+use super::schedule::warmup_steps;
+use super::tensorboard::EventWriter;
+use super::trainer_state::{TRAINER_STATE_FILE, TrainerState};
+use super::training_state::TrainingState;
+use crate::data::ChatDataset;
+use crate::display::{ParameterReport, Progress};
+use crate::error::{Error, Result};
+use crate::lora::LoraConfig;
+use crate::model::Model;
+use crate::quant::QuantConfig;
+
+/// Fine-tunes a copy of a model; the model it was given stays as it is.
+#[derive(Debug)]
+pub struct SftTrainer {
+    pub(super) args: SftConfig,
+    pub(super) lora: Option<LoraConfig>,
+    pub(super) base: Model,
+    pub(super) finetune: Finetune,
+    train_rows: Vec<Row>,
+    eval_batches: Vec<Batch>,
+    state: TrainerState,
+    position: Position,
+    events: Option<EventWriter>,
+}
+
+/// Where a run stands beyond its step count: everything that resuming needs to go on bit for bit.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Position {
+    /// Forward passes done in training; dropout's randomness is a function of it.
+    passes: u64,
+    /// Sum of step losses since the last log entry.
+    loss_since_log: f64,
+    /// Step of the last log entry.
+    logged_step: usize,
+    /// Sum of all step losses.
+    loss_total: f64,
+    /// Tokens trained on.
+    tokens: usize,
+    /// Last gradient norm.
+    grad_norm: f64,
+    /// Last learning rate.
+    learning_rate: f64,
+    /// Settings that decide the numbers, to be found again when resuming.
+    fingerprint: String,
+}
+
+/// Sizes of a run, from the settings and the number of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Plan {
+    batches_per_epoch: usize,
+    steps_per_epoch: usize,
+    total_steps: usize,
+    warmup: usize,
+}
+
+impl SftTrainer {
+    /// Tokenises the datasets and puts a copy of `base` in training form: linear layers in NF4 if
+    /// `quant` says so, adapters on them if there is a `lora` config (without one, every parameter
+    /// is trained).
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for settings that cannot work, [`Error::Dataset`] for a row that leaves
+    /// nothing to learn.
+    pub fn new(
+        base: &Model,
+        train_dataset: &ChatDataset,
+        eval_dataset: Option<&ChatDataset>,
+        quant: &QuantConfig,
+        lora: Option<&LoraConfig>,
+        args: &SftConfig,
+    ) -> Result<Self> {
+        args.validate()?;
+        let train_rows = tokenize(train_dataset, "for training", &base.tokenizer, args)?;
+        let eval_rows = match eval_dataset {
+            Some(dataset) => tokenize(dataset, "for evaluation", &base.tokenizer, args)?,
+            None => vec![],
+        };
+        let mut finetune =
+            Finetune::new(&base.gemma, quant, lora, args.optimizer(), args.max_grad_norm, args.seed)?;
+        finetune.set_progress(0, 0);
+        let fingerprint = fingerprint(args, quant, lora, &train_rows);
+        let mut trainer = Self {
+            args: args.clone(),
+            lora: lora.cloned(),
+            base: base.clone(),
+            finetune,
+            train_rows,
+            eval_batches: batches_in_order(&eval_rows, args.per_device_eval_batch_size),
+            state: TrainerState::default(),
+            position: Position { fingerprint, ..Position::default() },
+            events: None,
+        };
+        let plan = trainer.plan()?;
+        trainer.state.max_steps = plan.total_steps;
+        trainer.state.num_train_epochs = plan.total_steps.div_ceil(plan.steps_per_epoch);
+        trainer.state.train_batch_size = Some(args.per_device_train_batch_size);
+        trainer.state.logging_steps = args.logging_strategy.steps();
+        trainer.state.eval_steps = args.eval_strategy.steps();
+        trainer.state.save_steps = args.save_strategy.steps();
+        Ok(trainer)
+    }
+
+    /// What the model costs to train, part by part, in parameters and bytes.
+    pub fn parameter_report(&self) -> ParameterReport {
+        super::parameters::report(&self.finetune)
+    }
+
+    /// Everything logged so far, oldest first.
+    pub fn log_history(&self) -> &[LogEntry] {
+        &self.state.log_history
+    }
+
+    /// What `trainer_state.json` holds.
+    pub fn state(&self) -> &TrainerState {
+        &self.state
+    }
+
+    /// The model being trained and its optimizer.
+    pub fn finetune(&self) -> &Finetune {
+        &self.finetune
+    }
+
+    /// Trains to the end of the run, from where it stands: the start, or a resumed checkpoint.
+    ///
+    /// Prints a few progress lines; logs, evaluates and writes checkpoints as the settings say.
+    ///
+    /// # Errors
+    /// [`Error::Training`] if the loss is not finite or a parameter gets no gradient; [`Error::Io`]
+    /// if a checkpoint cannot be written. Checkpoints written before stay.
+    pub fn train(&mut self) -> Result<TrainOutput> {
+        let plan = self.plan()?;
+        std::fs::create_dir_all(&self.args.output_dir)
+            .map_err(|e| Error::io(&self.args.output_dir, "creating output_dir", e))?;
+        CheckpointDir::clean_up(&self.args.output_dir)?;
+        let first = self.state.global_step;
+        if self.args.report_to_tensorboard && self.events.is_none() {
+            self.events = Some(EventWriter::for_run(&self.args.output_dir, (first > 0).then_some(first))?);
+        }
+        let mut progress = Progress::resumed(first, plan.total_steps, self.args.progress_lines);
+        let started = Instant::now();
+        let tokens_before = self.position.tokens;
+        let mut order = (usize::MAX, vec![]);
+        while self.state.global_step < plan.total_steps {
+            let epoch = self.state.global_step / plan.steps_per_epoch;
+            if order.0 != epoch {
+                order = (epoch, epoch_order(self.train_rows.len(), self.args.seed, epoch));
+            }
+            let result = self.step(&plan, &order.1)?;
+            let step = self.state.global_step;
+            let done = (step - first) as f64;
+            let elapsed = started.elapsed().as_secs_f64();
+            let rate = (self.position.tokens - tokens_before) as f64 / elapsed;
+            let eta = Duration::try_from_secs_f64(elapsed / done * (plan.total_steps - step) as f64).ok();
+            if let Some(line) = progress.line(step, Some(result.loss), Some(rate), eta) {
+                println!("{line}");
+            }
+            self.after_step(&plan)?;
+        }
+        self.finish(&plan, first, started.elapsed())
+    }
+
+    /// Takes up the run saved in `checkpoint` (`None` for the last one in `output_dir`) and trains
+    /// on to its end, with the same numbers as if it had never stopped.
+    ///
+    /// # Errors
+    /// [`Error::Training`] if there is no checkpoint, or it is of a run with other settings.
+    pub fn resume_from_checkpoint(&mut self, checkpoint: Option<&Path>) -> Result<TrainOutput> {
+        let checkpoint = match checkpoint {
+            Some(path) => CheckpointDir::open(path)?,
+            None => CheckpointDir::last(&self.args.output_dir)?.ok_or_else(|| {
+                Error::training(
+                    format!("{} holds no checkpoint", self.args.output_dir.display()),
+                    "Start with train(), with a save_strategy other than No",
+                )
+            })?,
+        };
+        self.load_checkpoint(&checkpoint.path)?;
+        self.train()
+    }
+
+    /// Writes the trained adapter (or, without LoRA, the model) and the tokenizer into `dir`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the folder cannot be written.
+    pub fn save_model(&self, dir: impl AsRef<Path>) -> Result<()> {
+        let dir = dir.as_ref();
+        self.save_weights(dir)?;
+        if self.lora.is_some() {
+            self.base.tokenizer.save_pretrained(dir)?;
+        }
+        Ok(())
+    }
+
+    /// Mean loss over the evaluation rows, as HF's Trainer counts it.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if the trainer was given no evaluation rows.
+    pub fn evaluate(&self) -> Result<f64> {
+        if self.eval_batches.is_empty() {
+            return Err(Error::setting("eval_strategy", "on", "there are no evaluation rows: give SftTrainer an eval_dataset, or set Strategy::No"));
+        }
+        self.finetune.evaluate(&self.eval_batches)
+    }
+
+    fn plan(&self) -> Result<Plan> {
+        let args = &self.args;
+        let batches_per_epoch = self.train_rows.len().div_ceil(args.per_device_train_batch_size);
+        let steps_per_epoch = batches_per_epoch.div_ceil(args.gradient_accumulation_steps);
+        let total_steps = match args.max_steps {
+            Some(steps) => steps,
+            None => (args.num_train_epochs * steps_per_epoch as f64).ceil() as usize,
+        };
+        if args.eval_strategy != super::Strategy::No && self.eval_batches.is_empty() {
+            return Err(Error::setting(
+                "eval_strategy",
+                format!("{:?}", args.eval_strategy),
+                "there are no evaluation rows: give SftTrainer an eval_dataset, or set Strategy::No",
+            ));
+        }
+        let warmup = warmup_steps(args.warmup_steps, args.warmup_ratio, total_steps)?;
+        Ok(Plan { batches_per_epoch, steps_per_epoch, total_steps, warmup })
+    }
+
+    fn step(&mut self, plan: &Plan, order: &[usize]) -> Result<StepResult> {
+        let args = &self.args;
+        let step = self.state.global_step;
+        let size = args.per_device_train_batch_size;
+        let first = step % plan.steps_per_epoch * args.gradient_accumulation_steps;
+        let last = (first + args.gradient_accumulation_steps).min(plan.batches_per_epoch);
+        let batches: Vec<Batch> = order
+            .chunks(size)
+            .skip(first)
+            .take(last - first)
+            .map(|rows| Batch::from_rows(rows.iter().map(|&i| &self.train_rows[i])))
+            .collect();
+        let learning_rate =
+            args.learning_rate * args.lr_scheduler_type.factor(step, plan.warmup, plan.total_steps);
+        let result = self.finetune.step(&batches, learning_rate)?;
+        let position = &mut self.position;
+        position.passes = self.finetune.passes();
+        position.loss_since_log += result.loss;
+        position.loss_total += result.loss;
+        position.tokens += result.tokens;
+        position.grad_norm = result.grad_norm;
+        position.learning_rate = learning_rate;
+        self.state.global_step = step + 1;
+        let batches_done = step / plan.steps_per_epoch * plan.batches_per_epoch + last;
+        self.state.epoch = batches_done as f64 / plan.batches_per_epoch as f64;
+        Ok(result)
+    }
+
+    /// Logs, evaluates and saves, in this order, where it is due.
+    fn after_step(&mut self, plan: &Plan) -> Result<()> {
+        let step = self.state.global_step;
+        let end_of_epoch = step.is_multiple_of(plan.steps_per_epoch) || step == plan.total_steps;
+        if self.args.logging_strategy.is_due(step, end_of_epoch) {
+            let position = &mut self.position;
+            let entry = LogEntry {
+                loss: Some(position.loss_since_log / (step - position.logged_step) as f64),
+                grad_norm: Some(position.grad_norm),
+                learning_rate: Some(position.learning_rate),
+                num_tokens: Some(position.tokens as f64),
+                ..LogEntry::default()
+            };
+            position.loss_since_log = 0.0;
+            position.logged_step = step;
+            self.log(entry)?;
+        }
+        if self.args.eval_strategy.is_due(step, end_of_epoch) {
+            self.log_evaluation()?;
+        }
+        if self.args.save_strategy.is_due(step, end_of_epoch) {
+            self.save_checkpoint()?;
+        }
+        Ok(())
+    }
+
+    fn log(&mut self, mut entry: LogEntry) -> Result<()> {
+        entry.epoch = self.state.epoch;
+        entry.step = self.state.global_step;
+        if let Some(events) = &mut self.events {
+            events.add_log_entry(&entry)?;
+        }
+        self.state.log_history.push(entry);
+        Ok(())
+    }
+
+    fn log_evaluation(&mut self) -> Result<()> {
+        let started = Instant::now();
+        let eval_loss = self.evaluate()?;
+        let seconds = started.elapsed().as_secs_f64();
+        let rows: usize = self.eval_batches.iter().map(|b| b.rows).sum();
+        if self.args.progress_lines > 0 {
+            println!("epoch {:.2}  validation loss {eval_loss:.4}  ({rows} rows in {seconds:.1} s)", self.state.epoch);
+        }
+        self.log(LogEntry {
+            eval_loss: Some(eval_loss),
+            eval_runtime: Some(seconds),
+            eval_samples_per_second: Some(rows as f64 / seconds),
+            eval_steps_per_second: Some(self.eval_batches.len() as f64 / seconds),
+            eval_num_tokens: Some(self.position.tokens as f64),
+            ..LogEntry::default()
+        })?;
+        let state = &mut self.state;
+        if self.args.load_best_model_at_end && state.best_metric.is_none_or(|best| eval_loss < best) {
+            state.best_metric = Some(eval_loss);
+            state.best_global_step = Some(state.global_step);
+            let path = self.args.output_dir.join(format!("checkpoint-{}", state.global_step));
+            state.best_model_checkpoint = Some(path.display().to_string());
+        }
+        Ok(())
+    }
+
+    fn save_checkpoint(&mut self) -> Result<()> {
+        let dir = self.args.output_dir.clone();
+        let written = CheckpointDir::write(&dir, self.state.global_step, |part| {
+            self.save_model(part)?;
+            TrainingState {
+                global_step: self.state.global_step,
+                tensors: self.optimizer_tensors()?,
+                position: self.position.clone(),
+            }
+            .save(part)?;
+            self.state.save(&part.join(TRAINER_STATE_FILE))
+        })?;
+        if self.args.progress_lines > 0 {
+            println!("checkpoint saved to {}", written.path.display());
+        }
+        let best = self.state.best_model_checkpoint.as_ref().map(PathBuf::from);
+        CheckpointDir::rotate(&dir, self.args.save_total_limit, best.as_deref())?;
+        Ok(())
+    }
+
+    fn load_checkpoint(&mut self, dir: &Path) -> Result<()> {
+        let mut saved: TrainingState<Position> = TrainingState::load(dir)?;
+        let state = TrainerState::load(&dir.join(TRAINER_STATE_FILE))?;
+        if saved.position.fingerprint != self.position.fingerprint {
+            return Err(Error::training(
+                format!("{} is of a run with other settings or other rows", dir.display()),
+                format!(
+                    "It had: {}. This one has: {}. Give the same ones, or start anew with train()",
+                    saved.position.fingerprint, self.position.fingerprint
+                ),
+            ));
+        }
+        self.load_weights(dir)?;
+        self.load_optimizer_tensors(&mut saved)?;
+        self.finetune.set_progress(saved.global_step, saved.position.passes);
+        self.position = saved.position;
+        let (max_steps, epochs) = (self.state.max_steps, self.state.num_train_epochs);
+        self.state = TrainerState { max_steps, num_train_epochs: epochs, ..state };
+        self.events = None;
+        Ok(())
+    }
+
+    fn finish(&mut self, plan: &Plan, first: usize, elapsed: Duration) -> Result<TrainOutput> {
+        let steps = self.state.global_step - first;
+        let seconds = elapsed.as_secs_f64();
+        let rows = steps * self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps;
+        let train_loss = self.position.loss_total / self.state.global_step.max(1) as f64;
+        if steps > 0 {
+            self.log(LogEntry {
+                train_runtime: Some(seconds),
+                train_samples_per_second: Some(rows as f64 / seconds),
+                train_steps_per_second: Some(steps as f64 / seconds),
+                train_loss: Some(train_loss),
+                ..LogEntry::default()
+            })?;
+        }
+        if let Some(events) = &mut self.events {
+            events.flush()?;
+        }
+        self.state.save(&self.args.output_dir.join(TRAINER_STATE_FILE))?;
+        let best = self.state.best_model_checkpoint.clone().filter(|_| self.args.load_best_model_at_end);
+        if let Some(best) = &best {
+            self.load_weights(Path::new(best))?;
+        }
+        Ok(TrainOutput {
+            global_step: self.state.global_step,
+            total_steps: plan.total_steps,
+            train_loss,
+            seconds,
+            tokens: self.position.tokens,
+            log_history: self.state.log_history.clone(),
+            best_checkpoint: best,
+        })
+    }
+}
+
+/// The settings and rows that decide a run's numbers, in one line.
+fn fingerprint(args: &SftConfig, quant: &QuantConfig, lora: Option<&LoraConfig>, rows: &[Row]) -> String {
+    // FNV-1a over the tokens: not a cryptographic hash, only to notice another dataset.
+    let hash = rows.iter().flat_map(|row| row.ids.iter().chain([&u32::MAX])).fold(0xcbf2_9ce4_8422_2325u64, |hash, id| {
+        (hash ^ u64::from(*id)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    let lora = lora.map_or_else(
+        || "no LoRA".to_string(),
+        |l| format!("r {} alpha {} dropout {} on {:?} and {:?}, tied {}", l.r, l.lora_alpha, l.lora_dropout, l.targets(), l.modules_to_save, l.ensure_weight_tying),
+    );
+    format!(
+        "{} rows ({hash:016x}), batch {} × {}, learning_rate {}, {} with warmup {} / {}, AdamW {} {} {}, weight_decay {}, \
+         clip {}, seed {}, 4 bit {} in blocks of {}, {lora}",
+        rows.len(),
+        args.per_device_train_batch_size,
+        args.gradient_accumulation_steps,
+        args.learning_rate,
+        args.lr_scheduler_type,
+        args.warmup_steps,
+        args.warmup_ratio,
+        args.adam_beta1,
+        args.adam_beta2,
+        args.adam_epsilon,
+        args.weight_decay,
+        args.max_grad_norm,
+        args.seed,
+        quant.load_in_4bit,
+        quant.blocksize,
+    )
+}

@@ -1,0 +1,86 @@
+//! The trainer's parameters on disk and back: PEFT adapters, or whole models without LoRA, and the
+//! optimizer's moments.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::Tensor;
+use serde::de::DeserializeOwned;
+
+use super::trainer::SftTrainer;
+use super::training_state::TrainingState;
+use crate::error::Result;
+use crate::lora::{Adapter, AdapterConfig, EMBED_TOKENS, LM_HEAD};
+use crate::model::{Weights, save_pretrained_folder};
+
+impl SftTrainer {
+    /// The trained adapter as it stands; `None` without LoRA.
+    ///
+    /// # Errors
+    /// Only if candle fails.
+    pub fn adapter(&self) -> Result<Option<Adapter>> {
+        let Some(lora) = &self.lora else { return Ok(None) };
+        let arena = self.finetune.arena();
+        let mut tensors = BTreeMap::new();
+        for slot in arena.slots() {
+            tensors.insert(slot.name.clone(), arena.value(slot)?);
+        }
+        let tied = self.finetune.model().config().tie_word_embeddings;
+        if tied && let Some(embedding) = tensors.get(EMBED_TOKENS) {
+            // PEFT writes the shared tensor under both names.
+            let embedding = embedding.clone();
+            tensors.insert(LM_HEAD.to_string(), embedding);
+        }
+        let config = AdapterConfig::new(lora, Some(&self.base.origin), tied);
+        Ok(Some(Adapter::new(config, tensors)?))
+    }
+
+    pub(super) fn save_weights(&self, dir: &Path) -> Result<()> {
+        match self.adapter()? {
+            Some(adapter) => adapter.save(dir),
+            None => {
+                let model = self.finetune.model();
+                save_pretrained_folder(
+                    dir,
+                    model.config(),
+                    &model.named_weights()?.tensors,
+                    &self.base.tokenizer,
+                    &self.base.generation_config,
+                    candle_core::DType::F32,
+                )
+            }
+        }
+    }
+
+    pub(super) fn load_weights(&self, dir: &Path) -> Result<()> {
+        let tensors = match &self.lora {
+            Some(_) => Adapter::load(dir)?.tensors,
+            None => Weights::from_folder(dir, self.finetune.model().config())?.tensors,
+        };
+        let tied = self.finetune.model().config().tie_word_embeddings;
+        let kept = tensors.iter().filter(|(name, _)| !(tied && name.as_str() == LM_HEAD));
+        self.finetune.load(kept.map(|(name, tensor)| (name.as_str(), tensor)))
+    }
+
+    pub(super) fn optimizer_tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+        let arena = self.finetune.arena();
+        let mut tensors = BTreeMap::new();
+        for slot in arena.slots() {
+            for (name, flat) in [("exp_avg", &arena.exp_avg), ("exp_avg_sq", &arena.exp_avg_sq)] {
+                tensors.insert(format!("{name}.{}", slot.name), slot.view(flat)?);
+            }
+        }
+        Ok(tensors)
+    }
+
+    pub(super) fn load_optimizer_tensors<P: DeserializeOwned>(&self, saved: &mut TrainingState<P>) -> Result<()> {
+        let arena = self.finetune.arena();
+        for slot in arena.slots() {
+            for (name, flat) in [("exp_avg", &arena.exp_avg), ("exp_avg_sq", &arena.exp_avg_sq)] {
+                let tensor = saved.take(&format!("{name}.{}", slot.name), &slot.dims)?;
+                flat.slice_set(&tensor.flatten_all()?, 0, slot.offset)?;
+            }
+        }
+        Ok(())
+    }
+}
