@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::dataset::Dataset;
+use super::show::notebook_text;
 
 /// The notebook's instruction to the model, with the space at its end.
 pub const SYSTEM_PROMPT: &str = "Translate this text to emoji: ";
@@ -78,6 +79,11 @@ impl Conversation {
     fn last(&self, role: Role) -> &str {
         self.messages.iter().rfind(|m| m.role == role).map_or("", |m| m.content.as_str())
     }
+
+    /// Shows it in a notebook as its `Display` does.
+    pub fn evcxr_display(&self) {
+        notebook_text(self);
+    }
 }
 
 impl fmt::Display for Conversation {
@@ -115,6 +121,11 @@ impl ChatDataset {
     /// The first `n` conversations, or all there are: for a run that is cut short.
     pub fn take(&self, n: usize) -> Self {
         Self { conversations: self.conversations.iter().take(n).cloned().collect() }
+    }
+
+    /// Shows it in a notebook as its `Display` does.
+    pub fn evcxr_display(&self) {
+        notebook_text(self);
     }
 }
 

@@ -158,6 +158,13 @@ mod tests {
     }
 
     #[test]
+    fn quotes_out_of_place_are_read_as_pandas_does() {
+        assert_eq!(rows("text,emoji\na\"b\"c,\"x\"y\n"), [row(2, "a\"b\"c", "xy")]);
+        assert_eq!(rows("text,emoji\n\"a\" ,b\n , "), [row(2, "a ", "b"), row(3, " ", " ")]);
+        assert_eq!(rows("text,text,emoji\na,b,c"), [row(2, "a", "c")]);
+    }
+
+    #[test]
     fn wrong_columns_are_named() {
         let error = failure("Text,Emoji,\"a \"\"b\"\"\"\n");
         assert!(error.contains(

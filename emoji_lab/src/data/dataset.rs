@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use super::csv::read_csv;
 use super::filter::EmojiFilter;
 use super::jsonl::read_jsonl;
-use super::report::{CleaningReport, shown};
+use super::report::CleaningReport;
+use super::show::{notebook_text, shown};
 use crate::error::{Error, Result};
 
 /// The rows that `"embedded"` loads.
@@ -48,6 +49,11 @@ impl Dataset {
     /// Whether there are none; never so for a loaded dataset.
     pub fn is_empty(&self) -> bool {
         self.examples.is_empty()
+    }
+
+    /// Shows it in a notebook as its `Display` does.
+    pub fn evcxr_display(&self) {
+        notebook_text(self);
     }
 }
 
@@ -307,19 +313,20 @@ mod tests {
 
     #[test]
     fn google_csv() {
-        let path = "/work/shared/data/Emoji Translation Dataset - Dataset.csv";
-        if !Path::new(path).exists() {
-            println!("skipped: {path} is not here (it is Google's, from the Gemma cookbook)");
+        let beside = "../../shared/data/Emoji Translation Dataset - Dataset.csv";
+        let path = crate::settings::setting("EMOJI_LAB_GOOGLE_CSV", beside);
+        if !Path::new(&path).exists() {
+            println!("skipped: no {path} (from the Gemma cookbook; EMOJI_LAB_GOOGLE_CSV gives its path)");
             return;
         }
         // What Python's datasets and emoji keep.
         for (filter, kept) in
             [(EmojiFilter::EveryCharacter, 1519), (EmojiFilter::PurelyEmoji, 2529), (EmojiFilter::None, 2529)]
         {
-            let dataset = load_dataset(path, filter).unwrap();
+            let dataset = load_dataset(&path, filter).unwrap();
             assert_eq!((dataset.report.rows_read, dataset.len()), (2529, kept), "{filter:?}");
         }
-        let strict = load_dataset(path, EmojiFilter::EveryCharacter).unwrap();
+        let strict = load_dataset(&path, EmojiFilter::EveryCharacter).unwrap();
         assert_eq!(strict.examples[10].text, "A supernova just exploded");
         assert_eq!(strict.examples[40].text, "Avoiding responsibilities");
     }

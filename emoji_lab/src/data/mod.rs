@@ -6,6 +6,7 @@ mod dataset;
 mod filter;
 mod jsonl;
 mod report;
+mod show;
 mod split;
 mod template;
 

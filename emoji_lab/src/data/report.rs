@@ -4,13 +4,12 @@ use std::fmt;
 
 use super::dataset::Row;
 use super::filter::{EmojiFilter, purely_emoji};
+use super::show::{escape, notebook_html, notebook_text, shown};
 
 /// How many dropped rows of each reason a report shows in full.
 const EXAMPLES: usize = 3;
 /// How many line numbers of each reason its table shows.
 const LINES: usize = 8;
-/// The longest text a report shows, in characters.
-const WIDTH: usize = 60;
 
 /// Why a row was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,8 +131,8 @@ impl CleaningReport {
 
     /// Shows the table in a notebook, with its text twin.
     pub fn evcxr_display(&self) {
-        println!("EVCXR_BEGIN_CONTENT text/html\n{}\nEVCXR_END_CONTENT", self.to_html());
-        println!("EVCXR_BEGIN_CONTENT text/plain\n{self}\nEVCXR_END_CONTENT");
+        notebook_html(&self.to_html());
+        notebook_text(self);
     }
 }
 
@@ -177,29 +176,6 @@ fn first_lines(lines: &[usize]) -> String {
 
 fn pair((text, emoji): &(String, String)) -> String {
     format!("{} → {}", shown(text), shown(emoji))
-}
-
-/// A value in quotes on one line, cut when long. Emoji stay as they are, unlike in `{:?}`, which
-/// writes joiners and selectors as escapes.
-pub(super) fn shown(value: &str) -> String {
-    let mut out = String::from("\"");
-    for (i, c) in value.chars().enumerate() {
-        if i == WIDTH {
-            out.push('…');
-            break;
-        }
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            c if c.is_control() => out.extend(c.escape_default()),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]
@@ -269,6 +245,5 @@ mod tests {
         assert!(text.contains("(lines 2, 3, 4, 5, 6, 7, 8, 9, …)"), "{text}");
         assert_eq!(text.matches("line ").count(), EXAMPLES, "{text}");
         assert!(text.len() < 500, "{text}");
-        assert_eq!(shown("👨‍👩‍👧\t\"❤️\\"), "\"👨‍👩‍👧\\t\\\"❤️\\\\\"");
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use super::chat::ChatDataset;
+use super::show::notebook_text;
 use crate::error::{Error, Result};
 use crate::rng::Philox;
 
@@ -17,6 +18,13 @@ pub struct DatasetSplits {
     pub train: ChatDataset,
     /// What it is tested on.
     pub test: ChatDataset,
+}
+
+impl DatasetSplits {
+    /// Shows it in a notebook as its `Display` does.
+    pub fn evcxr_display(&self) {
+        notebook_text(self);
+    }
 }
 
 impl fmt::Display for DatasetSplits {

