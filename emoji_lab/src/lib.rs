@@ -12,6 +12,7 @@ pub mod ops;
 pub mod plot;
 pub mod quant;
 pub mod rng;
+pub mod settings;
 pub mod train;
 
 pub use candle_core::{DType, Device, Tensor};

@@ -59,7 +59,7 @@ impl Philox {
     /// Goes on after the first `position` words of the stream.
     pub fn set_position(&mut self, position: u64) {
         self.position = position;
-        if position % 4 != 0 {
+        if !position.is_multiple_of(4) {
             self.block = self.at(position / 4);
         }
     }
@@ -175,7 +175,7 @@ mod tests {
         assert!(counts.iter().all(|c| c.abs_diff(10_000) < 460), "{counts:?}");
         // 3/4 of the words' range, where keeping every word makes half of the draws multiples of 3.
         let n = 3 << 30;
-        let thirds = (0..30_000).filter(|_| rng.below(n) % 3 == 0).count();
+        let thirds = (0..30_000).filter(|_| rng.below(n).is_multiple_of(3)).count();
         assert!(thirds.abs_diff(10_000) < 410, "{thirds}");
         let before = rng.position();
         assert_eq!((rng.below(0), rng.below(1)), (0, 0));

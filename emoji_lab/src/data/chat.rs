@@ -1,6 +1,14 @@
 //! Rows in conversational form: system prompt, user text, assistant's emoji.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
+
+use super::dataset::Dataset;
+use super::show::notebook_text;
+
+/// The notebook's instruction to the model, with the space at its end.
+pub const SYSTEM_PROMPT: &str = "Translate this text to emoji: ";
 
 /// Who says a [`Message`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +31,23 @@ pub struct Message {
     pub content: String,
 }
 
+impl Message {
+    /// A standing instruction.
+    pub fn system(content: impl Into<String>) -> Self {
+        Self { role: Role::System, content: content.into() }
+    }
+
+    /// Words of the person.
+    pub fn user(content: impl Into<String>) -> Self {
+        Self { role: Role::User, content: content.into() }
+    }
+
+    /// Words of the model.
+    pub fn assistant(content: impl Into<String>) -> Self {
+        Self { role: Role::Assistant, content: content.into() }
+    }
+}
+
 /// One training example: the messages in order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conversation {
@@ -30,9 +55,140 @@ pub struct Conversation {
     pub messages: Vec<Message>,
 }
 
+impl Conversation {
+    /// What the person says last; empty if nothing.
+    pub fn user_text(&self) -> &str {
+        self.last(Role::User)
+    }
+
+    /// What the model answers last; empty if nothing.
+    pub fn assistant_text(&self) -> &str {
+        self.last(Role::Assistant)
+    }
+
+    /// What to ask a model: the messages without the assistant's answer at the end. Earlier
+    /// answers stay.
+    pub fn prompt(&self) -> Vec<Message> {
+        let asked = match self.messages.split_last() {
+            Some((last, before)) if last.role == Role::Assistant => before,
+            _ => &self.messages,
+        };
+        asked.to_vec()
+    }
+
+    fn last(&self, role: Role) -> &str {
+        self.messages.iter().rfind(|m| m.role == role).map_or("", |m| m.content.as_str())
+    }
+
+    /// Shows it in a notebook as its `Display` does.
+    pub fn evcxr_display(&self) {
+        notebook_text(self);
+    }
+}
+
+impl fmt::Display for Conversation {
+    /// JSON, one message a line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("{\"messages\": [")?;
+        for (i, message) in self.messages.iter().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            let role = serde_json::json!(message.role);
+            let content = serde_json::json!(message.content);
+            write!(f, "{comma}\n  {{\"role\": {role}, \"content\": {content}}}")?;
+        }
+        f.write_str("]}")
+    }
+}
+
 /// A dataset in conversational form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChatDataset {
     /// The examples, in dataset order.
     pub conversations: Vec<Conversation>,
+}
+
+impl ChatDataset {
+    /// How many conversations there are.
+    pub fn len(&self) -> usize {
+        self.conversations.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.conversations.is_empty()
+    }
+
+    /// The first `n` conversations, or all there are: for a run that is cut short.
+    pub fn take(&self, n: usize) -> Self {
+        Self { conversations: self.conversations.iter().take(n).cloned().collect() }
+    }
+
+    /// Shows it in a notebook as its `Display` does.
+    pub fn evcxr_display(&self) {
+        notebook_text(self);
+    }
+}
+
+impl fmt::Display for ChatDataset {
+    /// The number of examples and the one the notebook shows: number 40, counted from 0, or the
+    /// last one of a shorter dataset.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} conversations", self.len())?;
+        let index = self.len().saturating_sub(1).min(40);
+        match self.conversations.get(index) {
+            Some(conversation) => {
+                write!(f, "\nHere's example {index} from the formatted dataset:\n{conversation}")
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Puts each row in conversational form: `system_prompt`, the text as the user's words, the emoji
+/// as the assistant's answer.
+pub fn format_chat(dataset: &Dataset, system_prompt: &str) -> ChatDataset {
+    let conversation = |example: &super::Example| Conversation {
+        messages: vec![
+            Message::system(system_prompt),
+            Message::user(&example.text),
+            Message::assistant(&example.emoji),
+        ],
+    };
+    ChatDataset { conversations: dataset.examples.iter().map(conversation).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{EmojiFilter, load_dataset};
+
+    #[test]
+    fn rows_become_conversations() {
+        let dataset = load_dataset("embedded", EmojiFilter::PurelyEmoji).unwrap();
+        let chat = format_chat(&dataset, SYSTEM_PROMPT);
+        assert_eq!(chat.len(), dataset.len());
+        for (conversation, example) in chat.conversations.iter().zip(&dataset.examples) {
+            let roles: Vec<Role> = conversation.messages.iter().map(|m| m.role).collect();
+            assert_eq!(roles, [Role::System, Role::User, Role::Assistant]);
+            assert_eq!(conversation.user_text(), example.text);
+            assert_eq!(conversation.assistant_text(), example.emoji);
+            let question = [Message::system(SYSTEM_PROMPT), Message::user(&example.text)];
+            assert_eq!(conversation.prompt(), question);
+        }
+    }
+
+    #[test]
+    fn shown_as_json() {
+        let messages = vec![Message::user("a \"b\"\n"), Message::assistant("👨‍👩‍👧❤️")];
+        let conversation = Conversation { messages };
+        let text = conversation.to_string();
+        assert_eq!(serde_json::from_str::<Conversation>(&text).unwrap(), conversation);
+        assert!(text.contains("\n  {\"role\": \"assistant\", \"content\": \"👨‍👩‍👧❤️\"}]}"), "{text}");
+        let chat = ChatDataset { conversations: vec![conversation; 60] };
+        assert!(chat.to_string().starts_with("60 conversations\nHere's example 40 from"));
+        assert_eq!(chat.take(2).len(), 2);
+        assert_eq!(chat.take(0).to_string(), "0 conversations");
+        let empty = Conversation { messages: vec![] };
+        assert_eq!((empty.user_text(), empty.assistant_text()), ("", ""));
+    }
 }

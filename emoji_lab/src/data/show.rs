@@ -1,0 +1,53 @@
+//! Values on a line, and blocks that a notebook shows.
+
+use std::fmt::Display;
+
+/// The longest value that is shown whole, in characters.
+const WIDTH: usize = 60;
+
+/// A value in quotes on one line, cut when long. Emoji stay as they are, unlike in `{:?}`, which
+/// writes joiners and selectors as escapes.
+pub(super) fn shown(value: &str) -> String {
+    let mut out = String::from("\"");
+    for (i, c) in value.chars().enumerate() {
+        if i == WIDTH {
+            out.push('…');
+            break;
+        }
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// `text` as HTML.
+pub(super) fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// Gives the notebook HTML for the running cell's output; the text twin must follow.
+pub(super) fn notebook_html(html: &str) {
+    println!("EVCXR_BEGIN_CONTENT text/html\n{html}\nEVCXR_END_CONTENT");
+}
+
+/// Gives the notebook plain text for the running cell's output.
+pub(super) fn notebook_text(text: &impl Display) {
+    println!("EVCXR_BEGIN_CONTENT text/plain\n{text}\nEVCXR_END_CONTENT");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_stay_on_a_line_and_readable() {
+        assert_eq!(shown("👨‍👩‍👧\t\"❤️\\"), "\"👨‍👩‍👧\\t\\\"❤️\\\\\"");
+        assert_eq!(shown(&"é".repeat(61)), format!("\"{}…\"", "é".repeat(60)));
+        assert_eq!(shown(&"é".repeat(60)), format!("\"{}\"", "é".repeat(60)));
+        assert_eq!(escape("<a href=\"x\">&</a>"), "&lt;a href=&quot;x&quot;&gt;&amp;&lt;/a&gt;");
+    }
+}
