@@ -1,1 +1,63 @@
-//! hub (being built).
+//! The Hugging Face Hub: log in, download a model or a dataset, push a model with its card.
+//!
+//! | step | what it does |
+//! |---|---|
+//! | [`login`] | finds the token, asks the Hub whose it is and whether it can write |
+//! | [`download_model`] | a model's snapshot folder in the shared Hugging Face cache |
+//! | [`download_dataset`] | one table (csv, jsonl) of a dataset repository |
+//! | [`push_to_hub`] | creates the repository, uploads the folder and the card as one commit |
+//!
+//! Settings are those of Python's `huggingface_hub`, read from the same variables and files (see
+//! [`HubEnv`]), and the cache is laid out as it lays it out: what one side has downloaded the other
+//! finds. A [`Token`] never prints itself, goes only to the endpoint's own origin, and is taken out of
+//! every text that a server sends back.
+//!
+//! # How much of hf-hub this uses
+//! The upload of large files through Xet storage is hf-hub's. The rest goes over the HTTP client that
+//! hf-hub brings (reqwest), because hf-hub 1.0.0
+//! - takes a token from the environment where none was given, so a request without one cannot be made;
+//! - does not look at the status of the answer that it stores (a 500's body becomes a cached blob),
+//!   compares neither size nor hash, and starts a broken download from the beginning;
+//! - does not wait as long as `Retry-After` says;
+//! - puts a large file into the body of the commit if the server does not choose Xet.
+
+mod cache;
+mod card;
+mod choose;
+mod commit;
+mod dataset;
+mod download;
+mod env;
+mod explain;
+mod fetch;
+mod hash;
+mod lfs;
+mod listing;
+mod login;
+mod plan;
+mod progress;
+mod push;
+mod repo;
+mod token;
+mod wire;
+mod yaml;
+
+pub use card::{CardSample, ModelCard};
+pub use dataset::{download_dataset, download_dataset_with};
+pub use download::{download_model, download_model_with};
+pub use env::{HubEnv, Patience};
+pub use login::{Access, Login, login, login_interactive, login_with};
+pub use plan::{FileState, PushedFile};
+pub use push::{PushConfig, PushReport, push_to_hub};
+pub use token::{FoundToken, Token, TokenSource};
+
+/// Text for HTML.
+fn html(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// Prints a notebook output: HTML, and a plain twin for readers without it.
+fn show(html: &str, text: &str) {
+    println!("EVCXR_BEGIN_CONTENT text/html\n{html}\nEVCXR_END_CONTENT");
+    println!("EVCXR_BEGIN_CONTENT text/plain\n{text}\nEVCXR_END_CONTENT");
+}

@@ -1,0 +1,349 @@
+//! The model card: the `README.md` that tells people and the Hub what the model is.
+
+use std::fmt;
+
+use super::yaml::Yaml;
+use crate::train::LogEntry;
+
+/// The file that holds the loss curve beside the card.
+pub(crate) const PLOT: &str = "loss.svg";
+
+/// An answer of the model, for the card.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CardSample {
+    /// What was asked.
+    pub text: String,
+    /// What the base model answered, if it was asked.
+    pub base: Option<String>,
+    /// What the fine-tuned model answered.
+    pub tuned: String,
+}
+
+/// A model card; [`ModelCard::to_markdown`] makes the `README.md` of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelCard {
+    /// The heading; the repository's name if empty.
+    pub title: String,
+    /// The model that was tuned: a Hub id, or what else it is called.
+    pub base_model: String,
+    /// Hub ids of the datasets, or what else they are called.
+    pub datasets: Vec<String>,
+    /// The Hub's name of the licence: `gemma` for what is made from Gemma.
+    pub license: String,
+    /// Language codes.
+    pub language: Vec<String>,
+    /// Tags for the Hub's search.
+    pub tags: Vec<String>,
+    /// The Python library that loads the folder.
+    pub library_name: String,
+    /// What the model does, as the Hub calls it.
+    pub pipeline_tag: String,
+    /// The instruction that the model was trained with.
+    pub system_prompt: String,
+    /// The training settings: name and value.
+    pub settings: Vec<(String, String)>,
+    /// The log history of the training.
+    pub log_history: Vec<LogEntry>,
+    /// The loss curve as an SVG picture.
+    pub plot: Option<String>,
+    /// Figures of an evaluation: name and value.
+    pub evaluation: Vec<(String, f64)>,
+    /// Questions and answers.
+    pub samples: Vec<CardSample>,
+}
+
+impl Default for ModelCard {
+    fn default() -> Self {
+        let texts = |list: &[&str]| list.iter().map(|text| text.to_string()).collect();
+        Self {
+            title: String::new(),
+            base_model: "google/gemma-3-270m-it".to_string(),
+            datasets: Vec::new(),
+            license: "gemma".to_string(),
+            language: texts(&["en"]),
+            tags: texts(&["emoji", "gemma3", "lora", "sft"]),
+            library_name: "transformers".to_string(),
+            pipeline_tag: "text-generation".to_string(),
+            system_prompt: "Translate this text to emoji: ".to_string(),
+            settings: Vec::new(),
+            log_history: Vec::new(),
+            plot: None,
+            evaluation: Vec::new(),
+            samples: Vec::new(),
+        }
+    }
+}
+
+impl ModelCard {
+    /// The `README.md` for the repository `repo_id`: YAML front matter as the Hub reads it, then text.
+    pub fn to_markdown(&self, repo_id: &str) -> String {
+        let name = repo_id.rsplit('/').next().unwrap_or(repo_id);
+        let title = if self.title.trim().is_empty() { name } else { self.title.trim() };
+        let mut parts = vec![
+            format!("---\n{}---", Yaml::document(self.front_matter(name))),
+            format!("# {}", line(title)),
+            format!("{} fine-tuned to translate text into emoji.", link(&self.base_model, "")),
+        ];
+        parts.push(self.how_to_load(repo_id));
+        if !self.samples.is_empty() {
+            parts.push(format!("## Examples\n\n{}", self.sample_table()));
+        }
+        parts.push(self.training());
+        if !self.evaluation.is_empty() {
+            let rows = self.evaluation.iter().map(|(name, value)| vec![cell(name), figure(*value)]);
+            parts.push(format!("## Evaluation\n\n{}", table(&["figure", "value"], rows)));
+        }
+        if self.license == "gemma" {
+            parts.push(
+                "## Licence\n\nA derivative of Gemma: its use is bound by the \
+                 [Gemma Terms of Use](https://ai.google.dev/gemma/terms)."
+                    .to_string(),
+            );
+        }
+        parts.join("\n\n") + "\n"
+    }
+
+    fn front_matter(&self, name: &str) -> Vec<(&'static str, Yaml)> {
+        let one = |text: &String| if text.is_empty() { Yaml::List(vec![]) } else { Yaml::text(text.clone()) };
+        // The Hub checks these against its own repositories and refuses a card with a path in them.
+        let base = if is_hub_id(&self.base_model) { one(&self.base_model) } else { Yaml::List(vec![]) };
+        let mut entries = vec![
+            ("base_model", base),
+            ("datasets", Yaml::texts(self.datasets.iter().filter(|id| is_hub_id(id)))),
+            ("language", Yaml::texts(&self.language)),
+            ("library_name", one(&self.library_name)),
+            ("license", one(&self.license)),
+            ("pipeline_tag", one(&self.pipeline_tag)),
+            ("tags", Yaml::texts(&self.tags)),
+        ];
+        if let (false, Some(dataset)) = (self.evaluation.is_empty(), self.datasets.first()) {
+            let metrics =
+                self.evaluation.iter().filter(|(_, value)| value.is_finite()).map(|(name, value)| {
+                    Yaml::Map(vec![
+                        ("type", Yaml::text(metric_type(name))),
+                        ("name", Yaml::text(name.clone())),
+                        ("value", Yaml::Number(*value)),
+                    ])
+                });
+            let result = Yaml::Map(vec![
+                ("task", Yaml::Map(vec![("type", one(&self.pipeline_tag))])),
+                (
+                    "dataset",
+                    Yaml::Map(vec![
+                        ("name", Yaml::text(dataset.clone())),
+                        ("type", Yaml::text(dataset.clone())),
+                    ]),
+                ),
+                ("metrics", Yaml::List(metrics.collect())),
+            ]);
+            let model = Yaml::Map(vec![("name", Yaml::text(name)), ("results", Yaml::List(vec![result]))]);
+            entries.push(("model-index", Yaml::List(vec![model])));
+        }
+        entries
+    }
+
+    fn how_to_load(&self, repo_id: &str) -> String {
+        // JSON's quoting is Python's as well, and a Rust string's but for `\u`, which line() leaves none of.
+        let quote = |text: &str| serde_json::Value::from(text).to_string();
+        let (repo, prompt) = (quote(repo_id), quote(&line_keeping_space(&self.system_prompt)));
+        format!(
+            "## Use\n\nIn Python:\n\n```python\nfrom transformers import pipeline\n\npipe = pipeline(\"text-generation\", \
+             model={repo})\nmessages = [\n    {{\"role\": \"system\", \"content\": {prompt}}},\n    {{\"role\": \"user\", \
+             \"content\": \"let's go to the beach\"}},\n]\nprint(pipe(messages, max_new_tokens=64, \
+             do_sample=False)[0][\"generated_text\"][-1][\"content\"])\n```\n\nIn Rust, with `emoji_lab`:\n\n```rust\n\
+             use emoji_lab::prelude::*;\n\nlet model = load_model({repo}, &best_device()?)?;\nlet messages = [\n    Message {{ role: \
+             Role::System, content: {prompt}.into() }},\n    Message {{ role: Role::User, content: \"let's go to the \
+             beach\".into() }},\n];\nlet answer = \
+             generate(&model, &messages, &GenerationConfig {{ max_new_tokens: 64, ..Default::default() }})?;\n```"
+        )
+    }
+
+    fn sample_table(&self) -> String {
+        let with_base = self.samples.iter().any(|sample| sample.base.is_some());
+        let rows = self.samples.iter().map(|sample| {
+            let mut row = vec![cell(&sample.text)];
+            if with_base {
+                row.push(cell(sample.base.as_deref().unwrap_or_default()));
+            }
+            row.push(cell(&sample.tuned));
+            row
+        });
+        if with_base {
+            table(&["text", "base model", "this model"], rows)
+        } else {
+            table(&["text", "this model"], rows)
+        }
+    }
+
+    fn training(&self) -> String {
+        let mut parts = vec!["## Training".to_string()];
+        if !self.datasets.is_empty() {
+            let names: Vec<String> = self.datasets.iter().map(|id| link(id, "datasets/")).collect();
+            parts.push(format!("Data: {}.", names.join(", ")));
+        }
+        if !self.settings.is_empty() {
+            let rows =
+                self.settings.iter().map(|(name, value)| vec![format!("`{}`", code(name)), cell(value)]);
+            parts.push(table(&["setting", "value"], rows));
+        }
+        let losses = self.losses();
+        if !losses.is_empty() {
+            parts.push(table(&["epoch", "step", "training loss", "validation loss"], losses.into_iter()));
+        }
+        if self.plot.is_some() {
+            parts.push(format!("![Training and validation loss]({PLOT})"));
+        }
+        parts.push(
+            "Made with `emoji_lab`: LoRA fine-tuning in Rust, merged into the base model's weights."
+                .to_string(),
+        );
+        parts.join("\n\n")
+    }
+
+    /// One row for each step that has a loss: a training and an evaluation entry of one step share it.
+    fn losses(&self) -> Vec<Vec<String>> {
+        let mut rows: Vec<(usize, f64, Option<f64>, Option<f64>)> = Vec::new();
+        for entry in self.log_history.iter().filter(|entry| entry.loss.or(entry.eval_loss).is_some()) {
+            match rows.iter_mut().find(|row| row.0 == entry.step) {
+                Some(row) => (row.2, row.3) = (row.2.or(entry.loss), row.3.or(entry.eval_loss)),
+                None => rows.push((entry.step, entry.epoch, entry.loss, entry.eval_loss)),
+            }
+        }
+        let show = |loss: Option<f64>| loss.map(figure).unwrap_or_default();
+        rows.into_iter()
+            .map(|(step, epoch, loss, eval)| {
+                vec![format!("{epoch:.2}"), step.to_string(), show(loss), show(eval)]
+            })
+            .collect()
+    }
+}
+
+impl fmt::Display for ModelCard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_markdown("model"))
+    }
+}
+
+/// A Hub id as a link, anything else as code.
+fn link(id: &str, prefix: &str) -> String {
+    if is_hub_id(id) {
+        format!("[{id}](https://huggingface.co/{prefix}{id})")
+    } else {
+        format!("`{}`", code(id))
+    }
+}
+
+/// Whether a name can be a repository on the Hub: `owner/name`, and not the path of a file here.
+fn is_hub_id(name: &str) -> bool {
+    name.matches('/').count() == 1
+        && super::repo::Repo::new(super::repo::RepoKind::Model, name, None).is_ok()
+        && ![".gguf", ".csv", ".jsonl", ".safetensors"].iter().any(|ending| name.ends_with(ending))
+        && !std::path::Path::new(name).exists()
+}
+
+/// The Hub's identifier of a metric: lower-case letters, digits and underlines.
+fn metric_type(name: &str) -> String {
+    let lower = name.to_lowercase();
+    lower
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join("_")
+}
+
+fn figure(value: f64) -> String {
+    format!("{value:.4}")
+}
+
+fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut lines = vec![format!("| {} |", head.join(" | ")), format!("|{}", "---|".repeat(head.len()))];
+    lines.extend(rows.map(|row| format!("| {} |", row.join(" | "))));
+    lines.join("\n")
+}
+
+/// Any text as one line of Markdown that shows it as it is.
+fn line(text: &str) -> String {
+    let one_line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut out = String::new();
+    for c in one_line.chars().filter(|c| !c.is_control()) {
+        match c {
+            '<' => out.push_str("&lt;"),
+            '&' => out.push_str("&amp;"),
+            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' | '~' | '$' => out.extend(['\\', c]),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+fn cell(text: &str) -> String {
+    line(text)
+}
+
+/// Text inside backticks: nothing can be escaped there, so what would break out goes.
+fn code(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() && *c != '`').map(|c| if c == '|' { '/' } else { c }).collect()
+}
+
+/// One line, with the space at its end that belongs to a prompt.
+fn line_keeping_space(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn card() -> ModelCard {
+        ModelCard {
+            datasets: vec!["kr15t3n/text2emoji".into(), "my rows.csv".into()],
+            settings: vec![("learning_rate".into(), "5e-5".into()), ("a|b".into(), "x|y\nz".into())],
+            log_history: vec![
+                LogEntry { loss: Some(2.5), epoch: 1.0, step: 10, ..Default::default() },
+                LogEntry { eval_loss: Some(2.25), epoch: 1.0, step: 10, ..Default::default() },
+                LogEntry { train_loss: Some(2.5), epoch: 1.0, step: 10, ..Default::default() },
+            ],
+            plot: Some("<svg/>".into()),
+            evaluation: vec![("Validation loss".into(), 2.25)],
+            samples: vec![CardSample { text: "a <b> | *c*".into(), base: None, tuned: "🏖️".into() }],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn the_card_has_its_parts() {
+        let text = card().to_markdown("ann/myemoji");
+        assert!(text.starts_with(
+            "---\nbase_model: google/gemma-3-270m-it\ndatasets:\n  - kr15t3n/text2emoji\nlanguage:\n"
+        ));
+        for part in [
+            "license: gemma\n",
+            "# myemoji\n",
+            "model=\"ann/myemoji\"",
+            "\"Translate this text to emoji: \"",
+            "| 1.00 | 10 | 2.5000 | 2.2500 |",
+            "![Training and validation loss](loss.svg)",
+            "| `a/b` | x\\|y z |",
+            "| a &lt;b> \\| \\*c\\* | 🏖️ |",
+            "| Validation loss | 2.2500 |",
+            "type: validation_loss",
+            "Gemma Terms of Use",
+            "`my rows.csv`",
+            "[google/gemma-3-270m-it](https://huggingface.co/google/gemma-3-270m-it) fine-tuned",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+        assert_eq!(text.matches("\n---\n").count(), 1);
+    }
+
+    #[test]
+    fn a_base_model_that_is_a_path_stays_out_of_the_front_matter() {
+        for base in ["embedded", "/root/x.gguf", "models/x.gguf"] {
+            let text = ModelCard { base_model: base.into(), ..Default::default() }.to_markdown("ann/x");
+            assert!(
+                !text.contains("base_model:") && text.contains(&format!("`{base}` fine-tuned")),
+                "{text}"
+            );
+        }
+    }
+}

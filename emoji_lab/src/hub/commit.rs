@@ -1,0 +1,159 @@
+//! One commit of many files.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use hf_hub::HFClient;
+use hf_hub::repository::CommitOperation;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::env::HubEnv;
+use super::explain::repo_error;
+use super::lfs::{Sorted, Transfer, negotiate, put, sort};
+use super::listing::{RepoState, list_files, repo_state};
+use super::plan::{Hashed, Source};
+use super::progress::bytes;
+use super::repo::Repo;
+use super::wire::{Content, Repeat, Request, Wire};
+use crate::error::{Error, Result};
+
+/// How a commit ended.
+pub(crate) enum Pushed {
+    /// The repository holds the files as of this commit.
+    Is(String),
+    /// It failed while the Hub could not be asked whether it arrived.
+    Unclear(Error),
+}
+
+/// Uploads the large files and commits all. An error means that nothing was committed.
+pub(crate) fn commit(
+    wire: &Wire,
+    env: &HubEnv,
+    repo: &Repo,
+    state: &RepoState,
+    files: Vec<Hashed>,
+    message: &str,
+) -> Result<Pushed> {
+    let sorted = sort(wire, repo, files)?;
+    if sorted.regular.is_empty() && sorted.large.is_empty() {
+        return Ok(Pushed::Is(state.commit.clone()));
+    }
+    let transfer = match sorted.large.is_empty() {
+        true => Transfer::Put(Vec::new()),
+        false => negotiate(wire, repo, &sorted.large)?,
+    };
+    let sent = match transfer {
+        Transfer::Xet => through_hf_hub(wire, env, repo, state, &sorted, message),
+        Transfer::Put(objects) => {
+            for file in &sorted.large {
+                put(wire, repo, file, &objects)?;
+            }
+            plain(wire, repo, state, &sorted, message)
+        }
+    };
+    match sent {
+        Ok(commit) => Ok(Pushed::Is(commit)),
+        Err(error) => settle(wire, repo, state, &sorted, error),
+    }
+}
+
+/// A commit whose request failed can have arrived all the same: the repository tells.
+fn settle(wire: &Wire, repo: &Repo, before: &RepoState, sorted: &Sorted, error: Error) -> Result<Pushed> {
+    let Ok(now) = repo_state(wire, repo, Repeat::Freely) else { return Ok(Pushed::Unclear(error)) };
+    if now.commit == before.commit {
+        return Err(error);
+    }
+    let Ok(remote) = list_files(wire, repo, &now.commit) else { return Ok(Pushed::Unclear(error)) };
+    let is_there = |(file, ids): &Hashed| {
+        remote.iter().any(|there| there.path == file.path && there.size == ids.size && ids.is(&there.id))
+    };
+    if sorted.large.iter().chain(&sorted.regular).all(is_there) {
+        return Ok(Pushed::Is(now.commit));
+    }
+    Err(Error::hub(
+        repo.subject(),
+        format!(
+            "someone else pushed to it meanwhile (its head is {})",
+            now.commit.get(..8).unwrap_or_default()
+        ),
+        "Run the push again: it then adds to what is there",
+    ))
+}
+
+/// The commit as lines of JSON: regular files in it, large ones by name.
+fn plain(wire: &Wire, repo: &Repo, state: &RepoState, sorted: &Sorted, message: &str) -> Result<String> {
+    let mut body = Vec::new();
+    let mut line = |value: Value| {
+        body.extend_from_slice(value.to_string().as_bytes());
+        body.push(b'\n');
+    };
+    // With the parent named, a commit that was lost on the way cannot land on top of another's.
+    let header = json!({ "summary": message, "description": "", "parentCommit": state.commit });
+    line(json!({ "key": "header", "value": header }));
+    for (file, _) in &sorted.regular {
+        let content = BASE64.encode(file.read()?);
+        line(
+            json!({ "key": "file", "value": { "content": content, "path": file.path, "encoding": "base64" } }),
+        );
+    }
+    for (file, ids) in &sorted.large {
+        let value = json!({ "path": file.path, "algo": "sha256", "oid": ids.sha256, "size": ids.size });
+        line(json!({ "key": "lfsFile", "value": value }));
+    }
+    let request = Request {
+        method: Method::POST,
+        url: repo.api(&wire.endpoint, &["commit", &repo.revision]),
+        headers: Vec::new(),
+        content: Content::Bytes(body, "application/x-ndjson"),
+        repeat: Repeat::IfNotTaken,
+    };
+    let answer = wire.json(&request).map_err(|trouble| repo_error(wire, repo, "committing", trouble))?;
+    let commit = answer.get("commitOid").and_then(Value::as_str).map(str::to_string);
+    commit.ok_or_else(|| {
+        Error::hub(repo.subject(), "the Hub's answer to the commit names no commit", "Look at its page")
+    })
+}
+
+/// The commit with its large files in Xet storage, which is hf-hub's to speak.
+fn through_hf_hub(
+    wire: &Wire,
+    env: &HubEnv,
+    repo: &Repo,
+    state: &RepoState,
+    sorted: &Sorted,
+    message: &str,
+) -> Result<String> {
+    let total: u64 = sorted.large.iter().map(|(_, ids)| ids.size).sum();
+    println!("  sending {} large files, {}, through Xet storage", sorted.large.len(), bytes(total));
+    let operations = sorted.regular.iter().chain(&sorted.large).map(|(file, _)| match &file.source {
+        Source::File(path) => CommitOperation::add_file(&file.path, path),
+        Source::Text(text) => CommitOperation::add_bytes(&file.path, text.clone().into_bytes()),
+    });
+    let (owner, name) = repo.id.split_once('/').unwrap_or(("", repo.id.as_str()));
+    // The token is always given: without one hf-hub takes one from the environment.
+    let token = wire.token().map(|token| token.secret().to_string()).unwrap_or_default();
+    let client = HFClient::builder()
+        .endpoint(&env.endpoint)
+        .token(token)
+        .cache_dir(&env.cache_dir)
+        .user_agent(concat!("emoji_lab/", env!("CARGO_PKG_VERSION")))
+        .build_sync();
+    let sent = client.and_then(|client| {
+        client
+            .model(owner, name)
+            .create_commit()
+            .operations(operations.collect())
+            .commit_message(message)
+            .revision(repo.revision.clone())
+            .parent_commit(state.commit.clone())
+            .send()
+    });
+    let problem = match sent {
+        Ok(info) => match info.commit_oid {
+            Some(commit) => return Ok(commit),
+            None => "the Hub's answer to the commit names no commit".to_string(),
+        },
+        Err(e) => format!("sending or committing the files failed: {}", wire.one_line(&e.to_string())),
+    };
+    Err(Error::hub(repo.subject(), problem, "Check the network and the token's rights"))
+}

@@ -1,0 +1,116 @@
+//! A model's files from the Hub.
+
+use std::path::PathBuf;
+
+use super::cache::RepoCache;
+use super::choose::{INDEX, missing_files, side_files, weight_files};
+use super::env::HubEnv;
+use super::explain::repo_error;
+use super::fetch::fetch_file;
+use super::listing::{RemoteFile, RepoState, is_commit, list_files, repo_state};
+use super::progress::bytes;
+use super::repo::{Repo, RepoKind};
+use super::wire::{Repeat, Trouble, Wire, off_runtime};
+use crate::error::{Error, Result};
+
+/// Downloads a model into the shared Hugging Face cache and gives its snapshot folder: `config.json`,
+/// the safetensors weights (one file, or the shards that the index names), the tokenizer's files, the
+/// chat template and `generation_config.json`.
+///
+/// `revision` is a branch, tag or commit; `main` if `None`. The settings come from the environment:
+/// see [`HubEnv`]. What is in the cache is not downloaded again; with `HF_HUB_OFFLINE=1`, or without a
+/// network, what is in the cache is used.
+///
+/// # Errors
+/// [`Error::Hub`] with what to do: no such repository or revision, a gated one, a token that is not
+/// accepted, no network, a file that does not have the hash that the Hub names. The cache never holds
+/// a wrong file.
+pub fn download_model(repo_id: &str, revision: Option<&str>) -> Result<PathBuf> {
+    download_model_with(&HubEnv::from_env(), repo_id, revision)
+}
+
+/// [`download_model`] with settings of one's own.
+pub fn download_model_with(env: &HubEnv, repo_id: &str, revision: Option<&str>) -> Result<PathBuf> {
+    let repo = Repo::new(RepoKind::Model, repo_id, revision)?;
+    off_runtime(|| model_snapshot(env, &repo))
+}
+
+fn model_snapshot(env: &HubEnv, repo: &Repo) -> Result<PathBuf> {
+    let cache = RepoCache::new(env, repo);
+    let cached = cache.known_commit(&repo.revision).map(|commit| cache.snapshot(&commit));
+    let missing = cached.as_deref().map(missing_files);
+    let whole = cached.filter(|_| missing.as_ref().is_some_and(Vec::is_empty));
+    if env.offline {
+        return whole.ok_or_else(|| not_cached(env, repo, missing));
+    }
+    if let Some(snapshot) = whole.as_ref().filter(|_| is_commit(&repo.revision)) {
+        return Ok(snapshot.clone());
+    }
+    let wire = Wire::new(env, env.download_token()?)?;
+    let state = match find_state(&wire, repo, whole.is_some()) {
+        Ok(state) => state,
+        Err(trouble) => return from_cache(&wire, repo, whole, trouble),
+    };
+    let files = list_files(&wire, repo, &state.commit)?;
+    let side = side_files(repo, &files)?;
+    announce(&cache, repo, &state, &side);
+    let mut index = None;
+    for file in side {
+        let path = fetch_file(&wire, &cache, repo, &state.commit, file)?;
+        if file.path == INDEX {
+            index = Some(path);
+        }
+    }
+    let weights = weight_files(repo, &files, index.as_deref())?;
+    let to_fetch: u64 = weights.iter().filter(|file| !cache.has(file)).map(|file| file.size).sum();
+    if to_fetch > 0 {
+        println!("  weights: {} to download into {}", bytes(to_fetch), env.cache_dir.display());
+    }
+    for file in weights {
+        fetch_file(&wire, &cache, repo, &state.commit, file)?;
+    }
+    // Last, so that a branch never leads to a snapshot that is not whole.
+    cache.remember_commit(&repo.revision, &state.commit)?;
+    Ok(cache.snapshot(&state.commit))
+}
+
+/// Which commit the revision is. With a snapshot to fall back on, one try is enough.
+pub(crate) fn find_state(wire: &Wire, repo: &Repo, has_fallback: bool) -> Result<RepoState, Trouble> {
+    repo_state(wire, repo, if has_fallback { Repeat::Never } else { Repeat::Freely })
+}
+
+/// The cached snapshot if the Hub cannot be asked; the error if there is none or the Hub said no.
+pub(crate) fn from_cache(
+    wire: &Wire,
+    repo: &Repo,
+    whole: Option<PathBuf>,
+    trouble: Trouble,
+) -> Result<PathBuf> {
+    match whole {
+        Some(snapshot) if trouble.may_pass() => {
+            println!("{}: the Hub does not answer; using what is in the cache", repo.subject());
+            Ok(snapshot)
+        }
+        _ => Err(repo_error(wire, repo, "asking for it", trouble)),
+    }
+}
+
+/// The error for an offline step whose files are not all there.
+pub(crate) fn not_cached(env: &HubEnv, repo: &Repo, missing: Option<Vec<String>>) -> Error {
+    let problem = match missing {
+        Some(files) => format!("HF_HUB_OFFLINE is set, and the cache lacks {}", files.join(", ")),
+        None => format!("HF_HUB_OFFLINE is set, and it is not in the cache {}", env.cache_dir.display()),
+    };
+    Error::hub(
+        repo.subject(),
+        problem,
+        "Unset HF_HUB_OFFLINE once to download it, or use the embedded model and data",
+    )
+}
+
+fn announce(cache: &RepoCache, repo: &Repo, state: &RepoState, files: &[&RemoteFile]) {
+    let commit = state.commit.get(..8).unwrap_or_default();
+    if files.iter().any(|file| !cache.has(file)) {
+        println!("downloading {} (commit {commit})", repo.subject());
+    }
+}

@@ -1,0 +1,220 @@
+//! Large files of a push: which files are large, and how their bytes get to the Hub.
+
+use std::io::{Read, Seek, SeekFrom};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, ETAG};
+use reqwest::{Method, Url};
+use serde_json::{Value, json};
+
+use super::explain::repo_error;
+use super::hash::FileIds;
+use super::plan::{Hashed, Planned, Source};
+use super::progress::bytes;
+use super::repo::Repo;
+use super::wire::{Content, Repeat, Request, Trouble, Wire, host};
+use crate::error::{Error, Result};
+
+const LFS_JSON: &str = "application/vnd.git-lfs+json";
+/// Files asked about in one request.
+const BATCH: usize = 256;
+/// The start of a file that the Hub looks at to tell text from binary.
+const SAMPLE: usize = 512;
+
+/// The files of a commit, by the way they travel.
+#[derive(Default)]
+pub(crate) struct Sorted {
+    /// In the commit itself.
+    pub regular: Vec<Hashed>,
+    /// Through large-file storage, named in the commit.
+    pub large: Vec<Hashed>,
+}
+
+/// Asks the Hub which files are large. Files that its `.gitignore` names are left out.
+pub(crate) fn sort(wire: &Wire, repo: &Repo, files: Vec<Hashed>) -> Result<Sorted> {
+    let mut modes: Vec<Value> = Vec::new();
+    for batch in files.chunks(BATCH) {
+        let mut asked = Vec::new();
+        for (file, ids) in batch {
+            asked
+                .push(json!({ "path": file.path, "size": ids.size, "sample": BASE64.encode(sample(file)?) }));
+        }
+        let url = repo.api(&wire.endpoint, &["preupload", &repo.revision]);
+        let request = Request::post(url, json!({ "files": asked }), Repeat::Freely);
+        let answer = wire.json(&request).map_err(|t| repo_error(wire, repo, "preparing the upload", t))?;
+        modes.extend(answer.get("files").and_then(Value::as_array).cloned().unwrap_or_default());
+    }
+    let mut sorted = Sorted::default();
+    for (file, ids) in files {
+        let mode = modes.iter().find(|mode| mode.get("path").and_then(Value::as_str) == Some(&file.path));
+        if mode.and_then(|mode| mode.get("shouldIgnore")).and_then(Value::as_bool) == Some(true) {
+            println!("  {}: left out, the repository's .gitignore names it", file.path);
+            continue;
+        }
+        match mode.and_then(|mode| mode.get("uploadMode")).and_then(Value::as_str) {
+            // Large-file storage knows no empty files.
+            Some("lfs") if ids.size > 0 => sorted.large.push((file, ids)),
+            Some(_) => sorted.regular.push((file, ids)),
+            None => {
+                let why = format!("it does not say how to send {}", file.path);
+                let trouble = Trouble::Nonsense { host: host(&wire.endpoint), why };
+                return Err(repo_error(wire, repo, "preparing the upload", trouble));
+            }
+        }
+    }
+    Ok(sorted)
+}
+
+fn sample(file: &Planned) -> Result<Vec<u8>> {
+    match &file.source {
+        Source::Text(text) => Ok(text.bytes().take(SAMPLE).collect()),
+        Source::File(path) => {
+            let mut start = Vec::new();
+            let file = std::fs::File::open(path).map(|file| file.take(SAMPLE as u64));
+            file.and_then(|mut file| file.read_to_end(&mut start))
+                .map_err(|e| Error::io(path, "reading a file to push", e))?;
+            Ok(start)
+        }
+    }
+}
+
+/// How the Hub wants large files.
+pub(crate) enum Transfer {
+    /// Through Xet storage.
+    Xet,
+    /// By plain PUTs; one entry for each file, with its instructions.
+    Put(Vec<Value>),
+}
+
+/// Agrees with the Hub on the way of large files.
+pub(crate) fn negotiate(wire: &Wire, repo: &Repo, large: &[Hashed]) -> Result<Transfer> {
+    let mut objects = Vec::new();
+    for batch in large.chunks(BATCH) {
+        let asked: Vec<Value> =
+            batch.iter().map(|(_, ids)| json!({ "oid": ids.sha256, "size": ids.size })).collect();
+        let body = json!({
+            "operation": "upload",
+            "transfers": ["basic", "multipart", "xet"],
+            "objects": asked,
+            "hash_algo": "sha256",
+            "ref": { "name": repo.revision },
+        });
+        let mut request = Request::post(repo.lfs_batch(&wire.endpoint), body, Repeat::Freely);
+        request.headers.extend([(ACCEPT, LFS_JSON.to_string()), (CONTENT_TYPE, LFS_JSON.to_string())]);
+        let answer = wire.json(&request).map_err(|t| repo_error(wire, repo, "preparing the upload", t))?;
+        if answer.get("transfer").and_then(Value::as_str) == Some("xet") {
+            return Ok(Transfer::Xet);
+        }
+        objects.extend(answer.get("objects").and_then(Value::as_array).cloned().unwrap_or_default());
+    }
+    Ok(Transfer::Put(objects))
+}
+
+/// Sends one large file as its instructions say; nothing if the Hub has its content already.
+pub(crate) fn put(wire: &Wire, repo: &Repo, (file, ids): &Hashed, objects: &[Value]) -> Result<()> {
+    put_object(wire, file, ids, objects).map_err(|trouble| repo_error(wire, repo, &file.path, trouble))
+}
+
+fn put_object(wire: &Wire, file: &Planned, ids: &FileIds, objects: &[Value]) -> Result<(), Trouble> {
+    let nonsense = |why: String| Trouble::Nonsense { host: host(&wire.endpoint), why };
+    let object = objects.iter().find(|object| object.get("oid").and_then(Value::as_str) == Some(&ids.sha256));
+    let object = object.ok_or_else(|| nonsense(format!("it gives no instructions for {}", file.path)))?;
+    if let Some(error) = object.get("error") {
+        let message = error.get("message").and_then(Value::as_str).unwrap_or("no reason given");
+        return Err(nonsense(format!("it does not take {}: {}", file.path, wire.one_line(message))));
+    }
+    let Some(actions) = object.get("actions").filter(|actions| actions.is_object()) else { return Ok(()) };
+    if let Some(upload) = actions.get("upload") {
+        println!("  {}: sending {}", file.path, bytes(ids.size));
+        let url = action_url(wire, upload)?;
+        let header = upload.get("header");
+        let chunk = header.and_then(|header| header.get("chunk_size"));
+        match chunk.and_then(|chunk| chunk.as_u64().or_else(|| chunk.as_str()?.parse().ok())) {
+            Some(size) if size > 0 => put_parts(wire, file, ids, &url, header, size)?,
+            _ => {
+                let content = match &file.source {
+                    Source::File(path) => Content::File(path.clone()),
+                    Source::Text(text) => Content::Bytes(text.clone().into_bytes(), ""),
+                };
+                wire.text(&put_request(url, content))?;
+            }
+        }
+    }
+    if let Some(verify) = actions.get("verify") {
+        let url = action_url(wire, verify)?;
+        wire.text(&Request::post(url, json!({ "oid": ids.sha256, "size": ids.size }), Repeat::Freely))?;
+    }
+    Ok(())
+}
+
+/// The parts of a file, each to an address of its own, and then the list of them.
+fn put_parts(
+    wire: &Wire,
+    file: &Planned,
+    ids: &FileIds,
+    done: &Url,
+    header: Option<&Value>,
+    size: u64,
+) -> Result<(), Trouble> {
+    let nonsense = |why: &str| Trouble::Nonsense { host: host(&wire.endpoint), why: why.to_string() };
+    // The addresses stand in the header under the parts' numbers, as "00001".
+    let mut addresses: Vec<(u64, &str)> = header
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+        .filter_map(|(key, value)| Some((key.parse().ok()?, value.as_str()?)))
+        .collect();
+    addresses.sort_unstable();
+    if addresses.len() as u64 != ids.size.div_ceil(size) {
+        return Err(nonsense("the number of parts does not fit the file's size"));
+    }
+    let mut parts = Vec::new();
+    for (number, address) in addresses {
+        let url = done.join(address).map_err(|_| nonsense("a part's address is none"))?;
+        let start = number.saturating_sub(1).saturating_mul(size);
+        let content =
+            read_range(file, start, size).map_err(|e| Trouble::Local(format!("{}: {e}", file.path)))?;
+        let (headers, _) = wire.text(&put_request(url, Content::Bytes(content, "")))?;
+        let etag = headers.get(ETAG).and_then(|value| value.to_str().ok()).filter(|etag| !etag.is_empty());
+        parts.push(
+            json!({ "partNumber": number, "etag": etag.ok_or_else(|| nonsense("a part got no ETag"))? }),
+        );
+    }
+    let mut request =
+        Request::post(done.clone(), json!({ "oid": ids.sha256, "parts": parts }), Repeat::Freely);
+    request.headers.extend([(ACCEPT, LFS_JSON.to_string()), (CONTENT_TYPE, LFS_JSON.to_string())]);
+    wire.text(&request).map(|_| ())
+}
+
+fn read_range(file: &Planned, start: u64, size: u64) -> std::io::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    match &file.source {
+        Source::Text(text) => {
+            out.extend(text.bytes().skip(start as usize).take(size as usize));
+        }
+        Source::File(path) => {
+            let mut file = std::fs::File::open(path)?;
+            file.seek(SeekFrom::Start(start))?;
+            file.take(size).read_to_end(&mut out)?;
+        }
+    }
+    Ok(out)
+}
+
+/// A PUT to storage: the same bytes twice are the same file.
+fn put_request(url: Url, content: Content) -> Request {
+    Request { method: Method::PUT, url, headers: Vec::new(), content, repeat: Repeat::Freely }
+}
+
+fn action_url(wire: &Wire, action: &Value) -> Result<Url, Trouble> {
+    let href = action.get("href").and_then(Value::as_str).unwrap_or_default();
+    let url = wire.endpoint.join(href).ok().filter(|_| !href.is_empty());
+    // Storage is reached as safely as the Hub itself.
+    url.filter(|url| url.scheme() == "https" || url.scheme() == wire.endpoint.scheme()).ok_or_else(|| {
+        Trouble::Nonsense {
+            host: host(&wire.endpoint),
+            why: "an upload's address is none, or without encryption".into(),
+        }
+    })
+}

@@ -1,0 +1,365 @@
+//! Push a folder and its model card to the Hub, as one commit.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use reqwest::Url;
+use serde_json::{Value, json};
+
+use super::card::ModelCard;
+use super::commit::{Pushed, commit};
+use super::explain::repo_error;
+use super::listing::{RepoState, list_files, repo_state};
+use super::login::Login;
+use super::plan::{FileState, Planned, PushedFile, changed, listing, plan};
+use super::progress::bytes;
+use super::repo::{Repo, RepoKind, address};
+use super::wire::{Repeat, Request, Trouble, Wire, off_runtime};
+use crate::error::{Error, Result};
+use crate::files::{write_bytes_atomic, write_dir_atomic};
+
+/// The list of files that a dry run writes; its presence marks a folder that the next dry run may replace.
+const LIST: &str = "files.txt";
+
+/// The settings of [`push_to_hub`].
+#[derive(Debug, Clone)]
+pub struct PushConfig {
+    /// `name`, or `owner/name` for an organisation's repository. The owner is the user if not named.
+    pub repo_name: String,
+    /// Whether a repository that is made now is private. Pushing to one that is there and public is
+    /// refused if this is set.
+    pub private: bool,
+    /// A folder to write the card and the list of files to, instead of sending anything.
+    pub dry_run: Option<PathBuf>,
+    /// The commit's message.
+    pub commit_message: String,
+}
+
+impl Default for PushConfig {
+    fn default() -> Self {
+        Self {
+            repo_name: "myemoji-gemma-3-270m-it".to_string(),
+            private: true,
+            dry_run: None,
+            commit_message: "Upload model".to_string(),
+        }
+    }
+}
+
+/// What [`push_to_hub`] did, or would do.
+#[derive(Debug, Clone)]
+pub struct PushReport {
+    /// `owner/name`.
+    pub repo_id: String,
+    /// The repository's page.
+    pub url: String,
+    /// Whether the repository is private.
+    pub private: bool,
+    /// The commit that holds the files; `None` after a dry run.
+    pub commit: Option<String>,
+    /// The files.
+    pub files: Vec<PushedFile>,
+    /// Files that the repository has and the folder does not; they stay.
+    pub others: Vec<String>,
+    /// The card, as it is in `README.md`.
+    pub card: String,
+    /// The folder that a dry run wrote.
+    pub dry_run: Option<PathBuf>,
+}
+
+/// Pushes `folder` and `card` (as `README.md`, with the loss curve beside it) to a model repository
+/// on the Hub, as one commit. The repository is made if it is missing. Files that it has already are
+/// not sent again, so pushing twice is safe; files that the folder does not have stay.
+///
+/// With [`PushConfig::dry_run`] nothing is sent and no login is needed: the card and the list of files
+/// are written to that folder.
+///
+/// # Errors
+/// [`Error::Hub`] without a login or with a token that can only read, if a file holds an access token,
+/// if a private push meets a public repository, and if the upload fails. The last says what state the
+/// repository is in: nothing of a push is seen there before its one commit.
+pub fn push_to_hub(
+    login: &Login,
+    folder: &Path,
+    config: &PushConfig,
+    card: &ModelCard,
+) -> Result<PushReport> {
+    off_runtime(|| push(login, folder, config, card))
+}
+
+fn push(login: &Login, folder: &Path, config: &PushConfig, card: &ModelCard) -> Result<PushReport> {
+    let name = config.repo_name.trim();
+    let id = match (name.contains('/'), login.user()) {
+        (true, _) => name.to_string(),
+        (false, Some(user)) => format!("{user}/{name}"),
+        (false, None) => format!("your-name/{name}"),
+    };
+    let repo = Repo::new(RepoKind::Model, &id, None)?;
+    let token = login.found.as_ref().map(|found| &found.token);
+    let files = plan(folder, card, &id, token)?;
+    let mut report = PushReport {
+        url: repo.page(&login.env.endpoint),
+        private: config.private,
+        commit: None,
+        files: files.iter().map(|file| pushed(file, FileState::Planned)).collect(),
+        others: Vec::new(),
+        card: card.to_markdown(&id),
+        dry_run: None,
+        repo_id: id,
+    };
+    if let Some(dir) = &config.dry_run {
+        write_dry_run(dir, &report, &files)?;
+        report.dry_run = Some(dir.clone());
+        return Ok(report);
+    }
+    may_push(login, &repo)?;
+    send(login, &repo, config, files, report)
+}
+
+fn pushed(file: &Planned, state: FileState) -> PushedFile {
+    PushedFile { path: file.path.clone(), size: file.size, state }
+}
+
+/// Refuses what cannot work before anything is made on the Hub.
+fn may_push(login: &Login, repo: &Repo) -> Result<()> {
+    let tokens = format!("{}/settings/tokens", login.env.endpoint);
+    let dry = "or set dry_run to a folder to see what would be sent";
+    let owner = repo.id.split('/').next().unwrap_or_default();
+    let refuse = |problem: &str, help: String| Err(Error::hub(&repo.id, problem, help));
+    if login.env.offline {
+        return refuse("a push needs the network, and HF_HUB_OFFLINE is set", format!("Unset it, {dry}"));
+    }
+    match login.user() {
+        None => refuse(
+            "a push needs a login",
+            format!(
+                "Make a token with write access at {tokens}, set HF_TOKEN to it and run login again, {dry}"
+            ),
+        ),
+        Some(_) if !login.can_write_to(owner) => refuse(
+            &format!("the token cannot write to repositories of {owner}"),
+            format!(
+                "Make a token with write access at {tokens}, set HF_TOKEN to it and run login again, {dry}"
+            ),
+        ),
+        Some(_) => Ok(()),
+    }
+}
+
+fn send(
+    login: &Login,
+    repo: &Repo,
+    config: &PushConfig,
+    files: Vec<Planned>,
+    mut report: PushReport,
+) -> Result<PushReport> {
+    let wire = Wire::new(&login.env, login.found.clone())?;
+    let total: u64 = files.iter().map(|file| file.size).sum();
+    let visible = if config.private { "private" } else { "public" };
+    println!("pushing to {} ({visible}): {} files, {}", repo.id, files.len(), bytes(total));
+    println!("{}", listing(&report.files));
+    let (state, made) = find_or_make(&wire, repo, config, login)?;
+    if config.private && !state.private {
+        return Err(Error::hub(
+            repo.subject(),
+            "the repository is there, and it is public; nothing was sent",
+            "Take another repo_name, make it private on its settings page, or set private: false",
+        ));
+    }
+    report.private = state.private;
+    let attempt = list_files(&wire, repo, &state.commit).and_then(|remote| {
+        report.others = remote
+            .iter()
+            .map(|there| there.path.clone())
+            .filter(|path| path != ".gitattributes" && !files.iter().any(|file| file.path == *path))
+            .collect();
+        let (send, same) = changed(files, &remote)?;
+        let sent: Vec<Planned> = send.iter().map(|(file, _)| file.clone()).collect();
+        let commit = if send.is_empty() {
+            Pushed::Is(state.commit.clone())
+        } else {
+            commit(&wire, &login.env, repo, &state, send, &config.commit_message)?
+        };
+        report.files = sent.iter().map(|file| pushed(file, FileState::Sent)).collect();
+        report.files.extend(same.iter().map(|file| pushed(file, FileState::Unchanged)));
+        report.files.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(commit)
+    });
+    match attempt {
+        Ok(Pushed::Is(commit)) => {
+            report.commit = Some(commit);
+            Ok(report)
+        }
+        Ok(Pushed::Unclear(error)) => Err(with_state(
+            error,
+            &format!("whether the commit arrived could not be seen: look at {}/commits/main", report.url),
+        )),
+        Err(error) => {
+            let empty = if made { ", which this push made and which is still empty" } else { "" };
+            Err(with_state(error, &format!("nothing of this push is in {}{empty}", report.url)))
+        }
+    }
+}
+
+/// Adds to an error what state the repository is in.
+fn with_state(error: Error, state: &str) -> Error {
+    let again = "Pushing again is safe, and does not send twice what has arrived";
+    match error {
+        Error::Hub { subject, problem, help } => {
+            Error::Hub { subject, problem: format!("{problem}; {state}"), help: format!("{help}. {again}") }
+        }
+        other => other,
+    }
+}
+
+/// The repository's state, and whether it was made just now.
+fn find_or_make(wire: &Wire, repo: &Repo, config: &PushConfig, login: &Login) -> Result<(RepoState, bool)> {
+    let missing =
+        |trouble: &Trouble| matches!(trouble, Trouble::Refused(refusal) if refusal.status.as_u16() == 404);
+    let fail = |trouble| repo_error(wire, repo, "asking for it", trouble);
+    match repo_state(wire, repo, Repeat::Freely) {
+        Ok(state) => return Ok((state, false)),
+        Err(trouble) if missing(&trouble) => {}
+        Err(trouble) => return Err(fail(trouble)),
+    }
+    let made = make(wire, repo, config, login)?;
+    // A repository that was just made is not known everywhere at once.
+    let mut wait = wire.patience().first_wait;
+    for _ in 1..wire.patience().tries {
+        match repo_state(wire, repo, Repeat::Freely) {
+            Ok(state) => return Ok((state, made)),
+            Err(trouble) if missing(&trouble) => std::thread::sleep(wait),
+            Err(trouble) => return Err(fail(trouble)),
+        }
+        wait = wait.saturating_mul(2);
+    }
+    repo_state(wire, repo, Repeat::Freely).map(|state| (state, made)).map_err(fail)
+}
+
+/// Makes the repository; `false` if someone else just did.
+fn make(wire: &Wire, repo: &Repo, config: &PushConfig, login: &Login) -> Result<bool> {
+    let (owner, name) = repo.id.split_once('/').unwrap_or(("", repo.id.as_str()));
+    let mut body = json!({ "name": name, "type": "model", "private": config.private });
+    if let (true, Some(body)) = (login.user() != Some(owner), body.as_object_mut()) {
+        body.insert("organization".to_string(), Value::from(owner));
+    }
+    let url: Url = address(&wire.endpoint, ["api", "repos", "create"].into_iter());
+    let request = Request::post(url, body, Repeat::IfNotTaken);
+    for _ in 1..wire.patience().tries {
+        match wire.text(&request) {
+            Ok(_) => return Ok(true),
+            Err(Trouble::Refused(refusal)) if refusal.status.as_u16() == 409 => {
+                // The Hub makes one repository of a user at a time.
+                if !refusal.message.contains("conflicting operation") {
+                    return Ok(false);
+                }
+                std::thread::sleep(wire.patience().first_wait);
+            }
+            Err(trouble) => return Err(repo_error(wire, repo, "making the repository", trouble)),
+        }
+    }
+    wire.text(&request)
+        .map(|_| true)
+        .map_err(|trouble| repo_error(wire, repo, "making the repository", trouble))
+}
+
+fn write_dry_run(dir: &Path, report: &PushReport, files: &[Planned]) -> Result<()> {
+    let taken =
+        std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) && !dir.join(LIST).is_file();
+    if taken || dir.is_file() {
+        let help =
+            "this holds something else, which a dry run would replace. Name a folder that is new or empty";
+        return Err(Error::setting("dry_run", dir.display(), help));
+    }
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent)
+            .map_err(|e| Error::io(parent, "creating the folder of the dry run", e))?;
+    }
+    write_dir_atomic(dir, |part| {
+        let list = format!("{}\n{}\n", report.headline(), listing(&report.files));
+        write_bytes_atomic(&part.join(LIST), list.as_bytes())?;
+        for file in files {
+            if let super::plan::Source::Text(text) = &file.source {
+                write_bytes_atomic(&part.join(&file.path), text.as_bytes())?;
+            }
+        }
+        Ok(())
+    })
+}
+
+impl PushReport {
+    fn headline(&self) -> String {
+        let visible = if self.private { "private" } else { "public" };
+        let size = |state: Option<FileState>| {
+            let chosen = self.files.iter().filter(|file| state.is_none_or(|state| file.state == state));
+            let (count, total) = chosen.fold((0, 0), |(n, total), file| (n + 1, total + file.size));
+            format!("{count} {}, {}", if count == 1 { "file" } else { "files" }, bytes(total))
+        };
+        match (&self.commit, &self.dry_run) {
+            (Some(commit), _) if self.files.iter().any(|file| file.state == FileState::Sent) => format!(
+                "Pushed to {} ({visible}) as commit {}: {}.",
+                self.url,
+                commit.get(..8).unwrap_or(commit),
+                size(Some(FileState::Sent))
+            ),
+            (Some(_), _) => format!("{} ({visible}) has all of it already: nothing was sent.", self.url),
+            (None, _) => {
+                format!(
+                    "Dry run, nothing was sent. A push would send to {} ({visible}): {}.",
+                    self.repo_id,
+                    size(None)
+                )
+            }
+        }
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if !self.others.is_empty() {
+            notes.push(format!(
+                "In the repository, and not in the folder (they stay): {}.",
+                self.others.join(", ")
+            ));
+        }
+        if let Some(dir) = &self.dry_run {
+            notes.push(format!("The card and this list are in {}.", dir.display()));
+        }
+        notes
+    }
+
+    /// Shows itself in a notebook: HTML, and the same as plain text.
+    pub fn evcxr_display(&self) {
+        let rows: String = self
+            .files
+            .iter()
+            .map(|file| {
+                let note = match file.state {
+                    FileState::Planned => "would be sent",
+                    FileState::Sent => "sent",
+                    FileState::Unchanged => "unchanged",
+                };
+                let (path, size) = (super::html(&file.path), bytes(file.size));
+                format!("<tr><td>{path}</td><td style=\"text-align:right\">{size}</td><td>{note}</td></tr>")
+            })
+            .collect();
+        let notes: String =
+            self.notes().iter().map(|note| format!("<div>{}</div>", super::html(note))).collect();
+        let html = format!(
+            "<div>{}</div><table><tr><th>file</th><th>size</th><th></th></tr>{rows}</table>{notes}\
+             <details><summary>Model card (README.md)</summary><pre>{}</pre></details>",
+            super::html(&self.headline()),
+            super::html(&self.card)
+        );
+        super::show(&html, &self.to_string());
+    }
+}
+
+impl fmt::Display for PushReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}\n{}", self.headline(), listing(&self.files))?;
+        for note in self.notes() {
+            writeln!(f, "{note}")?;
+        }
+        write!(f, "\nModel card (README.md):\n{}", self.card.trim_end())
+    }
+}

@@ -1,0 +1,453 @@
+//! HTTP as the Hub's steps need it: retries, `Retry-After`, and a token that stays where it belongs.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::{Method, Response, StatusCode, Url};
+use serde_json::Value;
+
+use super::env::{HubEnv, Patience};
+use super::token::{FoundToken, Token, TokenSource};
+use crate::error::{Error, Result};
+
+/// More redirects than this are a loop.
+const REDIRECTS: usize = 10;
+/// The longest error text read from a server.
+const ERROR_BODY: usize = 16 * 1024;
+
+/// The body of a request.
+#[derive(Clone)]
+pub(crate) enum Content {
+    /// None.
+    Nothing,
+    /// JSON.
+    Json(Value),
+    /// Bytes of a media type; none is named if it is empty.
+    Bytes(Vec<u8>, &'static str),
+    /// A whole file, streamed.
+    File(PathBuf),
+}
+
+/// When a request may be sent again after a failure.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// Whenever the failure may pass: it changes nothing, or the same thing twice.
+    Freely,
+    /// Only if the server said that it did not take it (429, 503) or was never reached.
+    IfNotTaken,
+    /// Not at all.
+    Never,
+}
+
+/// One request.
+#[derive(Clone)]
+pub(crate) struct Request {
+    pub method: Method,
+    pub url: Url,
+    pub headers: Vec<(HeaderName, String)>,
+    pub content: Content,
+    pub repeat: Repeat,
+}
+
+impl Request {
+    /// A GET that may be repeated.
+    pub fn get(url: Url) -> Self {
+        Self {
+            method: Method::GET,
+            url,
+            headers: Vec::new(),
+            content: Content::Nothing,
+            repeat: Repeat::Freely,
+        }
+    }
+
+    /// A POST of JSON.
+    pub fn post(url: Url, json: Value, repeat: Repeat) -> Self {
+        Self { method: Method::POST, url, headers: Vec::new(), content: Content::Json(json), repeat }
+    }
+}
+
+/// Why there is no good answer. Holds no address, since addresses of large files are signed.
+#[derive(Debug, Clone)]
+pub(crate) enum Trouble {
+    /// The server answered, and not with success.
+    Refused(Refusal),
+    /// The server was not reached.
+    NoConnection { host: String, why: String },
+    /// The connection broke or fell silent.
+    Cut { host: String, why: String },
+    /// The answer is not what the Hub's protocol says.
+    Nonsense { host: String, why: String },
+    /// A local file could not be read or written.
+    Local(String),
+}
+
+/// An answer that is not a success.
+#[derive(Debug, Clone)]
+pub(crate) struct Refusal {
+    pub host: String,
+    pub status: StatusCode,
+    /// `X-Error-Code`, as GatedRepo.
+    pub code: String,
+    /// What the server says, in one line, without the token.
+    pub message: String,
+    /// What `Retry-After` asks for.
+    pub retry_after: Option<Duration>,
+}
+
+impl Trouble {
+    /// Whether trying again later may help.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => passes(refusal.status),
+            Self::NoConnection { .. } | Self::Cut { .. } => true,
+            Self::Nonsense { .. } | Self::Local(_) => false,
+        }
+    }
+}
+
+fn passes(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502 | 503 | 504)
+}
+
+/// The HTTP client of one step, with a runtime of its own: notebook cells have none running.
+pub(crate) struct Wire {
+    runtime: tokio::runtime::Runtime,
+    client: reqwest::Client,
+    pub endpoint: Url,
+    token: Option<FoundToken>,
+    patience: Patience,
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire").field("endpoint", &self.endpoint.as_str()).finish_non_exhaustive()
+    }
+}
+
+impl Wire {
+    /// Opens nothing yet. Fails on an endpoint that is not an http(s) address.
+    pub fn new(env: &HubEnv, token: Option<FoundToken>) -> Result<Self> {
+        let bad = |shown: &str, help: &str| Error::setting("HF_ENDPOINT", shown, help);
+        let endpoint = Url::parse(&env.endpoint).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let endpoint = endpoint.ok_or_else(|| {
+            bad(
+                &env.endpoint,
+                "this is no http(s) address. Unset it, or name the Hub as in https://huggingface.co",
+            )
+        })?;
+        if endpoint.password().is_some() || !endpoint.username().is_empty() {
+            return Err(bad("(hidden)", "it holds a user name or password. Use HF_TOKEN for access"));
+        }
+        let client = reqwest::Client::builder()
+            .user_agent(concat!("emoji_lab/", env!("CARGO_PKG_VERSION")))
+            // Followed by hand: reqwest would take the token along within a host, and to http.
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(env.patience.connect)
+            .read_timeout(env.patience.silence)
+            .build()
+            .map_err(|e| {
+                Error::hub(
+                    "HTTP client",
+                    chain(&e.without_url()),
+                    "Are the system's CA certificates installed?",
+                )
+            })?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| {
+            Error::hub("HTTP client", e, "The system gives no more threads or files: close some programs")
+        })?;
+        Ok(Self { runtime, client, endpoint, token, patience: env.patience })
+    }
+
+    /// Where the token that is sent came from; `None` if none is sent.
+    pub fn token_source(&self) -> Option<&TokenSource> {
+        self.token.as_ref().map(|found| &found.source)
+    }
+
+    /// The token that is sent.
+    pub fn token(&self) -> Option<&Token> {
+        self.token.as_ref().map(|found| &found.token)
+    }
+
+    /// How patient this wire is.
+    pub fn patience(&self) -> Patience {
+        self.patience
+    }
+
+    /// Sends, following redirects and repeating what may be repeated; gives a successful answer.
+    pub fn send(&self, request: &Request) -> Result<Response, Trouble> {
+        let mut wait = self.patience.first_wait;
+        for attempt in 1.. {
+            let trouble = match self.runtime.block_on(self.send_once(request)) {
+                Ok(response) => return Ok(response),
+                Err(trouble) => trouble,
+            };
+            let asked = match &trouble {
+                Trouble::Refused(refusal) => refusal.retry_after,
+                _ => None,
+            };
+            let not_taken = match &trouble {
+                Trouble::NoConnection { .. } => true,
+                Trouble::Refused(refusal) => matches!(refusal.status.as_u16(), 429 | 503),
+                _ => false,
+            };
+            let again = match request.repeat {
+                Repeat::Freely => trouble.may_pass(),
+                Repeat::IfNotTaken => not_taken,
+                Repeat::Never => false,
+            };
+            let pause = asked.unwrap_or(wait);
+            if !again || attempt >= self.patience.tries || pause > self.patience.longest_wait {
+                return Err(trouble);
+            }
+            if pause >= Duration::from_secs(5) {
+                println!("  the Hub asks to wait {} s", pause.as_secs());
+            }
+            std::thread::sleep(pause);
+            wait = wait.saturating_mul(2);
+        }
+        unreachable!("the loop above ends by returning")
+    }
+
+    /// Sends and reads a JSON answer.
+    pub fn json(&self, request: &Request) -> Result<Value, Trouble> {
+        let (_, body) = self.text(request)?;
+        serde_json::from_str(&body).map_err(|e| Trouble::Nonsense {
+            host: host(&request.url),
+            why: format!("the answer is not JSON ({e})"),
+        })
+    }
+
+    /// Sends and reads a text answer with its headers; a body that breaks off is asked for again.
+    pub fn text(&self, request: &Request) -> Result<(HeaderMap, String), Trouble> {
+        let mut attempt = 1;
+        loop {
+            let response = self.send(request)?;
+            let headers = response.headers().clone();
+            match self.runtime.block_on(response.bytes()) {
+                Ok(bytes) => return Ok((headers, String::from_utf8_lossy(&bytes).into_owned())),
+                Err(e) if attempt >= self.patience.tries || request.repeat != Repeat::Freely => {
+                    return Err(self.broken(&request.url, e));
+                }
+                Err(_) => std::thread::sleep(self.patience.first_wait.saturating_mul(1 << attempt.min(10))),
+            }
+            attempt += 1;
+        }
+    }
+
+    /// The next piece of a body; `None` at its end.
+    pub fn chunk(&self, response: &mut Response) -> Result<Option<impl AsRef<[u8]> + use<>>, Trouble> {
+        let url = response.url().clone();
+        self.runtime.block_on(response.chunk()).map_err(|e| self.broken(&url, e))
+    }
+
+    async fn send_once(&self, request: &Request) -> Result<Response, Trouble> {
+        let mut url = request.url.clone();
+        for _ in 0..REDIRECTS {
+            let response = self.send_to(request, &url).await?;
+            let status = response.status();
+            if status.is_success() {
+                return Ok(response);
+            }
+            let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+            match location.filter(|_| status.is_redirection()) {
+                Some(location) => url = self.redirected(request, &url, status, location)?,
+                None => return Err(Trouble::Refused(self.refusal(&url, response).await)),
+            }
+        }
+        Err(Trouble::Nonsense { host: host(&url), why: "it redirects in a circle".to_string() })
+    }
+
+    async fn send_to(&self, request: &Request, url: &Url) -> Result<Response, Trouble> {
+        let mut builder = self.client.request(request.method.clone(), url.clone());
+        for (name, value) in &request.headers {
+            builder = builder.header(name, value);
+        }
+        // Addresses of large files carry their own signature: the token goes to the Hub alone.
+        if let Some(found) = self.token.as_ref().filter(|_| url.origin() == self.endpoint.origin()) {
+            let mut bearer =
+                HeaderValue::from_str(&format!("Bearer {}", found.token.secret())).map_err(|_| {
+                    Trouble::Local("the access token has characters that no token has".to_string())
+                })?;
+            bearer.set_sensitive(true);
+            builder = builder.header(AUTHORIZATION, bearer);
+        }
+        builder = match &request.content {
+            Content::Nothing => builder,
+            Content::Json(value) => builder.json(value),
+            Content::Bytes(bytes, "") => builder.body(bytes.clone()),
+            Content::Bytes(bytes, kind) => builder.header("content-type", *kind).body(bytes.clone()),
+            Content::File(path) => {
+                let local = |e: std::io::Error| Trouble::Local(format!("{}: {e}", path.display()));
+                let file = tokio::fs::File::open(path).await.map_err(local)?;
+                let size = file.metadata().await.map_err(local)?.len();
+                // Storage servers want the length first, and a stream alone has none.
+                builder.header("content-length", size).body(file)
+            }
+        };
+        builder.send().await.map_err(|e| self.broken(url, e))
+    }
+
+    /// Where a redirect leads, if it may be followed.
+    fn redirected(
+        &self,
+        request: &Request,
+        from: &Url,
+        status: StatusCode,
+        location: &str,
+    ) -> Result<Url, Trouble> {
+        let nonsense = |why: &str| Trouble::Nonsense { host: host(from), why: why.to_string() };
+        let to = from.join(location).map_err(|_| nonsense("it redirects to something that is no address"))?;
+        if !matches!(to.scheme(), "http" | "https") || (from.scheme() == "https" && to.scheme() == "http") {
+            return Err(nonsense("it redirects to an address without encryption"));
+        }
+        let reads = request.method == Method::GET || request.method == Method::HEAD;
+        let keeps_method = matches!(status.as_u16(), 307 | 308);
+        // A body may hold a private model: it does not follow to another host.
+        let stays = keeps_method && to.origin() == from.origin();
+        if !(reads || stays) {
+            return Err(nonsense("the repository has moved; use its new name"));
+        }
+        Ok(to)
+    }
+
+    async fn refusal(&self, url: &Url, mut response: Response) -> Refusal {
+        let header = |name: &str| {
+            response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_string()
+        };
+        let (code, in_header) = (header("x-error-code"), header("x-error-message"));
+        let retry_after = retry_after(response.headers());
+        let status = response.status();
+        let mut body = Vec::new();
+        while let Ok(Some(chunk)) = response.chunk().await {
+            body.extend_from_slice(&chunk);
+            if body.len() >= ERROR_BODY {
+                break;
+            }
+        }
+        let in_body = serde_json::from_slice::<Value>(&body).ok();
+        let in_body = in_body.as_ref().and_then(|value| value.get("error")).and_then(Value::as_str);
+        let message = if in_header.is_empty() { in_body.unwrap_or_default() } else { &in_header };
+        Refusal { host: host(url), status, code, message: self.one_line(message), retry_after }
+    }
+
+    fn broken(&self, url: &Url, e: reqwest::Error) -> Trouble {
+        let (host, connect, why) = (host(url), e.is_connect(), self.one_line(&chain(&e.without_url())));
+        if connect { Trouble::NoConnection { host, why } } else { Trouble::Cut { host, why } }
+    }
+
+    /// Someone else's text, fit for an error: one short line without the token.
+    pub fn one_line(&self, text: &str) -> String {
+        let text = match self.token() {
+            Some(token) => token.scrub(text),
+            None => text.to_string(),
+        };
+        let words: Vec<&str> =
+            text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).collect();
+        let line = words.join(" ");
+        if line.chars().count() <= 300 { line } else { line.chars().take(299).chain(['…']).collect() }
+    }
+}
+
+/// Runs `step` where a runtime may be started: on a thread of its own if one is running here.
+pub(crate) fn off_runtime<T: Send>(step: impl FnOnce() -> T + Send) -> T {
+    if tokio::runtime::Handle::try_current().is_err() {
+        return step();
+    }
+    std::thread::scope(|scope| match scope.spawn(step).join() {
+        Ok(value) => value,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+/// The host, with the port where it is not the scheme's own.
+pub(crate) fn host(url: &Url) -> String {
+    let name = url.host_str().unwrap_or("(no host)");
+    url.port().map_or_else(|| name.to_string(), |port| format!("{name}:{port}"))
+}
+
+/// An error and its causes, the innermost last, each said once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// `Retry-After`, in seconds or as a date (which the server's own `Date` is taken from, so that a
+/// wrong clock here does not matter).
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = http_date(text)?;
+    let now = headers.get("date").and_then(|v| v.to_str().ok()).and_then(http_date);
+    let now =
+        now.or_else(|| Some(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs()))?;
+    Some(Duration::from_secs(until.saturating_sub(now)))
+}
+
+/// Seconds since 1970 of a date like `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn http_date(text: &str) -> Option<u64> {
+    let mut parts = text.split_once(", ")?.1.split(' ');
+    let (day, month, year) =
+        (parts.next()?.parse::<i64>().ok()?, parts.next()?, parts.next()?.parse::<i64>().ok()?);
+    let mut clock = parts.next()?.split(':').map(|n| n.parse::<i64>().ok());
+    let (h, m, s) = (clock.next()??, clock.next()??, clock.next()??);
+    let names = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let month = names.iter().position(|name| *name == month)? as i64 + 1;
+    if !(1970..=9999).contains(&year) || !(1..=31).contains(&day) {
+        return None;
+    }
+    // Days of the proleptic Gregorian calendar, years counted from March.
+    let (y, mp) = (if month <= 2 { year - 1 } else { year }, (month + 9) % 12);
+    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * mp + 2) / 5 + day - 1 - 719_468;
+    u64::try_from(days * 86_400 + h * 3600 + m * 60 + s).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_of_http() {
+        assert_eq!(http_date("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
+        assert_eq!(http_date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
+        assert_eq!(http_date("Thu, 29 Feb 2024 12:00:00 GMT"), Some(1_709_208_000));
+        assert_eq!(http_date("tomorrow"), None);
+        let mut headers = HeaderMap::new();
+        headers.insert("date", HeaderValue::from_static("Sun, 06 Nov 1994 08:49:37 GMT"));
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("Sun, 06 Nov 1994 08:49:40 GMT"));
+        assert_eq!(retry_after(&headers), Some(Duration::from_secs(3)));
+        headers.insert(RETRY_AFTER, HeaderValue::from_static(" 7 "));
+        assert_eq!(retry_after(&headers), Some(Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn endpoints_are_checked() {
+        let env = |endpoint: &str| HubEnv { endpoint: endpoint.into(), ..HubEnv::from_variables(&|_| None) };
+        for bad in ["", "huggingface.co", "ftp://x", "file:///etc/passwd"] {
+            assert!(Wire::new(&env(bad), None).unwrap_err().to_string().contains("HF_ENDPOINT"), "{bad}");
+        }
+        let error = Wire::new(&env("https://ann:geheim@mirror.example"), None).unwrap_err().to_string();
+        assert!(!error.contains("geheim"), "{error}");
+        assert!(Wire::new(&env("http://127.0.0.1:1"), None).is_ok());
+    }
+
+    #[test]
+    fn a_step_runs_inside_a_runtime() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let env = HubEnv::from_variables(&|_| None);
+        let fine = runtime.block_on(async { off_runtime(|| Wire::new(&env, None).is_ok()) });
+        assert!(fine);
+    }
+}
