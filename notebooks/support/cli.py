@@ -1,0 +1,128 @@
+"""The command line of `notebooks/run`: set-up, settings for the notebook, then runner.py."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import environment
+
+LESSON = Path(__file__).resolve().parent.parent / "finetune_gemma3_emoji.ipynb"
+
+DESCRIPTION = """\
+Executes a notebook in the Rust kernel and leaves the executed .ipynb and an .html beside it.
+Installs first what is missing: Jupyter's packages in a virtual environment, evcxr_jupyter, the
+kernelspec and rust-src (see kernel-setup.md). Ends with 0 if every cell ran to its end, with 1 if
+one failed (compile error, error through `?`, panic, lost process, time-out): the cells after it
+are not run, and the notebook is saved as far as it came."""
+
+EPILOG = """\
+Without --model and --data the lesson uses the tiny model and the rows that are in the repository.
+Environment: EMOJI_LAB_HOME is where installed things go (default ~/.cache/emoji_lab). The options
+above set the EMOJI_LAB_… variables that the notebook reads; those already set are kept otherwise."""
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(
+        prog="notebooks/run",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("notebook", nargs="?", type=Path, default=LESSON, help="default: the lesson")
+    parser.add_argument("--model", metavar="MODEL", help="a folder, a .gguf file or a Hub id: EMOJI_LAB_MODEL")
+    parser.add_argument(
+        "--data", metavar="DATA", help="a CSV or JSONL file (EMOJI_LAB_CSV) or a Hub id (EMOJI_LAB_DATASET)"
+    )
+    parser.add_argument("--rows", type=int, metavar="N", help="use the first N rows only: EMOJI_LAB_ROWS")
+    parser.add_argument("--epochs", type=float, metavar="N", help="train for N epochs: EMOJI_LAB_EPOCHS")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other EMOJI_LAB_NAME setting"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where the results go (default: out/ beside the notebook)"
+    )
+    parser.add_argument("--timeout", type=float, default=3600, metavar="S", help="seconds a cell may take; 0: any")
+    parser.add_argument("--inplace", action="store_true", help="also write the executed notebook over NOTEBOOK")
+    group = parser.add_argument_group("instead of running a notebook")
+    group.add_argument("--setup", action="store_true", help="install what is missing, and stop")
+    group.add_argument("--lab", action="store_true", help="install JupyterLab too, and start it here")
+    group.add_argument("--install-kernel", action="store_true", help="make the kernel known to your own Jupyter")
+    group.add_argument("--uninstall-kernel", action="store_true", help="undo --install-kernel")
+    return parser, parser.parse_args(arguments)
+
+
+def path_or_id(value):
+    """An existing path as an absolute one (the kernel runs elsewhere); anything else as it is."""
+    path = Path(value).expanduser()
+    return (str(path.resolve()), True) if path.exists() else (value, False)
+
+
+def looks_like_a_path(value):
+    return value.startswith((".", "/", "~")) or value.endswith((".csv", ".jsonl", ".gguf")) or value.count("/") > 1
+
+
+def notebook_settings(parser, args):
+    """The EMOJI_LAB_… variables that the options stand for."""
+    settings = {}
+    for option, value in (("--model", args.model), ("--data", args.data)):
+        if value and looks_like_a_path(value) and not path_or_id(value)[1]:
+            parser.error(f"{option} {value}: there is no such file or folder")
+    if args.model:
+        settings["EMOJI_LAB_MODEL"] = path_or_id(args.model)[0]
+    if args.data:
+        value, is_path = path_or_id(args.data)
+        settings["EMOJI_LAB_CSV" if is_path else "EMOJI_LAB_DATASET"] = value
+    if args.rows is not None:
+        settings["EMOJI_LAB_ROWS"] = str(args.rows)
+    if args.epochs is not None:
+        settings["EMOJI_LAB_EPOCHS"] = str(args.epochs)
+    for pair in args.set:
+        name, separator, value = pair.partition("=")
+        if not separator or not name.replace("_", "").isalnum():
+            parser.error(f"--set {pair}: expected NAME=VALUE, as in --set seed=7")
+        settings["EMOJI_LAB_" + name.upper().removeprefix("EMOJI_LAB_")] = value
+    return settings
+
+
+def output_folder(notebook, out):
+    """Where the notebook's own results go: relative if it can be, to keep this machine's paths out of it."""
+    relative = os.path.relpath(out, notebook.parent)
+    return str(out) if relative.startswith("..") else relative
+
+
+def main():
+    parser, args = parse(sys.argv[1:])
+    home = environment.home_directory()
+    try:
+        if args.uninstall_kernel:
+            environment.uninstall_for_user()
+            return 0
+        settings = notebook_settings(parser, args)
+        notebook = args.notebook.expanduser().resolve()
+        acts = args.setup or args.lab or args.install_kernel
+        if not acts and not notebook.is_file():
+            parser.error(f"{args.notebook}: there is no such notebook")
+        python, evcxr = environment.ensure_all(home, lab=args.lab)
+        if args.install_kernel:
+            environment.install_for_user(home, python, evcxr)
+        if args.lab:
+            os.environ.update(settings)
+            jupyter = python.parent / "jupyter-lab"
+            os.execv(jupyter, [str(jupyter), str(LESSON)])
+        if acts:
+            return 0
+    except environment.SetupError as error:
+        print(f"run: {error}", file=sys.stderr)
+        return 2
+    out = (args.out or notebook.parent / "out").resolve()
+    os.environ.update(settings)
+    os.environ.setdefault("EMOJI_LAB_OUTPUT", output_folder(notebook, out))
+    runner = Path(__file__).resolve().parent / "runner.py"
+    command = [str(python), str(runner), str(notebook), "--out", str(out), "--timeout", str(args.timeout)]
+    sys.stdout.flush()
+    os.execv(python, command + (["--inplace"] if args.inplace else []))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

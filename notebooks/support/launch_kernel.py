@@ -1,0 +1,127 @@
+"""Starts evcxr_jupyter for Jupyter: `launch_kernel.py EVCXR_JUPYTER HOME CONNECTION_FILE`.
+
+Jupyter calls this through the kernelspec (see environment.py). It prepares the environment and then
+becomes evcxr_jupyter by exec, so there is no extra process between Jupyter and the kernel.
+
+- Interrupts are polite. The kernel ignores SIGINT, the library handles it during long steps.
+- The build directory is a fixed one, so that compiled dependencies are there at the next start.
+  evcxr allows one kernel a directory: each is held by a lock for as long as a process of the
+  kernel lives, and a second kernel takes the next directory, filled with a copy of the first.
+- LD_LIBRARY_PATH names the toolchain's own libstd. Without it, cells that were built below the
+  toolchain's top-level directory (both are in the home directory, as a rule) do not load:
+  "dlopen failed".
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+# Dependencies of a cell are compiled once and then run a lot. evcxr's own profile (opt-level 2
+# with debug assertions and overflow checks) stays in force for the cells.
+CARGO_CONFIG = """\
+# Written by emoji_lab's launch_kernel.py.
+[profile.dev.package."*"]
+opt-level = 3
+debug-assertions = false
+overflow-checks = false
+"""
+
+
+def rustc(*args):
+    """What rustc prints for `args`, or None where there is no rustc."""
+    try:
+        return subprocess.run(["rustc", *args], check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def copy_seed(seed, slot):
+    """Copies the build directory `seed`, which another kernel may be writing to, to `slot`.
+
+    Cargo's fingerprints go first: one that is copied then vouches for a file that is older than
+    the copy, so a half-written file is never taken for a finished one, only built again.
+    """
+    part = slot.with_name(slot.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+
+    def only_fingerprints(folder, names):
+        if ".fingerprint" in Path(folder).parts:
+            return []
+        return [name for name in names if name != ".fingerprint" and not (Path(folder) / name).is_dir()]
+
+    def copy(source, target):
+        try:
+            shutil.copy2(source, target)
+        except FileNotFoundError:
+            pass  # A temporary file of the other kernel's build.
+
+    shutil.copytree(seed, part, ignore=only_fingerprints, copy_function=copy)
+    shutil.copytree(
+        seed,
+        part,
+        ignore=lambda _, names: [".fingerprint"] if ".fingerprint" in names else [],
+        copy_function=copy,
+        dirs_exist_ok=True,
+    )
+    part.rename(slot)
+
+
+def build_directory(home, key):
+    """The first build directory that no other kernel holds; its lock is held from here on."""
+    root = home / "build" / key
+    (root / ".cargo").mkdir(parents=True, exist_ok=True)
+    config = root / ".cargo" / "config.toml"
+    if not config.exists() or config.read_text() != CARGO_CONFIG:
+        config.write_text(CARGO_CONFIG)
+    for number in range(1, 1000):
+        slot = root / str(number)
+        lock = os.open(root / f"{number}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            continue
+        # Inherited by evcxr_jupyter and all that it starts: the last of them lets go of it.
+        os.set_inheritable(lock, True)
+        seed = root / "1"
+        if number > 1 and not slot.exists() and seed.exists():
+            try:
+                copy_seed(seed, slot)
+            except (OSError, shutil.Error) as error:
+                print(f"launch_kernel: no copy of {seed}, starting cold: {error}", file=sys.stderr)
+        slot.mkdir(exist_ok=True)
+        return slot
+    raise SystemExit(f"launch_kernel: every build directory below {root} is in use")
+
+
+def main():
+    evcxr, home, connection_file = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    env = dict(os.environ)
+    # A Jupyter that was started from a menu may not have cargo's directory in its PATH.
+    cargo_home = Path(env.get("CARGO_HOME") or Path.home() / ".cargo")
+    env["PATH"] = os.pathsep.join(filter(None, [env.get("PATH"), str(cargo_home / "bin")]))
+    os.environ["PATH"] = env["PATH"]
+
+    version, sysroot = rustc("-vV"), rustc("--print", "sysroot")
+    if not version or not sysroot:
+        raise SystemExit("launch_kernel: rustc does not run; install Rust (https://rustup.rs)")
+    host = next(line.split()[1] for line in version.splitlines() if line.startswith("host:"))
+    libraries = f"{sysroot}/lib/rustlib/{host}/lib"
+    env["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [libraries, env.get("LD_LIBRARY_PATH")]))
+    # evcxr sets RUST_BACKTRACE=1; this keeps the backtraces out of errors all the same.
+    env.setdefault("RUST_LIB_BACKTRACE", "0")
+    if "EVCXR_TMPDIR" not in env:
+        key = hashlib.sha256(version.encode()).hexdigest()[:12]
+        env["EVCXR_TMPDIR"] = str(build_directory(home, key))
+    # exec keeps an ignored signal ignored, in evcxr and in the compilers that it starts.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.execve(evcxr, [evcxr, "--control_file", connection_file], env)
+
+
+if __name__ == "__main__":
+    main()

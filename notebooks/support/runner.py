@@ -1,0 +1,218 @@
+"""Executes a notebook in the Rust kernel and saves it; `notebooks/run` is its front door."""
+
+import argparse
+import os
+import re
+import signal
+import sys
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+
+import nbformat
+from nbconvert import HTMLExporter
+
+from kernel_session import KernelFault, KernelSession
+from environment import home_directory
+
+SHOWN_LINES = 40  # Of one output; the saved notebook has all of it.
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def cell_titles(notebook):
+    """A title for each code cell: the heading above it, and its first line."""
+    heading, titles = "", {}
+    for index, cell in enumerate(notebook.cells):
+        if cell.cell_type == "markdown":
+            found = re.findall(r"^#+ +(.+?) *$", cell.source, re.MULTILINE)
+            heading = found[-1] if found else heading
+        elif cell.cell_type == "code":
+            lines = [line.strip() for line in cell.source.splitlines() if line.strip()]
+            titles[index] = ": ".join(filter(None, [heading, lines[0].lstrip("/ ") if lines else ""]))
+    return titles
+
+
+class Printer:
+    """Shows a run as it goes on: cells, their output line by line, and that something still runs."""
+
+    def __init__(self, total):
+        self.total, self.number, self.partial, self.next_wait = total, 0, "", 0
+
+    def start(self, number, title):
+        self.number, self.partial, self.next_wait = number, "", 30
+        print(f"[{number:2}/{self.total}] {textwrap.shorten(title, 90, placeholder='…')}", flush=True)
+
+    def output(self, output):
+        if output.output_type == "stream":
+            *whole, self.partial = (self.partial + output.text).split("\n")
+            for line in whole:
+                self.line(line)
+        elif "text/plain" in output.get("data", {}):
+            lines = output.data["text/plain"].splitlines()
+            for line in lines[:SHOWN_LINES]:
+                self.line(line)
+            if len(lines) > SHOWN_LINES:
+                self.line(f"… {len(lines) - SHOWN_LINES} lines more in the saved notebook")
+        else:
+            self.line(f"({', '.join(output.get('data', {}))})")
+
+    def line(self, line):
+        print(f"        | {ANSI.sub('', line)}", flush=True)
+
+    def wait(self, seconds):
+        """A cell without output for a while: a line every 30 s, so that a log shows life."""
+        if seconds >= self.next_wait:
+            hint = ", compiling the crate takes minutes the first time" if self.number == 1 else ""
+            print(f"        … {seconds:.0f} s{hint}", flush=True)
+            self.next_wait += 30
+
+    def end(self, seconds, failure):
+        if self.partial:
+            self.line(self.partial)
+        print(f"        {'FAILED: ' + failure if failure else 'ok'} ({seconds:.1f} s)", flush=True)
+
+
+def report_failure(number, cell, result, title):
+    """Everything about the cell that stopped the run, for a log."""
+    print(f"\ncell {number} failed ({title}): {result.failure}\n")
+    for count, line in enumerate(cell.source.splitlines(), 1):
+        print(f"  {count:3} {line}")
+    print()
+    for output in result.outputs:
+        if output.output_type == "stream":
+            kind, text = output.name, output.text
+        elif output.output_type == "error":
+            kind, text = "error", "\n".join(output.traceback) or output.evalue
+        else:
+            kind, text = "result", output.data.get("text/plain", ", ".join(output.data))
+        lines = ANSI.sub("", text).rstrip().splitlines()
+        print(textwrap.indent("\n".join(lines[-SHOWN_LINES:]), f"  {kind}: "))
+    print(flush=True)
+
+
+def clean(notebook):
+    """Takes old outputs away, so that what a saved notebook shows is of this run."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+
+
+def language_info(reported):
+    """What the kernel says of its language, with the highlighter under the name nbconvert reads."""
+    return {**reported, "name": "rust", "pygments_lexer": "rust"}
+
+
+def run_cells(notebook, session, timeout):
+    """Runs the code cells in order, up to the first that fails; returns rows (number, title, seconds, failure)."""
+    titles = cell_titles(notebook)
+    code = [(index, cell) for index, cell in enumerate(notebook.cells) if index in titles]
+    code = [(index, cell) for index, cell in code if cell.source.strip()]
+    printer, rows = Printer(len(code)), []
+    for number, (index, cell) in enumerate(code, 1):
+        title = titles[index]
+        printer.start(number, title)
+        started = time.monotonic()
+        result = session.run(cell.source, printer.output, printer.wait, timeout)
+        if number == len(code) and not result.kernel_lost:
+            session.wait_for_late_output(result, printer.output)
+            session.check_threads(result)
+        seconds = time.monotonic() - started
+        cell.execution_count = number
+        cell.outputs = result.outputs
+        for output in cell.outputs:
+            # The kernel counts our questions too.
+            if output.output_type == "execute_result":
+                output.execution_count = number
+            elif output.output_type == "error":
+                output.traceback = [re.sub(r"\bcommand_\d+", f"cell {number}", line) for line in output.traceback]
+        expected = "raises-exception" in cell.metadata.get("tags", []) and not result.kernel_lost
+        failure = None if expected and not result.interrupted else result.failure
+        printer.end(seconds, failure)
+        rows.append((number, title, seconds, failure))
+        if failure:
+            report_failure(number, cell, result, title)
+            break
+    return rows, len(code)
+
+
+def save(notebook, path):
+    """The notebook to `path`, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.validate(notebook)
+    replace(path, nbformat.writes(notebook) + "\n")
+
+
+def save_html(notebook, path):
+    """The notebook as one page that needs nothing beside it."""
+    page, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+    replace(path, page)
+
+
+def replace(path, text):
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8") as part:
+        part.write(text)
+    os.chmod(part.name, 0o644)
+    os.replace(part.name, path)
+
+
+def summary(rows, total):
+    """The table of seconds a cell."""
+    print("\n  cell  seconds")
+    for number, title, seconds, failure in rows:
+        mark = "  FAILED" if failure else ""
+        print(f"  {number:4}  {seconds:7.1f}  {textwrap.shorten(title, 80, placeholder='…')}{mark}")
+    spent = sum(seconds for _, _, seconds, _ in rows)
+    failed = sum(1 for row in rows if row[3])
+    left = total - len(rows)
+    rest = f", {left} not run" if left else ""
+    print(f"  all   {spent:7.1f}  {len(rows) - failed} cells ran to their end, {failed} failed{rest}")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--timeout", type=float, required=True)
+    parser.add_argument("--inplace", action="store_true")
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+    notebook = nbformat.read(args.notebook, as_version=4)
+    clean(notebook)
+    home = home_directory()
+    (home / "logs").mkdir(parents=True, exist_ok=True)
+    log = home / "logs" / f"kernel-{os.getpid()}.log"
+    executed, page = args.out / args.notebook.name, args.out / f"{args.notebook.stem}.html"
+    rows, total = [], 0
+    try:
+        kernels = home / "venv" / "share" / "jupyter" / "kernels"
+        started = time.monotonic()
+        session = KernelSession(kernels, args.notebook.resolve().parent, log)
+        try:
+            print(f"kernel: evcxr {session.version}, started in {time.monotonic() - started:.1f} s", flush=True)
+            notebook.metadata.kernelspec = {"name": "rust", "display_name": "Rust", "language": "rust"}
+            notebook.metadata.language_info = language_info(session.language_info)
+            rows, total = run_cells(notebook, session, args.timeout)
+        finally:
+            session.close()
+    except KernelFault as fault:
+        print(f"run: {fault}", file=sys.stderr)
+        return 2
+    finally:
+        save(notebook, executed)
+        save_html(notebook, page)
+    failed = len(rows) < total or any(row[3] for row in rows)
+    summary(rows, total)
+    if not failed:
+        log.unlink(missing_ok=True)
+        if args.inplace:
+            save(notebook, args.notebook)
+    print(f"\n{executed}\n{page}")
+    if args.inplace:
+        print(f"{args.notebook}{' is unchanged: not every cell ran' if failed else ''}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,234 @@
+"""Notebooks that fail, each in its own way, and what `notebooks/run` makes of them.
+
+    python3 notebooks/support/test_runner.py
+
+Each test runs the command as a person would, and reads its exit code, what it printed and the
+notebook that it left. Uses only what the kernel itself needs, not the crate.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+RUN = Path(__file__).resolve().parent.parent / "run"
+
+
+def notebook(*cells):
+    """A notebook's JSON: a string is a code cell, a pair (string, tag) a tagged one."""
+    made = [{"cell_type": "markdown", "id": "title", "metadata": {}, "source": "# A test"}]
+    for number, cell in enumerate(cells):
+        source, tags = cell if isinstance(cell, tuple) else (cell, None)
+        metadata = {"tags": [tags]} if tags else {}
+        made.append(
+            {
+                "cell_type": "code",
+                "id": f"cell-{number}",
+                "metadata": metadata,
+                "source": source,
+                "outputs": [{"output_type": "stream", "name": "stdout", "text": "of an earlier run\n"}],
+                "execution_count": 77,
+            }
+        )
+    return {"cells": made, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+
+
+class Run:
+    """One call of `notebooks/run` on cells; `.code`, `.log`, `.cells` (the executed ones)."""
+
+    def __init__(self, *cells, options=(), interrupt_at=()):
+        moments = list(interrupt_at)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "it.ipynb"
+            path.write_text(json.dumps(notebook(*cells)))
+            process = subprocess.Popen(
+                [RUN, path, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+            log = []
+            for line in process.stdout:
+                log.append(line)
+                if moments and moments[0] in line:
+                    moments.pop(0)
+                    process.send_signal(signal.SIGINT)
+            self.code = process.wait()
+            self.log = "".join(log)
+            executed = Path(folder) / "out" / "it.ipynb"
+            self.html = (Path(folder) / "out" / "it.html").read_text() if executed.exists() else ""
+            read = json.loads(executed.read_text())["cells"] if executed.exists() else []
+            self.cells = [cell for cell in read if cell["cell_type"] == "code"]
+            self.left = sorted(p.name for p in (Path(folder) / "out").iterdir()) if executed.exists() else []
+
+    def text(self, number, kind="stdout"):
+        outputs = self.cells[number]["outputs"]
+        return "".join("".join(o["text"]) for o in outputs if o.get("name") == kind)
+
+
+class Failing(unittest.TestCase):
+    def fails(self, reason, *cells, at=1, **options):
+        """Runs `cells`; cell number `at` (from 0) must be the one that stops the run."""
+        run = Run(*cells, **options)
+        self.assertEqual(run.code, 1, run.log)
+        self.assertIn(f"FAILED: {reason}", run.log)
+        self.assertIn(f"cell {at + 1} failed", run.log)
+        for number, cell in enumerate(run.cells):
+            ran = number <= at
+            self.assertEqual(cell["execution_count"], number + 1 if ran else None)
+            if not ran:
+                self.assertEqual(cell["outputs"], [], "a cell after the failed one has outputs")
+        self.assertEqual(run.left, ["it.html", "it.ipynb"])
+        return run
+
+    def test_error_through_question_mark(self):
+        run = self.fails(
+            "it ended early",
+            "let text = String::from(\"abc\");",
+            'println!("before");\nlet n: i32 = text.parse()?;\nprintln!("after {n}");',
+            'println!("never");',
+        )
+        self.assertEqual(run.text(1), "before\n")
+        self.assertIn("invalid digit", run.text(1, "stderr"))
+
+    def test_error_in_a_cell_without_variables(self):
+        self.fails("it ended early", ":vars\n// only this\n\"abc\".parse::<i32>()?;", at=0)
+
+    def test_panic(self):
+        run = self.fails("it ended early", "let v = vec![1];", "v[3]", "v.len()")
+        self.assertIn("index out of bounds", run.text(1, "stderr"))
+
+    def test_compile_error(self):
+        run = self.fails("it does not compile", "let a = 1;", "// comment\nlet b: i32 = \"text\";\nb", "a")
+        error = next(o for o in run.cells[1]["outputs"] if o["output_type"] == "error")
+        trace = "\n".join(error["traceback"])
+        self.assertIn("mismatched types", trace)
+        self.assertNotIn("ran_to_its_end", trace)
+        self.assertIn("2", [word.strip("\x1b[0m ") for word in trace.split()], "line 2 of the cell as written")
+
+    def test_process_exit(self):
+        run = self.fails("the process that runs the cells ended", "1", 'println!("bye");\nstd::process::exit(0);', "1")
+        self.assertEqual(run.text(1), "bye\n")
+
+    def test_endless_loop(self):
+        started = time.monotonic()
+        run = self.fails(
+            "it took longer than 3 s",
+            'println!("in");\nlet mut i = 0u64;\nloop { i = std::hint::black_box(i + 1); if i == 0 { break } }',
+            "1",
+            at=0,
+            options=["--timeout", "3"],
+        )
+        self.assertEqual(run.text(0), "in\n")
+        self.assertLess(time.monotonic() - started, 120)
+
+    def test_endless_output(self):
+        self.fails(
+            "it took longer than 3 s",
+            'let mut i = 0; loop { i += 1; println!("{i}"); std::thread::sleep(std::time::Duration::from_millis(50)); if i < 0 { break } }',
+            at=0,
+            options=["--timeout", "3"],
+        )
+
+    def test_thread_that_panics(self):
+        self.fails("a thread panicked", 'std::thread::spawn(|| panic!("in a thread")).join().is_err()', "1", at=0)
+
+    def test_thread_that_panics_late(self):
+        late = "std::thread::spawn(|| { std::thread::sleep(std::time::Duration::from_millis(400)); panic!() });"
+        self.fails("a thread panicked", "1", late)
+
+    def test_unknown_command(self):
+        self.fails("an error from the kernel", ":nosuchcommand", "1", at=0)
+
+    def test_dependency_that_is_not_there(self):
+        self.fails("an error from the kernel", ':dep nothing = { path = "no/such/folder" }\n1', "1", at=0)
+
+    def test_kernel_killed(self):
+        self.fails("the kernel died", "1", "!kill -9 $PPID", "1")
+
+    def test_interrupt(self):
+        endless = 'println!("in");\nlet mut i = 0u64;\nloop { i = std::hint::black_box(i + 1); if i == 0 { break } }'
+        # This cell does not listen to the first; the line that says so calls for the second.
+        self.fails("interrupted", endless, "1", at=0, interrupt_at=["| in", "once more stops it at once"])
+
+
+class Passing(unittest.TestCase):
+    def test_what_is_shown_and_saved(self):
+        run = Run(
+            "let x = 41;",
+            "// a comment\nx + 1",
+            'eprintln!("a warning");\nprintln!("a line");',
+            "fn double(a: i32) -> i32 {\n    a * 2\n}",
+            'let v: Vec<i32> = "1 2".split(\' \').map(|t| t.parse()).collect::<Result<_, _>>()?;\ndouble(v[1])',
+            ":vars",
+            'println!("EVCXR_BEGIN_CONTENT text/html\\n<svg id=\\"drawn\\"></svg>\\nEVCXR_END_CONTENT");',
+        )
+        self.assertEqual(run.code, 0, run.log)
+        self.assertIn("7 cells ran to their end, 0 failed", run.log)
+        self.assertIn("| 42\n", run.log)
+        self.assertIn("| a line\n", run.log)
+        self.assertEqual([cell["execution_count"] for cell in run.cells], list(range(1, 8)))
+        self.assertEqual(run.text(2), "a line\n")
+        self.assertEqual(run.text(2, "stderr"), "a warning\n")
+        saved = json.dumps(run.cells)
+        self.assertNotIn("ran_to_its_end", saved)
+        self.assertNotIn("of an earlier run", saved)
+        self.assertIn("x: i32", saved)
+        self.assertIn('<svg id="drawn">', run.html)
+
+    def test_tagged_cell_may_fail(self):
+        run = Run(("\"a\".parse::<i32>()?;", "raises-exception"), 'println!("goes on");')
+        self.assertEqual(run.code, 0, run.log)
+        self.assertEqual(run.text(1), "goes on\n")
+
+    def test_settings_reach_the_notebook(self):
+        show = 'for name in ["MODEL", "CSV", "ROWS", "EPOCHS", "SEED", "OUTPUT"] {\n'
+        show += '    println!("{name}={}", std::env::var(format!("EMOJI_LAB_{name}")).unwrap_or_default());\n}'
+        options = ["--model", "owner/name", "--data", __file__, "--rows", "64", "--epochs", "1", "--set", "seed=7"]
+        run = Run(show, options=options)
+        self.assertEqual(run.code, 0, run.log)
+        wanted = f"MODEL=owner/name\nCSV={Path(__file__).resolve()}\nROWS=64\nEPOCHS=1.0\nSEED=7\nOUTPUT=out\n"
+        self.assertEqual(run.text(0), wanted)
+
+
+class CommandLine(unittest.TestCase):
+    def refuses(self, says, *arguments):
+        done = subprocess.run([RUN, *arguments], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 2, done.stdout + done.stderr)
+        self.assertIn(says, done.stderr)
+
+    def test_no_such_notebook(self):
+        self.refuses("there is no such notebook", "no-such.ipynb")
+
+    def test_no_such_model_or_data(self):
+        self.refuses("no such file or folder", "--model", "./no-such-model.gguf")
+        self.refuses("no such file or folder", "--data", "no-such.csv")
+
+    def test_malformed_setting(self):
+        self.refuses("expected NAME=VALUE", "--set", "seed")
+
+
+class BuildDirectories(unittest.TestCase):
+    def test_two_kernels_at_once(self):
+        show = 'println!("dir {}", std::env::var("EVCXR_TMPDIR").unwrap_or_default());'
+        hold = show + "\nstd::thread::sleep(std::time::Duration::from_secs(20));"
+        with tempfile.TemporaryDirectory() as folder:
+            first, second = Path(folder) / "first.ipynb", Path(folder) / "second.ipynb"
+            first.write_text(json.dumps(notebook(hold)))
+            second.write_text(json.dumps(notebook(show)))
+            one = subprocess.Popen([RUN, first], stdout=subprocess.PIPE, text=True, env=clean_environment())
+            seen = next(line for line in one.stdout if "| dir " in line)
+            two = subprocess.run([RUN, second], capture_output=True, text=True, env=clean_environment())
+            rest = one.stdout.read()
+            self.assertEqual((one.wait(), two.returncode), (0, 0), rest + two.stdout)
+            other = next(line for line in two.stdout.splitlines() if "| dir " in line)
+            self.assertNotEqual(seen.split()[-1], other.split()[-1])
+
+
+def clean_environment():
+    return {name: value for name, value in os.environ.items() if name != "EVCXR_TMPDIR"}
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
