@@ -1,6 +1,26 @@
 //! Fine-tune Gemma 3 for emoji from a Rust notebook, one step a cell.
+//!
+//! The steps, in the order of the notebook `notebooks/finetune_gemma3_emoji.ipynb`:
+//!
+//! | step | function | room |
+//! |---|---|---|
+//! | log in | [`hub::login`] | [`hub`] |
+//! | load and clean the rows | [`data::load_dataset`] | [`data`] |
+//! | load the model | [`model::load_model`] | [`model`] |
+//! | put the rows into chat form | [`data::format_chat`], [`data::train_test_split`] | [`data`] |
+//! | ask the model | [`model::generate`] | [`model`] |
+//! | configure | [`quant::QuantConfig`], [`lora::LoraConfig`], [`train::SftConfig`] | [`quant`], [`lora`], [`train`] |
+//! | train and save the adapter | [`train::SftTrainer`] | [`train`], [`ops`] |
+//! | plot the losses | [`plot::plot_losses`] | [`plot`] |
+//! | merge | [`lora::merge_adapters`] | [`lora`] |
+//! | compare | [`compare::compare`] | [`compare`] |
+//! | push | [`hub::push_to_hub`] | [`hub`] |
+//!
+//! A cell needs `use emoji_lab::prelude::*;` once. Whole steps take references and return owned
+//! values, since a notebook keeps only those; an error is one line ([`Error`]).
 #![deny(missing_docs)]
 
+pub mod compare;
 pub mod data;
 pub mod display;
 pub mod error;
@@ -17,3 +37,21 @@ pub mod train;
 
 pub use candle_core::{DType, Device, Tensor};
 pub use error::{Error, Result};
+
+/// What a notebook needs.
+pub mod prelude {
+    pub use crate::compare::{compare, prompt};
+    pub use crate::data::{
+        ChatDataset, Conversation, Dataset, DatasetSplits, EmojiFilter, Example, Message, SYSTEM_PROMPT, format_chat,
+        load_dataset, train_test_split,
+    };
+    pub use crate::display::{Comparison, ParameterReport, Table};
+    pub use crate::hub::{Login, ModelCard, PushConfig, PushReport, login, login_interactive, push_to_hub};
+    pub use crate::lora::{LoraConfig, merge_adapters};
+    pub use crate::model::{GenerationConfig, Model, Tokenizer, best_device, generate, load_model};
+    pub use crate::plot::{LossPlot, plot_losses};
+    pub use crate::quant::{QuantConfig, QuantType};
+    pub use crate::settings::setting;
+    pub use crate::train::{LogEntry, Scheduler, SftConfig, SftTrainer, Strategy, TrainOutput};
+    pub use crate::{DType, Device, Error, Result};
+}

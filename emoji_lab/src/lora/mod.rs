@@ -3,8 +3,10 @@
 mod adapter;
 mod adapter_config;
 mod config;
+mod merge;
 pub(crate) mod tensor_file;
 
 pub use adapter::{Adapter, EMBED_TOKENS, LM_HEAD, lora_a, lora_b, module_path};
 pub use adapter_config::AdapterConfig;
 pub use config::{ALL_LINEAR, LoraConfig};
+pub use merge::{merge, merge_adapters};

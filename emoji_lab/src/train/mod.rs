@@ -2,10 +2,29 @@
 
 mod arena;
 mod batch;
+mod checkpoint;
+mod config;
 mod finetune;
 mod log;
+mod output;
+mod parameters;
+mod rows;
+mod schedule;
+mod tensorboard;
+mod trainer;
+mod trainer_state;
+mod training_state;
+mod weights_io;
 
 pub use arena::{Arena, Slot};
 pub use batch::{Batch, Row};
+pub use checkpoint::CheckpointDir;
+pub use config::{SftConfig, Strategy};
 pub use finetune::{Finetune, StepResult};
 pub use log::LogEntry;
+pub use output::TrainOutput;
+pub use schedule::{Scheduler, warmup_steps};
+pub use tensorboard::EventWriter;
+pub use trainer::SftTrainer;
+pub use trainer_state::{TRAINER_STATE_FILE, TrainerState};
+pub use training_state::TrainingState;

@@ -1,0 +1,335 @@
+//! The front of a GGUF file: metadata, and where each tensor lies.
+//!
+//! Layout: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. candle's own reader is not
+//! used because an alignment of 0 makes it panic, it drops trailing NULs of tokens, and it names
+//! neither the file nor the tensor in its errors. Nothing here allocates by a number from the file
+//! that the file's length does not back.
+
+use std::collections::BTreeMap;
+
+use super::blocks::Kind;
+use crate::error::{Error, Result};
+
+/// A metadata value. Numbers keep their sign and width only as far as a reader needs.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Meta<'a> {
+    Unsigned(u64),
+    Signed(i64),
+    /// A 32-bit float keeps its own type: 1e-6 in f32 is not 1e-6 in f64.
+    F32(f32),
+    F64(f64),
+    Bool(bool),
+    Text(&'a str),
+    Texts(Vec<&'a str>),
+    Bools(Vec<bool>),
+    Signeds(Vec<i64>),
+    Floats(Vec<f32>),
+    /// An array of arrays or of a type that no key we read has.
+    Other,
+}
+
+/// Where a tensor lies and what it is.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct TensorInfo {
+    pub(crate) kind: Kind,
+    /// Row-major, outermost first (the file has them innermost first).
+    pub(crate) shape: Vec<usize>,
+    /// The bytes' place in the file; checked to lie inside it.
+    pub(crate) bytes: std::ops::Range<usize>,
+}
+
+/// Everything in a GGUF file but the tensors' data.
+#[derive(Debug)]
+pub(crate) struct Header<'a> {
+    pub(crate) metadata: BTreeMap<&'a str, Meta<'a>>,
+    pub(crate) tensors: BTreeMap<&'a str, TensorInfo>,
+}
+
+const HELP: &str = "Fetch the .gguf file again";
+/// ggml's own limit.
+const MOST_DIMS: usize = 4;
+
+impl<'a> Header<'a> {
+    /// Reads the front of `file`, the whole file's bytes. `origin` names it in errors.
+    pub(crate) fn read(file: &'a [u8], origin: &str) -> Result<Self> {
+        let damaged = |problem: String| Error::model(origin, problem, HELP);
+        let mut cursor = Cursor { file, at: 0 };
+        let mut run = || -> Result<Self, String> {
+            if cursor.take(4, "the magic")? != b"GGUF" {
+                return Err("not a GGUF file (its first four bytes are not GGUF)".to_string());
+            }
+            match cursor.u32()? {
+                2 | 3 => {}
+                version if matches!(version.swap_bytes(), 2 | 3) => {
+                    return Err("a big-endian GGUF file, which is not read here".to_string());
+                }
+                version => return Err(format!("GGUF version {version}; 2 and 3 are read here")),
+            }
+            let tensor_count = cursor.count(24, "tensors")?;
+            let metadata_count = cursor.count(13, "metadata entries")?;
+            let mut metadata = BTreeMap::new();
+            for _ in 0..metadata_count {
+                let key = cursor.text("a metadata key")?;
+                let value = cursor.value(key)?;
+                if metadata.insert(key, value).is_some() {
+                    return Err(format!("metadata {key} is there twice"));
+                }
+            }
+            let mut entries = Vec::new();
+            for _ in 0..tensor_count {
+                entries.push(cursor.tensor()?);
+            }
+            let alignment = match metadata.get("general.alignment") {
+                None => 32,
+                Some(Meta::Unsigned(n)) if n.is_power_of_two() && *n <= 1 << 20 => *n as usize,
+                Some(other) => return Err(format!("general.alignment is {other:?}")),
+            };
+            let start = cursor.at.next_multiple_of(alignment);
+            let mut tensors = BTreeMap::new();
+            for (name, kind, shape, offset) in entries {
+                let bytes = span(kind, &shape, offset, start).ok_or_else(|| {
+                    format!("tensor {name} has a size that cannot be ({}, {shape:?})", kind.name())
+                })?;
+                if bytes.end > file.len() {
+                    return Err(format!(
+                        "cut short: tensor {name} ends at byte {}, the file at {}",
+                        bytes.end,
+                        file.len()
+                    ));
+                }
+                if tensors.insert(name, TensorInfo { kind, shape, bytes }).is_some() {
+                    return Err(format!("tensor {name} is there twice"));
+                }
+            }
+            Ok(Self { metadata, tensors })
+        };
+        run().map_err(damaged)
+    }
+}
+
+/// The bytes of a tensor, or `None` if the sum does not work out.
+fn span(kind: Kind, shape: &[usize], offset: u64, start: usize) -> Option<std::ops::Range<usize>> {
+    let elements = shape.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim))?;
+    // A block never spans two rows.
+    let row = shape.last().copied().unwrap_or(1);
+    if elements == 0 || row % kind.block_values() != 0 {
+        return None;
+    }
+    let length = (elements / kind.block_values()).checked_mul(kind.block_bytes())?;
+    let from = start.checked_add(usize::try_from(offset).ok()?)?;
+    Some(from..from.checked_add(length)?)
+}
+
+type Entry<'a> = (&'a str, Kind, Vec<usize>, u64);
+
+struct Cursor<'a> {
+    file: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, length: usize, what: &str) -> Result<&'a [u8], String> {
+        let rest = self.file.get(self.at..).unwrap_or_default();
+        let Some(bytes) = rest.get(..length) else {
+            return Err(format!(
+                "cut short: {what} needs {length} bytes at byte {}, the file has {}",
+                self.at,
+                self.file.len()
+            ));
+        };
+        self.at += length;
+        Ok(bytes)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        let mut out = [0; N];
+        out.copy_from_slice(self.take(N, "a number")?);
+        Ok(out)
+    }
+
+    fn u32(&mut self) -> Result<u32, String> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    fn u64(&mut self) -> Result<u64, String> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    /// How many things follow, of at least `least` bytes each.
+    fn count(&mut self, least: usize, what: &str) -> Result<usize, String> {
+        let count = self.u64()?;
+        let room = (self.file.len() - self.at) / least;
+        match usize::try_from(count) {
+            Ok(count) if count <= room => Ok(count),
+            _ => Err(format!("says {count} {what}, the file has no room for more than {room}")),
+        }
+    }
+
+    fn text(&mut self, what: &str) -> Result<&'a str, String> {
+        let length = self.count(1, "bytes of text")?;
+        let bytes = self.take(length, what)?;
+        std::str::from_utf8(bytes).map_err(|_| format!("{what} at byte {} is not UTF-8", self.at - length))
+    }
+
+    fn value(&mut self, key: &str) -> Result<Meta<'a>, String> {
+        let kind = self.u32()?;
+        self.scalar(kind, key)?.map_or_else(|| self.list(key, 0), Ok)
+    }
+
+    /// A value of type `kind`, or `None` if that is the array type.
+    fn scalar(&mut self, kind: u32, key: &str) -> Result<Option<Meta<'a>>, String> {
+        Ok(Some(match kind {
+            0 => Meta::Unsigned(u8::from_le_bytes(self.array()?).into()),
+            1 => Meta::Signed(i8::from_le_bytes(self.array()?).into()),
+            2 => Meta::Unsigned(u16::from_le_bytes(self.array()?).into()),
+            3 => Meta::Signed(i16::from_le_bytes(self.array()?).into()),
+            4 => Meta::Unsigned(self.u32()?.into()),
+            5 => Meta::Signed(i32::from_le_bytes(self.array()?).into()),
+            6 => Meta::F32(f32::from_le_bytes(self.array()?)),
+            7 => Meta::Bool(self.array::<1>()? != [0]),
+            8 => Meta::Text(self.text(key)?),
+            9 => return Ok(None),
+            10 => Meta::Unsigned(self.u64()?),
+            11 => Meta::Signed(i64::from_le_bytes(self.array()?)),
+            12 => Meta::F64(f64::from_le_bytes(self.array()?)),
+            other => return Err(format!("metadata {key} has the unknown type {other}")),
+        }))
+    }
+
+    fn list(&mut self, key: &str, depth: usize) -> Result<Meta<'a>, String> {
+        if depth > 3 {
+            return Err(format!("metadata {key} nests arrays too deep"));
+        }
+        let kind = self.u32()?;
+        let least = match kind {
+            0 | 1 | 7 => 1,
+            2 | 3 => 2,
+            4..=6 => 4,
+            9 => 12,
+            _ => 8,
+        };
+        let count = self.count(least, "array entries")?;
+        Ok(match kind {
+            8 => Meta::Texts((0..count).map(|_| self.text(key)).collect::<Result<_, _>>()?),
+            9 => {
+                for _ in 0..count {
+                    self.list(key, depth + 1)?;
+                }
+                Meta::Other
+            }
+            7 => Meta::Bools(self.take(count, key)?.iter().map(|&b| b != 0).collect()),
+            4 => Meta::Signeds(self.words(count, key, |b| u32::from_le_bytes(b).into())?),
+            5 => Meta::Signeds(self.words(count, key, |b| i32::from_le_bytes(b).into())?),
+            6 => Meta::Floats(self.words(count, key, f32::from_le_bytes)?),
+            0..=3 | 10..=12 => {
+                // `count` has made sure that the product is no longer than the file.
+                self.take(count * least, key)?;
+                Meta::Other
+            }
+            other => return Err(format!("metadata {key} is an array of the unknown type {other}")),
+        })
+    }
+
+    fn words<T>(&mut self, count: usize, key: &str, read: impl Fn([u8; 4]) -> T) -> Result<Vec<T>, String> {
+        let bytes = self.take(count * 4, key)?;
+        Ok(bytes.chunks_exact(4).map(|b| read([b[0], b[1], b[2], b[3]])).collect())
+    }
+
+    fn tensor(&mut self) -> Result<Entry<'a>, String> {
+        let name = self.text("a tensor's name")?;
+        let dims = self.u32()? as usize;
+        if dims > MOST_DIMS {
+            return Err(format!("tensor {name} has {dims} dimensions, {MOST_DIMS} is the most"));
+        }
+        let mut shape = Vec::with_capacity(dims);
+        for _ in 0..dims {
+            let dim = self.u64()?;
+            shape.push(usize::try_from(dim).map_err(|_| format!("tensor {name} has a dimension of {dim}"))?);
+        }
+        shape.reverse();
+        let kind = Kind::from_id(self.u32()?).map_err(|stored| {
+            format!("tensor {name} is stored as {stored}, which is not read here; {}", Kind::ALL_NAMES)
+        })?;
+        Ok((name, kind, shape, self.u64()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::writer::{Gguf, Out};
+    use super::*;
+
+    fn refused(bytes: &[u8]) -> String {
+        Header::read(bytes, "x.gguf").expect_err("must be refused").to_string()
+    }
+
+    fn front(version: u32, tensors: u64, metadata: u64) -> Vec<u8> {
+        Out(b"GGUF".to_vec()).u32(version).u64(tensors).u64(metadata).0
+    }
+
+    #[test]
+    fn reads_every_kind_of_value() {
+        let mut file = Gguf::default();
+        file.set("u8", Out(vec![0, 0, 0, 0, 200]));
+        file.set("i16", Out(vec![3, 0, 0, 0, 0xFE, 0xFF]));
+        file.set("f64", Out::default().u32(12).u64(0.5f64.to_bits()));
+        file.set("bool", Out(vec![7, 0, 0, 0, 1]));
+        file.set("texts", Out::default().u32(9).u32(8).u64(2).text("a").text("é\0"));
+        file.set("nested", Out::default().u32(9).u32(9).u64(1).u32(4).u64(2).u32(1).u32(2));
+        file.set("u64s", Out::default().u32(9).u32(10).u64(1).u64(7));
+        file.tensors.push(("t".into(), 8, vec![32, 2], vec![0; 68]));
+        let bytes = file.bytes();
+        let header = Header::read(&bytes, "x.gguf").unwrap();
+        assert_eq!(header.metadata["u8"], Meta::Unsigned(200));
+        assert_eq!(header.metadata["i16"], Meta::Signed(-2));
+        assert_eq!(header.metadata["f64"], Meta::F64(0.5));
+        assert_eq!(header.metadata["bool"], Meta::Bool(true));
+        assert_eq!(header.metadata["texts"], Meta::Texts(vec!["a", "é\0"]));
+        assert_eq!(header.metadata["nested"], Meta::Other);
+        assert_eq!(header.metadata["u64s"], Meta::Other);
+        let info = &header.tensors["t"];
+        assert_eq!((info.kind, info.shape.as_slice(), info.bytes.len()), (Kind::Q8_0, &[2, 32][..], 68));
+        assert_eq!(info.bytes.end, bytes.len());
+    }
+
+    #[test]
+    fn refuses_other_files_and_versions() {
+        assert!(refused(b"").contains("cut short"));
+        assert!(refused(b"PK\x03\x04 a zip file").contains("not a GGUF file"));
+        assert!(refused(&front(1, 0, 0)).contains("version 1"));
+        assert!(refused(&front(3u32.swap_bytes(), 0, 0)).contains("big-endian"));
+    }
+
+    #[test]
+    fn nonsense_counts_are_refused_before_anything_is_allocated() {
+        assert!(refused(&front(3, u64::MAX, 0)).contains("tensors"));
+        assert!(refused(&front(3, 0, 1 << 40)).contains("metadata entries"));
+        let mut file = Gguf::default();
+        for kind in 0..14 {
+            file.set("list", Out::default().u32(9).u32(kind).u64(u64::MAX / 8));
+            refused(&file.bytes());
+        }
+        file.set("list", Out::default().u32(8).u64(u64::MAX));
+        assert!(refused(&file.bytes()).contains("room"));
+        let deep = (0..9).fold(Out::default().u32(9), |out, _| out.u32(9).u64(1));
+        file.set("list", deep.u32(4).u64(0));
+        assert!(refused(&file.bytes()).contains("too deep"));
+    }
+
+    #[test]
+    fn tensors_must_lie_in_the_file() {
+        let with = |kind, dims: &[u64], data: usize| {
+            let mut file = Gguf::default();
+            file.tensors.push(("t".into(), kind, dims.to_vec(), vec![0; data]));
+            refused(&file.bytes())
+        };
+        assert!(with(0, &[8], 31).contains("cut short: tensor t"));
+        assert!(with(0, &[u64::MAX, u64::MAX], 32).contains("cannot be"));
+        assert!(with(0, &[0], 32).contains("cannot be"));
+        assert!(with(8, &[31, 32], 2000).contains("cannot be"));
+        assert!(with(0, &[1; 5], 32).contains("5 dimensions"));
+        let mut file = Gguf::default();
+        file.set_u32("general.alignment", 0);
+        assert!(refused(&file.bytes()).contains("general.alignment"));
+    }
+}

@@ -1,0 +1,248 @@
+//! Gemma's tokenizer, rebuilt from what a GGUF keeps of it: the tokens, their scores and types.
+//!
+//! A `tokenizer.json` lists merges, a GGUF does not. A SentencePiece BPE model merges first the
+//! pair whose result has the highest score, so the merges are every split of every token into two
+//! tokens, ordered by the score of the whole. For Gemma 3 this gives `tokenizer.json`'s 514,906
+//! merges in their order (checked), hence the same ids.
+
+use rayon::prelude::*;
+use serde_json::{Map, json};
+use tokenizers::AddedToken;
+use tokenizers::models::bpe::{BpeBuilder, Merges, Vocab};
+
+use super::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
+
+/// llama.cpp's token types.
+const CONTROL: i64 = 3;
+const USER_DEFINED: i64 = 4;
+const BYTE: i64 = 6;
+
+/// Control tokens that `tokenizer.json` marks as special, so that decoding can leave them out.
+const SPECIAL: [&str; 5] =
+    ["<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>"];
+
+/// The `tokenizer.ggml.*` metadata.
+pub(crate) struct TokenList<'a> {
+    pub(crate) tokens: &'a [&'a str],
+    pub(crate) scores: &'a [f32],
+    pub(crate) types: &'a [i64],
+    pub(crate) bos: u32,
+    pub(crate) eos: u32,
+    pub(crate) pad: u32,
+    pub(crate) unk: Option<u32>,
+    pub(crate) model_max_length: usize,
+    pub(crate) chat_template: Option<&'a str>,
+}
+
+/// Builds the tokenizer; `origin` names the file in errors.
+pub(crate) fn tokenizer_from_list(list: &TokenList, origin: &str) -> Result<Tokenizer> {
+    let wrong = |problem: String| Error::model(origin, problem, "Fetch another .gguf of this model");
+    let count = list.tokens.len();
+    if list.scores.len() != count || list.types.len() != count {
+        return Err(wrong(format!(
+            "it has {count} tokens, {} scores and {} token types",
+            list.scores.len(),
+            list.types.len()
+        )));
+    }
+    let spelled: Vec<String> =
+        list.tokens.iter().zip(list.types).map(|(token, &kind)| spelling(token, kind)).collect();
+    let vocab: Vocab = spelled.iter().cloned().zip(0u32..).collect();
+    if vocab.len() != count {
+        return Err(wrong(format!("{} of its {count} tokens are there twice", count - vocab.len())));
+    }
+    let name = |id: u32| spelled.get(id as usize).map(String::as_str);
+    let named = |what: &str, id: u32| name(id).ok_or_else(|| wrong(format!("no {what} token {id}")));
+    let (bos, eos, pad) = (named("bos", list.bos)?, named("eos", list.eos)?, named("padding", list.pad)?);
+    let unk = list.unk.and_then(name).or_else(|| spelled.iter().map(String::as_str).find(|t| *t == "<unk>"));
+
+    let merges = merges(&spelled, list, &vocab);
+    let mut builder = BpeBuilder::new().vocab_and_merges(vocab, merges).byte_fallback(true).fuse_unk(true);
+    if let Some(unk) = unk {
+        builder = builder.unk_token(unk.to_string());
+    }
+    let model = builder.build().map_err(|e| wrong(format!("its tokens do not fit together ({e})")))?;
+
+    let special: Vec<&str> =
+        [Some(bos), Some(eos), Some(pad), unk].into_iter().flatten().chain(SPECIAL).collect();
+    let mut inner = shell(bos, list.bos, origin)?;
+    inner.with_model(model);
+    let added = spelled.iter().zip(list.types).filter(|(_, kind)| matches!(**kind, CONTROL | USER_DEFINED));
+    let added = added.map(|(token, _)| {
+        AddedToken::from(token.clone(), special.contains(&token.as_str())).normalized(false)
+    });
+    inner.add_tokens(added).map_err(|e| wrong(format!("its control tokens do not work ({e})")))?;
+
+    let mut config = Map::new();
+    config.insert("add_bos_token".into(), json!(true));
+    config.insert("add_eos_token".into(), json!(false));
+    config.insert("bos_token".into(), json!(bos));
+    config.insert("clean_up_tokenization_spaces".into(), json!(false));
+    config.insert("eos_token".into(), json!(eos));
+    config.insert("model_max_length".into(), json!(list.model_max_length));
+    config.insert("pad_token".into(), json!(pad));
+    config.insert("padding_side".into(), json!("left"));
+    config.insert("tokenizer_class".into(), json!("GemmaTokenizer"));
+    if let Some(unk) = unk {
+        config.insert("unk_token".into(), json!(unk));
+    }
+    config.insert("use_default_system_prompt".into(), json!(false));
+    if let Some(template) = list.chat_template {
+        config.insert("chat_template".into(), json!(template));
+    }
+    Tokenizer::new(inner, config, origin)
+}
+
+/// A token as `tokenizer.json` spells it. llama.cpp writes the spaces of user-defined tokens out.
+fn spelling(token: &str, kind: i64) -> String {
+    if kind == USER_DEFINED { token.replace(' ', "▁") } else { token.to_string() }
+}
+
+/// Every split of a token into two tokens, best first.
+fn merges(spelled: &[String], list: &TokenList, vocab: &Vocab) -> Merges {
+    struct Merge {
+        score: f32,
+        left_chars: usize,
+        right_chars: usize,
+        token: usize,
+        left_bytes: usize,
+    }
+    let mut found: Vec<Merge> = spelled
+        .par_iter()
+        .enumerate()
+        .filter(|(id, _)| !matches!(list.types[*id], CONTROL | BYTE))
+        .flat_map_iter(|(token, text)| {
+            // SentencePiece gives what its user defined the score 0, above every learned token;
+            // llama.cpp overwrites that with -1000.
+            let score = if list.types[token] == USER_DEFINED { 0.0 } else { list.scores[token] };
+            let chars = text.chars().count();
+            text.char_indices().enumerate().skip(1).filter_map(move |(left_chars, (left_bytes, _))| {
+                let (left, right) = text.split_at(left_bytes);
+                let known = vocab.contains_key(left) && vocab.contains_key(right);
+                known.then_some(Merge {
+                    score,
+                    left_chars,
+                    right_chars: chars - left_chars,
+                    token,
+                    left_bytes,
+                })
+            })
+        })
+        .collect();
+    // Among splits of equal score the longer left part comes first, as in tokenizer.json.
+    found.par_sort_by(|a, b| {
+        let key = |m: &Merge| (m.left_chars, m.right_chars);
+        b.score.total_cmp(&a.score).then_with(|| key(b).cmp(&key(a))).then_with(|| a.token.cmp(&b.token))
+    });
+    found
+        .into_par_iter()
+        .map(|merge| {
+            let (left, right) = spelled[merge.token].split_at(merge.left_bytes);
+            (left.to_string(), right.to_string())
+        })
+        .collect()
+}
+
+/// Gemma's `tokenizer.json` without vocabulary, merges and added tokens.
+fn shell(bos: &str, bos_id: u32, origin: &str) -> Result<tokenizers::Tokenizer> {
+    let special = |type_id: u8| json!({"SpecialToken": {"id": bos, "type_id": type_id}});
+    let sequence = |id: &str, type_id: u8| json!({"Sequence": {"id": id, "type_id": type_id}});
+    let mut shell = json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": [],
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        "pre_tokenizer": {"type": "Split", "pattern": {"String": " "},
+            "behavior": "MergedWithPrevious", "invert": false},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [special(0), sequence("A", 0)],
+            "pair": [special(0), sequence("A", 0), special(1), sequence("B", 1)],
+            "special_tokens": {},
+        },
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+            {"type": "ByteFallback"},
+            {"type": "Fuse"},
+        ]},
+        "model": {"type": "BPE", "vocab": {}, "merges": []},
+    });
+    shell["post_processor"]["special_tokens"][bos] = json!({"id": bos, "ids": [bos_id], "tokens": [bos]});
+    serde_json::from_value(shell).map_err(|e| {
+        Error::model(origin, format!("the tokenizer cannot be built ({e})"), "This is a fault of emoji_lab")
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::model::gguf::writer::tiny_tokens;
+
+    pub(crate) fn tiny_tokenizer() -> Tokenizer {
+        build(&tiny_tokens()).unwrap()
+    }
+
+    fn build((tokens, scores, types): &(Vec<String>, Vec<f32>, Vec<i64>)) -> Result<Tokenizer> {
+        let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
+        let list = TokenList {
+            tokens: &tokens,
+            scores,
+            types,
+            bos: 2,
+            eos: 1,
+            pad: 0,
+            unk: Some(3),
+            model_max_length: 256,
+            chat_template: None,
+        };
+        tokenizer_from_list(&list, "test.gguf")
+    }
+
+    #[test]
+    fn merges_by_score_and_falls_back_to_bytes() {
+        let tokenizer = tiny_tokenizer();
+        let pieces = |text: &str| -> Vec<String> {
+            tokenizer.encode(text).unwrap().into_iter().map(|id| tokenizer.token(id).unwrap()).collect()
+        };
+        assert_eq!(pieces("hello the world"), ["hello", "▁the", "▁wo", "rld"]);
+        assert_eq!(pieces("a    b"), ["a", "▁▁▁▁", "b"]);
+        assert_eq!(pieces("a\n\n\nb"), ["a", "\n\n\n", "b"]);
+        assert_eq!(pieces("é🎉🎉"), ["<0xC3>", "<0xA9>", "🎉🎉"]);
+        assert_eq!(pieces("<bos><start_of_turn>model"), ["<bos>", "<start_of_turn>", "mo", "de", "l"]);
+    }
+
+    #[test]
+    fn decodes_what_it_encodes() {
+        let tokenizer = tiny_tokenizer();
+        for text in ["", " ", "  hello \n\n the 😂", "日本語\t\u{200d}é\0", "▁ x"] {
+            let ids = tokenizer.encode(text).unwrap();
+            // A literal ▁ is the one thing that this tokenizer cannot tell from a space.
+            assert_eq!(tokenizer.decode(&ids, true).unwrap(), text.replace('▁', " "));
+        }
+        let ids = tokenizer.encode("<bos>hello<end_of_turn>").unwrap();
+        assert_eq!(tokenizer.decode(&ids, true).unwrap(), "hello");
+        assert_eq!(tokenizer.decode(&ids, false).unwrap(), "<bos>hello<end_of_turn>");
+    }
+
+    #[test]
+    fn refuses_lists_that_do_not_fit_together() {
+        let (tokens, scores, types) = tiny_tokens();
+        let said = |list| build(&list).unwrap_err().to_string();
+        assert!(said((tokens.clone(), scores[1..].to_vec(), types.clone())).contains("511 scores"));
+        let mut twice = tokens.clone();
+        twice[400] = "hello".into();
+        assert!(said((twice, scores.clone(), types.clone())).contains("there twice"));
+        let short = (tokens[..1].to_vec(), scores[..1].to_vec(), types[..1].to_vec());
+        assert!(said(short).contains("no bos token 2"));
+    }
+
+    #[test]
+    fn odd_scores_and_types_do_no_harm() {
+        let (tokens, mut scores, mut types) = tiny_tokens();
+        (scores[300], scores[301], types[302], types[303]) = (f32::NAN, f32::INFINITY, -7, i64::MAX);
+        let tokenizer = build(&(tokens, scores, types)).unwrap();
+        assert!(!tokenizer.encode("hello the world").unwrap().is_empty());
+    }
+}
