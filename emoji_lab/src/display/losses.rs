@@ -1,0 +1,108 @@
+//! The losses of a run, checkpoint by checkpoint.
+
+use super::table::{Align, Table};
+use super::text::thousands;
+use crate::plot::{LossCurves, LossRow};
+use crate::train::LogEntry;
+
+/// Longer tables are thinned: nobody reads five hundred rows in a cell.
+const MAX_ROWS: usize = 24;
+
+/// Training and validation loss at each evaluation, the lowest validation loss marked.
+///
+/// Without evaluations it has one row an epoch. Losses are in nats a token.
+pub fn loss_table(log_history: &[LogEntry]) -> Table {
+    let curves = LossCurves::from_log(log_history);
+    let rows = curves.rows();
+    let best = curves.best().filter(|_| curves.eval.len() > 1).map(|best| best.step);
+    let shown = thin(&rows, best);
+
+    let mut table = Table::new("Loss, nats a token")
+        .column("Epoch", Align::Right)
+        .column("Step", Align::Right)
+        .column("Training", Align::Right)
+        .column("Validation", Align::Right)
+        .column("Gap", Align::Right);
+    for (index, row) in shown.iter().enumerate() {
+        let number = |loss: Option<f64>| loss.map_or("–".to_string(), nats);
+        let gap = row.gap().map_or("–".to_string(), |gap| format!("{gap:+.4}"));
+        table = table.row([
+            epochs(row.epoch),
+            thousands(row.step as u64),
+            number(row.train),
+            number(row.eval),
+            gap,
+        ]);
+        if row.eval.is_some() && Some(row.step) == best {
+            table = table.highlight(index, "best");
+        }
+    }
+    if shown.len() < rows.len() {
+        table = table.note(format!("{} of {} rows shown.", shown.len(), rows.len()));
+    }
+    curves.notes().into_iter().fold(table, Table::note)
+}
+
+/// At most [`MAX_ROWS`] rows at even distances, the last and the best among them.
+fn thin(rows: &[LossRow], best: Option<usize>) -> Vec<LossRow> {
+    let every = rows.len().div_ceil(MAX_ROWS).max(1);
+    let kept = rows.iter().enumerate().filter(|(i, row)| {
+        (rows.len() - 1 - i).is_multiple_of(every) || (row.eval.is_some() && Some(row.step) == best)
+    });
+    kept.map(|(_, row)| row.clone()).collect()
+}
+
+/// A loss as it is written everywhere.
+pub(crate) fn nats(loss: f64) -> String {
+    if loss.abs() < 1e6 { format!("{loss:.4}") } else { format!("{loss:.3e}") }
+}
+
+/// An epoch: `3`, or `0.25` inside one.
+pub(crate) fn epochs(epoch: f64) -> String {
+    let rounded = (epoch * 100.0).round() / 100.0;
+    if rounded.fract() == 0.0 { format!("{rounded:.0}") } else { format!("{rounded:.2}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(epoch: f64, step: usize, loss: Option<f64>, eval_loss: Option<f64>) -> LogEntry {
+        LogEntry { epoch, step, loss, eval_loss, ..LogEntry::default() }
+    }
+
+    #[test]
+    fn the_best_validation_is_marked() {
+        let mut log = Vec::new();
+        for (epoch, train, eval) in [(1, 2.0, 1.5), (2, 1.2, 1.25), (3, 0.9, 1.4)] {
+            log.push(entry(epoch as f64, epoch * 100, Some(train), None));
+            log.push(entry(epoch as f64, epoch * 100, None, Some(eval)));
+        }
+        let text = loss_table(&log).to_text();
+        let marked: Vec<&str> = text.lines().filter(|line| line.contains("← best")).collect();
+        assert_eq!(marked.len(), 1, "{text}");
+        assert!(marked[0].contains("200") && marked[0].contains("1.2500") && marked[0].contains("+0.0500"));
+    }
+
+    #[test]
+    fn long_runs_are_thinned_but_keep_the_best_and_the_last() {
+        let log: Vec<LogEntry> = (1..=500)
+            .map(|i| entry(i as f64 / 100.0, i, None, Some(if i == 333 { 0.5 } else { 1.0 })))
+            .collect();
+        let text = loss_table(&log).to_text();
+        assert!(text.lines().count() < 35, "{text}");
+        assert!(text.contains("← best") && text.contains("\n    5   500"), "{text}");
+    }
+
+    #[test]
+    fn empty_and_broken_logs_give_a_table_too() {
+        assert!(loss_table(&[]).to_text().contains("Validation"));
+        let text = loss_table(&[entry(1.0, 1, Some(f64::NAN), Some(f64::INFINITY))]).to_text();
+        assert!(text.contains("left out"), "{text}");
+    }
+
+    #[test]
+    fn epochs_read_well() {
+        assert_eq!([1.0, 0.25, 2.9999, 0.333].map(epochs), ["1", "0.25", "3", "0.33"]);
+    }
+}

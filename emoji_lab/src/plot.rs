@@ -1,1 +1,0 @@
-//! plot (being built).
