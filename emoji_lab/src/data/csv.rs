@@ -37,7 +37,7 @@ pub(super) fn read_csv(name: &str, bytes: &[u8]) -> Result<Vec<Row>> {
                 "Close it, or write a double quote inside a quoted field twice",
             ));
         }
-        if is_blank(&record) {
+        if is_blank(&record) && !lines.at_quote() {
             continue;
         }
         let Some((columns, text_at, emoji_at)) = &header else {
@@ -76,7 +76,7 @@ pub(super) fn read_csv(name: &str, bytes: &[u8]) -> Result<Vec<Row>> {
     }
 }
 
-/// A line of nothing but spaces, which pandas skips too.
+/// A record of nothing but spaces; unless they are in quotes, pandas skips it too.
 fn is_blank(record: &::csv::StringRecord) -> bool {
     record.len() == 1 && record[0].trim_matches([' ', '\t']).is_empty()
 }
@@ -93,6 +93,11 @@ struct Lines<'a> {
 impl<'a> Lines<'a> {
     fn new(text: &'a str) -> Self {
         Self { text: text.as_bytes(), counted: 0, line: 1 }
+    }
+
+    /// Whether a double quote stands at the place last asked for.
+    fn at_quote(&self) -> bool {
+        self.text.get(self.counted) == Some(&b'"')
     }
 
     /// The line of the first character at or behind `byte` that does not end a line.
@@ -182,6 +187,7 @@ mod tests {
         assert!(
             failure("text,emoji\na,🎉\nb\n").contains("t.csv, line 3: the row has 1 field, the header 2")
         );
+        assert!(failure("text,emoji\na,🎉\n\"\"\n").contains("line 3: the row has 1 field"));
         let error = failure("text,emoji\n\"x\ny\",🎉\na, b,🎉\n");
         assert!(
             error.contains("t.csv, line 4: the row has 3 fields, the header 2. Put double quotes"),
