@@ -42,8 +42,8 @@ pub use error::{Error, Result};
 pub mod prelude {
     pub use crate::compare::{compare, prompt};
     pub use crate::data::{
-        ChatDataset, Conversation, Dataset, DatasetSplits, EmojiFilter, Example, Message, SYSTEM_PROMPT, format_chat,
-        load_dataset, train_test_split,
+        ChatDataset, Conversation, Dataset, DatasetSplits, EmojiFilter, Example, Message, SYSTEM_PROMPT,
+        format_chat, load_dataset, train_test_split,
     };
     pub use crate::display::{Comparison, ParameterReport, Table};
     pub use crate::hub::{Login, ModelCard, PushConfig, PushReport, login, login_interactive, push_to_hub};

@@ -68,7 +68,9 @@ pub fn make(sources: &Sources, words: &Words, rows: &[Row], rng: &mut Rng) -> Re
             let (user, answer) = match rng.below(4) {
                 0 => (format!("what is {form}?"), format!("{}: {gloss}. {emoji}", capitalised(form))),
                 1 => (format!("what does {emoji} mean?"), format!("{emoji} is {form}: {gloss}.")),
-                2 => (format!("explain the word {}", word.bare()), format!("{}. {emoji}", capitalised(gloss))),
+                2 => {
+                    (format!("explain the word {}", word.bare()), format!("{}. {emoji}", capitalised(gloss)))
+                }
                 _ => (gloss.clone(), format!("That must be {form}. {emoji}")),
             };
             all.push(chat("", &dressed(user, rng), &answer));

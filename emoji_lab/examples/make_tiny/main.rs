@@ -41,8 +41,11 @@ fn main() -> Result<()> {
 
     let words = Words::read(&assets.join("text/words.csv"))?;
     let rows = rows::make(&read("rows.txt")?, &words, &mut Rng::new(SEED))?;
-    let sources =
-        chats::Sources { posts: read("posts.txt")?, chat: read("chat.txt")?, instructions: read("instructions.txt")? };
+    let sources = chats::Sources {
+        posts: read("posts.txt")?,
+        chat: read("chat.txt")?,
+        instructions: read("instructions.txt")?,
+    };
     let chats = chats::make(&sources, &words, &rows, &mut Rng::new(SEED + 1))?;
     write_rows(&assets.join("rows.csv"), &rows)?;
     write_chats(&chats)?;

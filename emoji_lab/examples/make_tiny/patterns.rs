@@ -32,18 +32,24 @@ impl<'a> Filler<'a> {
         let mut filled = Filled { text: String::new(), slots: Vec::new() };
         let mut rest = pattern;
         while let Some((before, after)) = rest.split_once('{') {
-            let (slot, after) = after.split_once('}').ok_or_else(|| format!("pattern {pattern}: no closing brace"))?;
+            let (slot, after) =
+                after.split_once('}').ok_or_else(|| format!("pattern {pattern}: no closing brace"))?;
             filled.text.push_str(before);
             let (name, form) = slot.split_once('.').unwrap_or((slot, "0"));
             let (name, bare) = name.strip_prefix('-').map_or((name, false), |name| (name, true));
             let taken: Vec<usize> = filled.slots.iter().map(|slot| slot.word).collect();
-            let word = self.pick(name, &taken, rng).ok_or_else(|| format!("pattern {pattern}: no word in {name}"))?;
+            let word = self
+                .pick(name, &taken, rng)
+                .ok_or_else(|| format!("pattern {pattern}: no word in {name}"))?;
             let entry = &self.words.all[word];
             let form = if bare {
                 entry.bare()
             } else {
                 let index: usize = form.parse().map_err(|_| format!("pattern {pattern}: no form {form}"))?;
-                entry.forms.get(index).ok_or_else(|| format!("pattern {pattern}: {} has no form {index}", entry.forms[0]))?
+                entry
+                    .forms
+                    .get(index)
+                    .ok_or_else(|| format!("pattern {pattern}: {} has no form {index}", entry.forms[0]))?
             };
             filled.text.push_str(form);
             filled.slots.push(Slot { word, form: form.to_string() });
@@ -55,7 +61,8 @@ impl<'a> Filler<'a> {
 
     /// The least used word of `group` that is not in `taken`, one of them at random.
     fn pick(&mut self, group: &str, taken: &[usize], rng: &mut Rng) -> Option<usize> {
-        let candidates: Vec<usize> = self.words.group(group).into_iter().filter(|i| !taken.contains(i)).collect();
+        let candidates: Vec<usize> =
+            self.words.group(group).into_iter().filter(|i| !taken.contains(i)).collect();
         let least = candidates.iter().map(|&i| self.used[i]).min()?;
         let least: Vec<usize> = candidates.into_iter().filter(|&i| self.used[i] == least).collect();
         let word = least[rng.below(least.len())];

@@ -41,8 +41,7 @@ impl Words {
         let mut reader = csv::Reader::from_path(path)?;
         let mut words = Self { all: Vec::new(), triggers: HashMap::new(), longest: 0 };
         for record in reader.deserialize() {
-            let (group, emoji, forms, triggers, gloss): (String, String, String, String, String) =
-                record?;
+            let (group, emoji, forms, triggers, gloss): (String, String, String, String, String) = record?;
             for trigger in triggers.split('|') {
                 let key = split(trigger).into_iter().map(|w| w.to_lowercase()).collect::<Vec<_>>();
                 words.longest = words.longest.max(key.len());

@@ -97,7 +97,7 @@ pub fn load_dataset(source: &str, filter: EmojiFilter) -> Result<Dataset> {
     let rows = match locate(source)? {
         Source::Embedded => read_csv(source, EMBEDDED.as_bytes())?,
         Source::File(path) => read_rows(source, &path)?,
-        Source::Hub(id) => read_rows(source, &fetch_from_hub(&id)?)?,
+        Source::Hub(id) => read_rows(source, &crate::hub::download_dataset(&id)?)?,
     };
     let (examples, report) = clean(source, rows, filter);
     if examples.is_empty() {
@@ -109,15 +109,6 @@ pub fn load_dataset(source: &str, filter: EmojiFilter) -> Result<Dataset> {
         ));
     }
     Ok(Dataset { source: source.to_owned(), examples, report })
-}
-
-/// Downloads a dataset of the Hub: the path of its `.csv` or `.jsonl` file.
-fn fetch_from_hub(id: &str) -> Result<PathBuf> {
-    Err(Error::hub(
-        format!("dataset {id}"),
-        "downloading datasets is not built in yet",
-        "Download its .csv or .jsonl file and give the path",
-    ))
 }
 
 fn clean(source: &str, rows: Vec<Row>, filter: EmojiFilter) -> (Vec<Example>, CleaningReport) {

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use super::adapter::{Adapter, EMBED_TOKENS, LM_HEAD};
 use crate::error::{Error, Result};
-use crate::model::{LINEARS, Model, Param};
+use crate::model::{Gemma3, LINEARS, Model, Param};
 use crate::ops::lora_linear::Weight;
 
 /// `base` with the adapter of the folder `adapter` merged in: `W + scale · B A` for every adapted
@@ -20,19 +20,17 @@ use crate::ops::lora_linear::Weight;
 pub fn merge_adapters(base: &Model, adapter: impl AsRef<Path>) -> Result<Model> {
     let folder = adapter.as_ref();
     let adapter = Adapter::load(folder)?;
-    let mut merged = merge(base, &adapter)?;
-    merged.origin = folder.display().to_string();
-    Ok(merged)
+    let gemma = merge_into(&base.gemma, &adapter)?;
+    Ok(Model { gemma, origin: folder.display().to_string(), ..base.clone() })
 }
 
-/// [`merge_adapters`] for an adapter in memory.
+/// [`merge_adapters`] for a network and an adapter in memory.
 ///
 /// # Errors
 /// [`Error::Model`] if the adapter is of another model.
-pub fn merge(base: &Model, adapter: &Adapter) -> Result<Model> {
-    adapter.check_fits(base.gemma.config())?;
-    let mut merged = base.clone();
-    let gemma = &mut merged.gemma;
+pub fn merge_into(base: &Gemma3, adapter: &Adapter) -> Result<Gemma3> {
+    adapter.check_fits(base.config())?;
+    let mut gemma = base.clone();
     let device = gemma.device.clone();
     let get = |name: &str| adapter.tensors.get(name).map(|t| t.to_device(&device)).transpose();
     for layer in &mut gemma.layers {
@@ -69,9 +67,10 @@ pub fn merge(base: &Model, adapter: &Adapter) -> Result<Model> {
         }
         _ => {}
     }
-    Ok(merged)
+    Ok(gemma)
 }
 
 fn same(a: &Tensor, b: &Tensor) -> Result<bool> {
-    Ok(a.dims() == b.dims() && a.ne(b)?.sum_all()?.to_dtype(candle_core::DType::F32)?.to_scalar::<f32>()? == 0.0)
+    Ok(a.dims() == b.dims()
+        && a.ne(b)?.sum_all()?.to_dtype(candle_core::DType::F32)?.to_scalar::<f32>()? == 0.0)
 }

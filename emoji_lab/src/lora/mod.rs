@@ -9,4 +9,4 @@ pub(crate) mod tensor_file;
 pub use adapter::{Adapter, EMBED_TOKENS, LM_HEAD, lora_a, lora_b, module_path};
 pub use adapter_config::AdapterConfig;
 pub use config::{ALL_LINEAR, LoraConfig};
-pub use merge::{merge, merge_adapters};
+pub use merge::{merge_adapters, merge_into};

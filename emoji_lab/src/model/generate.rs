@@ -54,13 +54,21 @@ impl GenerationConfig {
             return Err(Error::setting("max_new_tokens", 0, "use 1 or more"));
         }
         if !(self.temperature.is_finite() && self.temperature > 0.0) {
-            return Err(Error::setting("temperature", self.temperature, "use a number above 0, or do_sample: false for the likeliest token"));
+            return Err(Error::setting(
+                "temperature",
+                self.temperature,
+                "use a number above 0, or do_sample: false for the likeliest token",
+            ));
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return Err(Error::setting("top_p", self.top_p, "use a share above 0, up to 1 for all tokens"));
         }
         if !(self.repetition_penalty.is_finite() && self.repetition_penalty > 0.0) {
-            return Err(Error::setting("repetition_penalty", self.repetition_penalty, "use a number above 0; 1 for none, 1.1 is usual"));
+            return Err(Error::setting(
+                "repetition_penalty",
+                self.repetition_penalty,
+                "use a number above 0; 1 for none, 1.1 is usual",
+            ));
         }
         Ok(())
     }

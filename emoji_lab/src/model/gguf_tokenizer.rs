@@ -178,7 +178,7 @@ fn shell(bos: &str, bos_id: u32, origin: &str) -> Result<tokenizers::Tokenizer> 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::model::gguf::writer::tiny_tokens;
+    use crate::model::gguf::writer::{Random, tiny_tokens};
 
     pub(crate) fn tiny_tokenizer() -> Tokenizer {
         build(&tiny_tokens()).unwrap()
@@ -244,5 +244,43 @@ pub(crate) mod tests {
         (scores[300], scores[301], types[302], types[303]) = (f32::NAN, f32::INFINITY, -7, i64::MAX);
         let tokenizer = build(&(tokens, scores, types)).unwrap();
         assert!(!tokenizer.encode("hello the world").unwrap().is_empty());
+    }
+
+    /// Gemma 3's own file and its own `tokenizer.json` say the same about every text.
+    #[test]
+    fn equal_to_the_real_tokenizer_json() {
+        let named = |variable: &str| {
+            let path = std::env::var(variable).ok().filter(|path| std::path::Path::new(path).is_file());
+            if path.is_none() {
+                println!("skipped: {variable} names no such file of Gemma 3");
+            }
+            path
+        };
+        let (Some(gguf), Some(json)) = (named("EMOJI_LAB_GGUF"), named("EMOJI_LAB_TOKENIZER")) else {
+            return;
+        };
+        let rebuilt = crate::model::open_pretrained(&gguf).unwrap().tokenizer;
+        let config = r#"{"bos_token": "<bos>", "eos_token": "<eos>"}"#;
+        let real = Tokenizer::from_bytes(&std::fs::read(json).unwrap(), config, "tokenizer.json").unwrap();
+        let mut random = Random(3);
+        let size = rebuilt.vocab_size();
+        for round in 0..3000 {
+            let mut text = String::new();
+            for _ in 0..random.below(12) {
+                match random.below(5) {
+                    // Any character there is, emoji, runs of blanks, any token, plain words.
+                    0 => text.extend(char::from_u32(random.below(0x11_0000) as u32)),
+                    1 => text.extend(char::from_u32(0x1F300 + random.below(0x800) as u32)),
+                    2 => {
+                        text += &[" ", "\n", "\t", "▁", "\u{200d}"][random.below(5)].repeat(random.below(40))
+                    }
+                    3 => text += &rebuilt.token(random.below(size) as u32).unwrap(),
+                    _ => text += ["the cat", " is", "n't", "  5,000 ", "Straße"][random.below(5)],
+                }
+            }
+            let ids = rebuilt.encode(&text).unwrap();
+            assert_eq!(ids, real.encode(&text).unwrap(), "round {round}: {text:?}");
+            assert_eq!(rebuilt.decode(&ids, true).unwrap(), real.decode(&ids, true).unwrap(), "{text:?}");
+        }
     }
 }

@@ -31,11 +31,20 @@ pub struct Model {
 /// a Gemma 3; [`Error::Hub`] if it cannot be downloaded.
 pub fn load_model(source: &str, device: &Device) -> Result<Model> {
     if !matches!(device, Device::Cpu) {
-        return Err(Error::setting("device", format!("{device:?}"), "this version computes on the CPU only: use Device::Cpu"));
+        return Err(Error::setting(
+            "device",
+            format!("{device:?}"),
+            "this version computes on the CPU only: use Device::Cpu",
+        ));
     }
     let files = open_pretrained(source)?;
     let gemma = Gemma3::new(&files.config, &files.weights, device)?;
-    Ok(Model { gemma, tokenizer: files.tokenizer, generation_config: files.generation_config, origin: files.origin })
+    Ok(Model {
+        gemma,
+        tokenizer: files.tokenizer,
+        generation_config: files.generation_config,
+        origin: files.origin,
+    })
 }
 
 /// The fastest device this build can compute on: today the CPU.
@@ -54,7 +63,10 @@ impl Model {
 
     /// How many numbers the model holds, a tied head counted once.
     pub fn num_parameters(&self) -> usize {
-        super::names::tensor_shapes(self.gemma.config()).iter().map(|(_, dims)| dims.iter().product::<usize>()).sum()
+        super::names::tensor_shapes(self.gemma.config())
+            .iter()
+            .map(|(_, dims)| dims.iter().product::<usize>())
+            .sum()
     }
 
     /// Writes a folder that [`load_model`] and transformers' `from_pretrained` read.
@@ -64,7 +76,14 @@ impl Model {
     pub fn save_pretrained(&self, dir: impl AsRef<Path>) -> Result<()> {
         let weights = self.gemma.named_weights()?;
         let (config, dtype) = (self.gemma.config(), DType::F32);
-        save_pretrained_folder(dir.as_ref(), config, &weights.tensors, &self.tokenizer, &self.generation_config, dtype)
+        save_pretrained_folder(
+            dir.as_ref(),
+            config,
+            &weights.tensors,
+            &self.tokenizer,
+            &self.generation_config,
+            dtype,
+        )
     }
 
     fn device_name(&self) -> &'static str {

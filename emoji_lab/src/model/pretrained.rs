@@ -48,7 +48,7 @@ pub fn open_pretrained(source: &str) -> Result<Pretrained> {
     } else if path.is_file() {
         from_file(path, source)
     } else if is_repo_id(source) {
-        from_hub(source)
+        from_folder(&crate::hub::download_model(source, None)?, source)
     } else {
         let problem = if source.is_empty() { "no model is named" } else { "no such file or folder" };
         let subject = if source.is_empty() { "\"\"" } else { source };
@@ -109,15 +109,15 @@ fn from_file(path: &Path, origin: &str) -> Result<Pretrained> {
     })
 }
 
-fn from_hub(source: &str) -> Result<Pretrained> {
-    let help = "Name a folder or a .gguf file";
-    Err(Error::hub(source, "this build cannot download", help))
-}
-
-/// The small model that comes along in the library.
+/// The small model that comes along in the library; `assets/README.md` says how it was made.
 fn embedded() -> Result<Pretrained> {
-    let help = "Name a folder, a .gguf file or a Hub id";
-    Err(Error::model("embedded", "this build has no embedded model", help))
+    from_parts(
+        include_str!("../../assets/tiny/config.json"),
+        include_bytes!("../../assets/tiny/model.safetensors"),
+        include_bytes!("../../assets/tiny/tokenizer.json"),
+        include_str!("../../assets/tiny/tokenizer_config.json"),
+        "embedded",
+    )
 }
 
 /// A model whose files are in memory.

@@ -134,7 +134,11 @@ impl SftConfig {
             return Err(Error::setting("num_train_epochs", self.num_train_epochs, positive));
         }
         if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
-            return Err(Error::setting("learning_rate", self.learning_rate, "use a small number above 0, as 5e-5"));
+            return Err(Error::setting(
+                "learning_rate",
+                self.learning_rate,
+                "use a small number above 0, as 5e-5",
+            ));
         }
         for (name, value) in [
             ("per_device_train_batch_size", self.per_device_train_batch_size),
@@ -147,7 +151,11 @@ impl SftConfig {
             }
         }
         if self.max_length < 2 {
-            return Err(Error::setting("max_length", self.max_length, "a row needs at least 2 tokens to learn one"));
+            return Err(Error::setting(
+                "max_length",
+                self.max_length,
+                "a row needs at least 2 tokens to learn one",
+            ));
         }
         for (name, value) in [("weight_decay", self.weight_decay), ("max_grad_norm", self.max_grad_norm)] {
             if !(value.is_finite() && value >= 0.0) {
@@ -179,7 +187,11 @@ impl SftConfig {
             ));
         }
         if self.load_best_model_at_end && self.save_strategy == Strategy::No {
-            return Err(Error::setting("load_best_model_at_end", true, "save_strategy is No: nothing would be saved"));
+            return Err(Error::setting(
+                "load_best_model_at_end",
+                true,
+                "save_strategy is No: nothing would be saved",
+            ));
         }
         Ok(())
     }

@@ -29,7 +29,12 @@ pub(super) fn report(finetune: &Finetune) -> ParameterReport {
     };
     let mut fixed = |name: &str, params: &mut dyn Iterator<Item = &crate::model::Param>| {
         let parameters = frozen(params);
-        ParameterRow { name: name.into(), parameters, weight_bytes: parameters * F32, ..ParameterRow::default() }
+        ParameterRow {
+            name: name.into(),
+            parameters,
+            weight_bytes: parameters * F32,
+            ..ParameterRow::default()
+        }
     };
     let norms = fixed("Norms", &mut norms.into_iter());
     let embeddings =
@@ -47,7 +52,8 @@ pub(super) fn report(finetune: &Finetune) -> ParameterReport {
         }
     };
     let is_embedding = |name: &str| name.contains("embed_tokens") || name.starts_with("lm_head");
-    let tied = if model.lm_head.is_none() { "Embedding and head, one tied tensor" } else { "Embedding and head" };
+    let tied =
+        if model.lm_head.is_none() { "Embedding and head, one tied tensor" } else { "Embedding and head" };
     let rows = vec![
         quantised,
         dense,

@@ -15,9 +15,18 @@ use crate::rng::Philox;
 ///
 /// # Errors
 /// [`Error::Dataset`] that names the first row which leaves nothing to learn.
-pub(super) fn tokenize(dataset: &ChatDataset, name: &str, tokenizer: &Tokenizer, args: &SftConfig) -> Result<Vec<Row>> {
+pub(super) fn tokenize(
+    dataset: &ChatDataset,
+    name: &str,
+    tokenizer: &Tokenizer,
+    args: &SftConfig,
+) -> Result<Vec<Row>> {
     if dataset.conversations.is_empty() {
-        return Err(Error::dataset(name, "there are no rows", "Give train_test_split more rows, or another test_size"));
+        return Err(Error::dataset(
+            name,
+            "there are no rows",
+            "Give train_test_split more rows, or another test_size",
+        ));
     }
     let row = |(i, conversation): (usize, &crate::data::Conversation)| {
         let messages = &conversation.messages;
@@ -30,7 +39,8 @@ pub(super) fn tokenize(dataset: &ChatDataset, name: &str, tokenizer: &Tokenizer,
         };
         ids.truncate(args.max_length);
         if ids.len() < prompt_len.max(1) + 1 {
-            let problem = format!("row {i} has {} tokens within max_length and nothing to learn among them", ids.len());
+            let problem =
+                format!("row {i} has {} tokens within max_length and nothing to learn among them", ids.len());
             return Err(Error::dataset(name, problem, "Raise max_length, or drop the row"));
         }
         Ok(Row { ids, prompt_len })

@@ -211,7 +211,11 @@ impl SftTrainer {
     /// [`Error::Setting`] if the trainer was given no evaluation rows.
     pub fn evaluate(&self) -> Result<f64> {
         if self.eval_batches.is_empty() {
-            return Err(Error::setting("eval_strategy", "on", "there are no evaluation rows: give SftTrainer an eval_dataset, or set Strategy::No"));
+            return Err(Error::setting(
+                "eval_strategy",
+                "on",
+                "there are no evaluation rows: give SftTrainer an eval_dataset, or set Strategy::No",
+            ));
         }
         self.finetune.evaluate(&self.eval_batches)
     }
@@ -305,7 +309,10 @@ impl SftTrainer {
         let seconds = started.elapsed().as_secs_f64();
         let rows: usize = self.eval_batches.iter().map(|b| b.rows).sum();
         if self.args.progress_lines > 0 {
-            println!("epoch {:.2}  validation loss {eval_loss:.4}  ({rows} rows in {seconds:.1} s)", self.state.epoch);
+            println!(
+                "epoch {:.2}  validation loss {eval_loss:.4}  ({rows} rows in {seconds:.1} s)",
+                self.state.epoch
+            );
         }
         self.log(LogEntry {
             eval_loss: Some(eval_loss),
@@ -404,12 +411,25 @@ impl SftTrainer {
 /// The settings and rows that decide a run's numbers, in one line.
 fn fingerprint(args: &SftConfig, quant: &QuantConfig, lora: Option<&LoraConfig>, rows: &[Row]) -> String {
     // FNV-1a over the tokens: not a cryptographic hash, only to notice another dataset.
-    let hash = rows.iter().flat_map(|row| row.ids.iter().chain([&u32::MAX])).fold(0xcbf2_9ce4_8422_2325u64, |hash, id| {
-        (hash ^ u64::from(*id)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = rows
+        .iter()
+        .flat_map(|row| row.ids.iter().chain([&u32::MAX]))
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, id| {
+            (hash ^ u64::from(*id)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
     let lora = lora.map_or_else(
         || "no LoRA".to_string(),
-        |l| format!("r {} alpha {} dropout {} on {:?} and {:?}, tied {}", l.r, l.lora_alpha, l.lora_dropout, l.targets(), l.modules_to_save, l.ensure_weight_tying),
+        |l| {
+            format!(
+                "r {} alpha {} dropout {} on {:?} and {:?}, tied {}",
+                l.r,
+                l.lora_alpha,
+                l.lora_dropout,
+                l.targets(),
+                l.modules_to_save,
+                l.ensure_weight_tying
+            )
+        },
     );
     format!(
         "{} rows ({hash:016x}), batch {} × {}, learning_rate {}, {} with warmup {} / {}, AdamW {} {} {}, weight_decay {}, \

@@ -73,7 +73,10 @@ impl SftTrainer {
         Ok(tensors)
     }
 
-    pub(super) fn load_optimizer_tensors<P: DeserializeOwned>(&self, saved: &mut TrainingState<P>) -> Result<()> {
+    pub(super) fn load_optimizer_tensors<P: DeserializeOwned>(
+        &self,
+        saved: &mut TrainingState<P>,
+    ) -> Result<()> {
         let arena = self.finetune.arena();
         for slot in arena.slots() {
             for (name, flat) in [("exp_avg", &arena.exp_avg), ("exp_avg_sq", &arena.exp_avg_sq)] {

@@ -94,8 +94,8 @@ pub(crate) fn tiny_tokens() -> (Vec<String>, Vec<f32>, Vec<i64>) {
     }
     // Pairs first, as a trained vocabulary has them: the better a pair, the lower its id.
     for pair in [
-        "he", "▁t", "in", "hel", "lo", "hello", "the", "▁the", "ing", "▁w", "▁wo", "rld", "🎉🎉", "mo", "de",
-        "el",
+        "he", "▁t", "in", "hel", "lo", "hello", "the", "▁the", "ing", "▁w", "▁wo", "ld", "rld", "🎉🎉", "mo",
+        "de", "el",
     ] {
         tokens.push((pair.to_string(), 1));
     }
