@@ -156,7 +156,7 @@ fn train(model: &Model, golden: &Value, dir: &Path, report: &mut Report) -> Resu
     };
     let optimizer = AdamW { weight_decay: number("wd", 0.01), ..frozen() };
     let quant =
-        QuantConfig { load_in_4bit: golden["quant"].as_bool().unwrap_or(false), ..QuantConfig::default() };
+        QuantConfig { load_in_4bit: golden["quant"].as_bool().unwrap_or(true), ..QuantConfig::default() };
     let mut finetune = Finetune::new(&model.gemma, &quant, Some(&lora), optimizer, number("clip", 1.0), 0)?;
     let init = Tensors::open(&init)?;
     for name in init.names() {

@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use candle_core::Tensor;
-
 use super::adapter::{Adapter, EMBED_TOKENS, LM_HEAD};
 use crate::error::{Error, Result};
 use crate::model::{Gemma3, LINEARS, Model, Param};
@@ -50,12 +48,8 @@ pub fn merge_into(base: &Gemma3, adapter: &Adapter) -> Result<Gemma3> {
     }
     match get(LM_HEAD)? {
         Some(head) if !adapter.config.tied => {
-            if same(&head, &gemma.embed_tokens.value)? && gemma.lm_head.is_none() {
-                // Two copies that never came apart are still one.
-            } else {
-                gemma.lm_head = Some(Param::frozen(head));
-                gemma.config.tie_word_embeddings = false;
-            }
+            gemma.lm_head = Some(Param::frozen(head));
+            gemma.config.tie_word_embeddings = false;
         }
         // An adapter that trained them as one tensor, on a base that holds two.
         Some(_) if gemma.lm_head.is_some() => {
@@ -68,9 +62,4 @@ pub fn merge_into(base: &Gemma3, adapter: &Adapter) -> Result<Gemma3> {
         _ => {}
     }
     Ok(gemma)
-}
-
-fn same(a: &Tensor, b: &Tensor) -> Result<bool> {
-    Ok(a.dims() == b.dims()
-        && a.ne(b)?.sum_all()?.to_dtype(candle_core::DType::F32)?.to_scalar::<f32>()? == 0.0)
 }

@@ -27,7 +27,7 @@ pub(super) fn report(finetune: &Finetune) -> ParameterReport {
     let frozen = |params: &mut dyn Iterator<Item = &crate::model::Param>| -> u64 {
         params.filter(|p| p.gradient.is_none()).map(|p| p.value.elem_count() as u64).sum()
     };
-    let mut fixed = |name: &str, params: &mut dyn Iterator<Item = &crate::model::Param>| {
+    let fixed = |name: &str, params: &mut dyn Iterator<Item = &crate::model::Param>| {
         let parameters = frozen(params);
         ParameterRow {
             name: name.into(),

@@ -1,0 +1,256 @@
+//! The trainer as a whole, on the embedded model: resuming, accumulation, checkpoints, merging.
+
+use std::path::Path;
+
+use emoji_lab::lora::Adapter;
+use emoji_lab::model::PackedTokens;
+use emoji_lab::prelude::*;
+
+fn rows(count: usize) -> ChatDataset {
+    let dataset = load_dataset("embedded", EmojiFilter::PurelyEmoji).unwrap();
+    format_chat(&dataset, SYSTEM_PROMPT).take(count)
+}
+
+fn settings(output_dir: &Path) -> SftConfig {
+    SftConfig {
+        output_dir: output_dir.to_path_buf(),
+        num_train_epochs: 2.0,
+        learning_rate: 2e-3,
+        logging_strategy: Strategy::Steps(1),
+        eval_strategy: Strategy::Epoch,
+        save_strategy: Strategy::Steps(1),
+        report_to_tensorboard: false,
+        progress_lines: 0,
+        ..SftConfig::default()
+    }
+}
+
+fn trainer(args: &SftConfig, rows: &ChatDataset) -> SftTrainer {
+    let model = load_model("embedded", &Device::Cpu).unwrap();
+    let lora = LoraConfig { r: 4, lora_alpha: 8.0, ..LoraConfig::default() };
+    SftTrainer::new(&model, rows, Some(rows), &QuantConfig::default(), Some(&lora), args).unwrap()
+}
+
+fn losses(log: &[LogEntry]) -> Vec<(usize, Option<u64>, Option<u64>)> {
+    let bits = |value: Option<f64>| value.map(f64::to_bits);
+    log.iter().filter(|e| e.train_loss.is_none()).map(|e| (e.step, bits(e.loss), bits(e.eval_loss))).collect()
+}
+
+/// Stopping after any step, mid-epoch and with dropout on, and going on in a new process' place
+/// gives the same bits as never stopping.
+#[test]
+fn resuming_goes_on_bit_for_bit_from_every_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = rows(18); // 5 batches an epoch, the last one of 2 rows
+    let args = settings(&dir.path().join("whole"));
+    let mut whole = trainer(&args, &data);
+    whole.train().unwrap();
+    let last = dir.path().join("whole/checkpoint-10/adapter_model.safetensors");
+    let expected = std::fs::read(last).unwrap();
+    for step in 1..10 {
+        let output = dir.path().join(format!("from-{step}"));
+        let mut resumed = trainer(&settings(&output), &data);
+        resumed.resume_from_checkpoint(Some(&dir.path().join(format!("whole/checkpoint-{step}")))).unwrap();
+        assert_eq!(losses(resumed.log_history()), losses(whole.log_history()), "resumed after step {step}");
+        let bytes = std::fs::read(output.join("checkpoint-10/adapter_model.safetensors")).unwrap();
+        assert!(bytes == expected, "resumed after step {step}: other final parameters");
+    }
+}
+
+#[test]
+fn a_checkpoint_of_other_settings_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = rows(8);
+    let args = SftConfig { max_steps: Some(1), ..settings(dir.path()) };
+    trainer(&args, &data).train().unwrap();
+    let mut other = trainer(&SftConfig { learning_rate: 1e-3, ..args.clone() }, &data);
+    let error = other.resume_from_checkpoint(None).unwrap_err().to_string();
+    assert!(error.contains("other settings") && error.contains("learning_rate 0.002"), "{error}");
+    let error = trainer(&args, &rows(12)).resume_from_checkpoint(None).unwrap_err().to_string();
+    assert!(error.contains("other rows"), "{error}");
+    let empty = SftConfig { output_dir: dir.path().join("none"), ..args };
+    let error = trainer(&empty, &data).resume_from_checkpoint(None).unwrap_err().to_string();
+    assert!(error.contains("holds no checkpoint"), "{error}");
+}
+
+/// Eight rows one at a time, added up, are eight rows at once: the means are weighted by tokens.
+#[test]
+fn accumulated_gradients_are_those_of_the_whole_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = rows(16);
+    let run = |batch: usize, accumulation: usize| {
+        let args = SftConfig {
+            per_device_train_batch_size: batch,
+            gradient_accumulation_steps: accumulation,
+            num_train_epochs: 3.0,
+            save_strategy: Strategy::No,
+            eval_strategy: Strategy::No,
+            ..settings(dir.path())
+        };
+        let model = load_model("embedded", &Device::Cpu).unwrap();
+        // Without dropout: its mask depends on how rows are put together.
+        let lora = LoraConfig { r: 4, lora_dropout: 0.0, ..LoraConfig::default() };
+        let mut trainer =
+            SftTrainer::new(&model, &data, None, &QuantConfig::default(), Some(&lora), &args).unwrap();
+        trainer.train().unwrap();
+        trainer.log_history().iter().filter_map(|e| e.loss).collect::<Vec<_>>()
+    };
+    let (whole, accumulated) = (run(8, 1), run(1, 8));
+    assert_eq!(whole.len(), 6);
+    for (whole, accumulated) in whole.iter().zip(&accumulated) {
+        assert!((whole - accumulated).abs() / whole < 1e-5, "{whole} and {accumulated}");
+    }
+}
+
+#[test]
+fn checkpoints_are_rotated_and_the_best_one_is_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = rows(12);
+    let args = SftConfig {
+        num_train_epochs: 3.0,
+        save_strategy: Strategy::Epoch,
+        save_total_limit: Some(2),
+        load_best_model_at_end: true,
+        ..settings(dir.path())
+    };
+    let mut trainer = trainer(&args, &data);
+    let output = trainer.train().unwrap();
+    let mut kept: Vec<_> = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with("checkpoint-"))
+        .collect();
+    kept.sort();
+    assert_eq!(kept, ["checkpoint-6", "checkpoint-9"]);
+    let best = trainer.state().best_metric.unwrap();
+    assert!((trainer.evaluate().unwrap() - best).abs() < 1e-12);
+    assert!(output.best_checkpoint.unwrap().contains("checkpoint-"));
+    // Training on what is evaluated: the loss falls.
+    let evals: Vec<f64> = trainer.log_history().iter().filter_map(|e| e.eval_loss).collect();
+    assert!(evals.windows(2).all(|pair| pair[1] < pair[0]), "{evals:?}");
+}
+
+/// What is merged, saved and loaded again computes what the adapter on the unrounded base computes.
+#[test]
+fn merged_saved_and_reloaded_it_is_the_adapter_on_the_base() {
+    for tied in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let data = rows(8);
+        let model = load_model("embedded", &Device::Cpu).unwrap();
+        let lora = LoraConfig { r: 4, ensure_weight_tying: tied, ..LoraConfig::default() };
+        let args = SftConfig { save_strategy: Strategy::No, ..settings(dir.path()) };
+        let mut trainer =
+            SftTrainer::new(&model, &data, Some(&data), &QuantConfig::none(), Some(&lora), &args).unwrap();
+        trainer.train().unwrap();
+        let adapter = dir.path().join("adapter");
+        trainer.save_model(&adapter).unwrap();
+        assert_eq!(Adapter::load(&adapter).unwrap().config.tied, tied);
+
+        let merged = merge_adapters(&model, &adapter).unwrap();
+        let folder = dir.path().join("merged");
+        merged.save_pretrained(&folder).unwrap();
+        let reloaded = load_model(folder.to_str().unwrap(), &Device::Cpu).unwrap();
+        assert_eq!(reloaded.gemma.config().tie_word_embeddings, tied);
+        let ids = model.tokenizer.encode_chat(&prompt("let's go to the beach"), true).unwrap();
+        let tokens = PackedTokens::new(&[ids]);
+        let logits = |gemma: &emoji_lab::model::Gemma3| {
+            gemma
+                .logits(&gemma.hidden_states(&tokens).unwrap())
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap()
+        };
+        let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let trained = logits(trainer.finetune().model());
+        assert!(apart(&trained, &logits(&merged.gemma)) < 1e-4);
+        assert_eq!(logits(&merged.gemma), logits(&reloaded.gemma));
+        // The base itself is as it was.
+        assert!(apart(&trained, &logits(&model.gemma)) > 1e-2);
+        // Asking for tokens works on the folder alone.
+        let answer =
+            generate(&reloaded, &prompt("let's go to the beach"), &GenerationConfig::greedy(8)).unwrap();
+        assert!(answer.chars().count() <= 64);
+    }
+}
+
+#[test]
+fn settings_that_cannot_work_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = rows(8);
+    let model = load_model("embedded", &Device::Cpu).unwrap();
+    let run = |args: &SftConfig, lora: &LoraConfig, quant: &QuantConfig, eval: bool| {
+        let eval = eval.then_some(&data);
+        let error = SftTrainer::new(&model, &data, eval, quant, Some(lora), args)
+            .and_then(|mut t| t.train().map(|_| ()));
+        error.unwrap_err().to_string()
+    };
+    let (args, lora, quant) = (settings(dir.path()), LoraConfig::default(), QuantConfig::default());
+    for (args, lora, quant, eval, name) in [
+        (
+            SftConfig { learning_rate: -1.0, ..args.clone() },
+            lora.clone(),
+            quant.clone(),
+            true,
+            "learning_rate",
+        ),
+        (
+            SftConfig { num_train_epochs: 0.0, ..args.clone() },
+            lora.clone(),
+            quant.clone(),
+            true,
+            "num_train_epochs",
+        ),
+        (
+            SftConfig { per_device_train_batch_size: 0, ..args.clone() },
+            lora.clone(),
+            quant.clone(),
+            true,
+            "per_device_train_batch_size",
+        ),
+        (SftConfig { max_length: 1, ..args.clone() }, lora.clone(), quant.clone(), true, "max_length"),
+        (
+            SftConfig { save_strategy: Strategy::Steps(0), ..args.clone() },
+            lora.clone(),
+            quant.clone(),
+            true,
+            "save_strategy",
+        ),
+        (SftConfig { warmup_ratio: 2.0, ..args.clone() }, lora.clone(), quant.clone(), true, "warmup_ratio"),
+        (args.clone(), LoraConfig { r: 0, ..lora.clone() }, quant.clone(), true, "r = 0"),
+        (args.clone(), LoraConfig { lora_dropout: 1.0, ..lora.clone() }, quant.clone(), true, "lora_dropout"),
+        (
+            args.clone(),
+            LoraConfig { target_modules: vec!["query".into()], ..lora.clone() },
+            quant.clone(),
+            true,
+            "target_modules",
+        ),
+        (args.clone(), lora.clone(), QuantConfig { blocksize: 60, ..quant.clone() }, true, "blocksize"),
+        (args.clone(), lora.clone(), quant.clone(), false, "eval_strategy"),
+    ] {
+        let error = run(&args, &lora, &quant, eval);
+        assert!(error.starts_with("setting ") && error.contains(name), "{name}: {error}");
+        assert!(!error.contains('\n'), "one line: {error}");
+    }
+}
+
+/// Every parameter can be trained, without LoRA: the checkpoint is then a whole model.
+#[test]
+fn without_lora_every_parameter_is_trained_and_resumed() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = rows(8);
+    let model = load_model("embedded", &Device::Cpu).unwrap();
+    let args = SftConfig { num_train_epochs: 1.0, learning_rate: 1e-3, ..settings(dir.path()) };
+    let new = || SftTrainer::new(&model, &data, Some(&data), &QuantConfig::none(), None, &args).unwrap();
+    let mut whole = new();
+    whole.train().unwrap();
+    let mut resumed = new();
+    resumed.resume_from_checkpoint(Some(&dir.path().join("checkpoint-1"))).unwrap();
+    assert_eq!(losses(whole.log_history()), losses(resumed.log_history()));
+    let saved = load_model(dir.path().join("checkpoint-2").to_str().unwrap(), &Device::Cpu).unwrap();
+    assert_eq!(saved.num_parameters(), model.num_parameters());
+    let error = SftTrainer::new(&model, &data, None, &QuantConfig::default(), None, &args).unwrap_err();
+    assert!(error.to_string().contains("QuantConfig::none()"), "{error}");
+}
