@@ -46,12 +46,14 @@ pub mod prelude {
         format_chat, load_dataset, train_test_split,
     };
     pub use crate::display::{Comparison, ParameterReport, Table};
-    pub use crate::hub::{Login, ModelCard, PushConfig, PushReport, login, login_interactive, push_to_hub};
+    pub use crate::hub::{
+        CardSample, Login, ModelCard, PushConfig, PushReport, login, login_interactive, push_to_hub,
+    };
     pub use crate::lora::{LoraConfig, merge_adapters};
     pub use crate::model::{GenerationConfig, Model, Tokenizer, best_device, generate, load_model};
     pub use crate::plot::{LossPlot, plot_losses};
     pub use crate::quant::{QuantConfig, QuantType};
-    pub use crate::settings::setting;
+    pub use crate::settings::{setting, setting_or};
     pub use crate::train::{LogEntry, Scheduler, SftConfig, SftTrainer, Strategy, TrainOutput};
     pub use crate::{DType, Device, Error, Result};
 }

@@ -77,6 +77,7 @@ class KernelSession:
     def __init__(self, kernels, folder, log):
         self.log = open(log, "w")
         self.count = 0
+        self.interrupts = 0  # How often the person asked to stop; a signal handler counts.
         self.language_info = {}
         specs = KernelSpecManager(kernel_dirs=[str(kernels)], ensure_native_kernel=False)
         self.manager = KernelManager(kernel_name="rust", kernel_spec_manager=specs)
@@ -124,6 +125,7 @@ class KernelSession:
             died = any("Subprocess terminated" in o.get("evalue", "") for o in result.outputs)
             if died:
                 result.failure = "the process that runs the cells ended"
+                self.wait_for_late_output(result, on_output)
             elif not marked or shell:
                 result.failure = "an error from the kernel"
             else:
@@ -188,34 +190,32 @@ class KernelSession:
         stop_by = None
         reply, idle = None, False
         while not (reply and idle):
-            try:
-                message = self._next_message(request)
-                now = time.monotonic()
-                if message:
-                    heard = now
-                    idle = self._take(message, result, on_output) or idle
-                elif not self.manager.is_alive():
-                    result.failure, result.kernel_lost = f"the kernel died. {self.last_words()}", True
-                    return result
-                elif on_wait:
-                    on_wait(now - started)
-                reply = reply or self._reply(request)
-                if reply and now - heard > 10:
-                    break  # Its "idle" got lost; the reply says all there is to know.
-                if timeout and now - started > timeout and stop_by is None:
-                    result.failure = f"it took longer than {timeout:g} s"
-                    stop_by = now + STOP_LIMIT
-                    self.manager.interrupt_kernel()
-                if stop_by is not None and now > stop_by:
-                    result.kernel_lost = True
-                    return result
-            except KeyboardInterrupt:
-                if result.interrupted:
-                    stop_by = 0
-                    continue
+            message = self._next_message(request)
+            now = time.monotonic()
+            if message:
+                heard = now
+                idle = self._take(message, result, on_output) or idle
+            elif not self.manager.is_alive():
+                result.failure, result.kernel_lost = f"the kernel died. {self.last_words()}", True
+                return result
+            elif on_wait:
+                on_wait(now - started)
+            reply = reply or self._reply(request)
+            if reply and now - heard > 10:
+                break  # Its "idle" got lost; the reply says all there is to know.
+            if self.interrupts and not result.interrupted:
                 result.interrupted, result.failure = True, "interrupted"
                 print("\ninterrupt: the cell is asked to stop; once more stops it at once", flush=True)
                 self.manager.interrupt_kernel()
+            elif self.interrupts > 1:
+                stop_by = 0
+            elif timeout and now - started > timeout and stop_by is None:
+                result.failure = f"it took longer than {timeout:g} s"
+                stop_by = now + STOP_LIMIT
+                self.manager.interrupt_kernel()
+            if stop_by is not None and now > stop_by:
+                result.kernel_lost = True
+                return result
         if result.failure is None and reply["content"]["status"] != "ok":
             result.failure = "error"
         return result

@@ -21,15 +21,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Dependencies of a cell are compiled once and then run a lot. evcxr's own profile (opt-level 2
-# with debug assertions and overflow checks) stays in force for the cells.
-CARGO_CONFIG = """\
-# Written by emoji_lab's launch_kernel.py.
-[profile.dev.package."*"]
-opt-level = 3
-debug-assertions = false
-overflow-checks = false
-"""
+# evcxr builds dependencies with opt-level 2, debug assertions and overflow checks. The few that do
+# the arithmetic are built as for release; the rest (and the cells) as evcxr says. Not all of them:
+# a rule for "*" would also optimise every build script and procedural macro.
+FAST_CRATES = ["emoji_lab", "candle-core", "candle-nn", "gemm", "gemm-common", "gemm-f32", "pulp", "tokenizers"]
+CARGO_CONFIG = "# Written by emoji_lab's launch_kernel.py.\n" + "".join(
+    f"[profile.dev.package.{name}]\nopt-level = 3\ndebug-assertions = false\noverflow-checks = false\n"
+    for name in FAST_CRATES
+)
 
 
 def rustc(*args):

@@ -193,6 +193,7 @@ def main():
             print(f"kernel: evcxr {session.version}, started in {time.monotonic() - started:.1f} s", flush=True)
             notebook.metadata.kernelspec = {"name": "rust", "display_name": "Rust", "language": "rust"}
             notebook.metadata.language_info = language_info(session.language_info)
+            signal.signal(signal.SIGINT, lambda *_: setattr(session, "interrupts", session.interrupts + 1))
             rows, total = run_cells(notebook, session, args.timeout)
         finally:
             session.close()

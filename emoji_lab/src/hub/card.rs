@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::yaml::Yaml;
+use crate::display::ComparisonRow;
 use crate::train::LogEntry;
 
 /// The file that holds the loss curve beside the card.
@@ -17,6 +18,12 @@ pub struct CardSample {
     pub base: Option<String>,
     /// What the fine-tuned model answered.
     pub tuned: String,
+}
+
+impl From<&ComparisonRow> for CardSample {
+    fn from(row: &ComparisonRow) -> Self {
+        Self { text: row.prompt.clone(), base: Some(row.base.clone()), tuned: row.tuned.clone() }
+    }
 }
 
 /// A model card; [`ModelCard::to_markdown`] makes the `README.md` of it.

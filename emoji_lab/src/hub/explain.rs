@@ -79,6 +79,7 @@ pub(crate) fn question_error(wire: &Wire, subject: &str, doing: &str, trouble: T
 fn is_bad_token(refusal: &Refusal) -> bool {
     let message = refusal.message.to_lowercase();
     refusal.status.as_u16() == 401
+        && refusal.code != "RepoNotFound"
         && !is_gated(refusal)
         && (message.contains("invalid credentials")
             || message.contains("invalid username or password")

@@ -80,10 +80,11 @@ pub struct PushReport {
 /// repository is in: nothing of a push is seen there before its one commit.
 pub fn push_to_hub(
     login: &Login,
-    folder: &Path,
+    folder: impl AsRef<Path>,
     config: &PushConfig,
     card: &ModelCard,
 ) -> Result<PushReport> {
+    let folder = folder.as_ref();
     off_runtime(|| push(login, folder, config, card))
 }
 
@@ -158,6 +159,7 @@ fn send(
     let visible = if config.private { "private" } else { "public" };
     println!("pushing to {} ({visible}): {} files, {}", repo.id, files.len(), bytes(total));
     println!("{}", listing(&report.files));
+    check_card(&wire, repo, &report.card)?;
     let (state, made) = find_or_make(&wire, repo, config, login)?;
     if config.private && !state.private {
         return Err(Error::hub(
@@ -209,6 +211,22 @@ fn with_state(error: Error, state: &str) -> Error {
             Error::Hub { subject, problem: format!("{problem}; {state}"), help: format!("{help}. {again}") }
         }
         other => other,
+    }
+}
+
+/// Lets the Hub check the card's front matter: it would refuse the commit after the upload.
+fn check_card(wire: &Wire, repo: &Repo, card: &str) -> Result<()> {
+    let url = address(&wire.endpoint, ["api", "validate-yaml"].into_iter());
+    let body = json!({ "content": card, "repoType": "model" });
+    match wire.text(&Request::post(url, body, Repeat::Freely)) {
+        Err(Trouble::Refused(refusal)) if refusal.status.as_u16() == 400 => Err(Error::hub(
+            repo.subject(),
+            format!("the Hub does not take the model card: {}; nothing was sent", refusal.message),
+            "Correct the card's fields (license, language, base_model, datasets, tags)",
+        )),
+        // Mirrors need not know this question, and the commit itself is checked as well.
+        Ok(_) | Err(Trouble::Refused(_)) => Ok(()),
+        Err(trouble) => Err(repo_error(wire, repo, "checking the model card", trouble)),
     }
 }
 

@@ -151,7 +151,7 @@ impl Wire {
             .map_err(|e| {
                 Error::hub(
                     "HTTP client",
-                    chain(&e.without_url()),
+                    cause(&e.without_url()),
                     "Are the system's CA certificates installed?",
                 )
             })?;
@@ -327,14 +327,13 @@ impl Wire {
                 break;
             }
         }
-        let in_body = serde_json::from_slice::<Value>(&body).ok();
-        let in_body = in_body.as_ref().and_then(|value| value.get("error")).and_then(Value::as_str);
-        let message = if in_header.is_empty() { in_body.unwrap_or_default() } else { &in_header };
+        let in_body = serde_json::from_slice::<Value>(&body).map(|value| said(&value)).unwrap_or_default();
+        let message = if in_header.is_empty() { &in_body } else { &in_header };
         Refusal { host: host(url), status, code, message: self.one_line(message), retry_after }
     }
 
     fn broken(&self, url: &Url, e: reqwest::Error) -> Trouble {
-        let (host, connect, why) = (host(url), e.is_connect(), self.one_line(&chain(&e.without_url())));
+        let (host, connect, why) = (host(url), e.is_connect(), self.one_line(&cause(&e.without_url())));
         if connect { Trouble::NoConnection { host, why } } else { Trouble::Cut { host, why } }
     }
 
@@ -349,6 +348,13 @@ impl Wire {
         let line = words.join(" ");
         if line.chars().count() <= 300 { line } else { line.chars().take(299).chain(['…']).collect() }
     }
+}
+
+/// The message in the JSON of a refusal: `error`, or the messages of `errors`.
+fn said(body: &Value) -> String {
+    let errors = body.get("errors").and_then(Value::as_array).into_iter().flatten();
+    let listed: Vec<&str> = errors.filter_map(|error| error.get("message")?.as_str()).collect();
+    body.get("error").and_then(Value::as_str).map_or_else(|| listed.join("; "), str::to_string)
 }
 
 /// Runs `step` where a runtime may be started: on a thread of its own if one is running here.
@@ -368,18 +374,13 @@ pub(crate) fn host(url: &Url) -> String {
     url.port().map_or_else(|| name.to_string(), |port| format!("{name}:{port}"))
 }
 
-/// An error and its causes, the innermost last, each said once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
+/// The innermost cause of an error: the ones around it only name the layers it came through.
+fn cause(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(next) = innermost.source() {
+        innermost = next;
     }
-    text
+    innermost.to_string()
 }
 
 /// `Retry-After`, in seconds or as a date (which the server's own `Date` is taken from, so that a

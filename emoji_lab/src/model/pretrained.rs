@@ -111,7 +111,7 @@ fn from_file(path: &Path, origin: &str) -> Result<Pretrained> {
 
 /// The small model that comes along in the library; `assets/README.md` says how it was made.
 fn embedded() -> Result<Pretrained> {
-    from_parts(
+    pretrained_from_bytes(
         include_str!("../../assets/tiny/config.json"),
         include_bytes!("../../assets/tiny/model.safetensors"),
         include_bytes!("../../assets/tiny/tokenizer.json"),
@@ -120,8 +120,12 @@ fn embedded() -> Result<Pretrained> {
     )
 }
 
-/// A model whose files are in memory.
-fn from_parts(
+/// A model whose files (`config.json`, `model.safetensors`, `tokenizer.json`,
+/// `tokenizer_config.json`) are in memory. `origin` names them in errors.
+///
+/// # Errors
+/// As [`open_pretrained`].
+pub fn pretrained_from_bytes(
     config: &str,
     safetensors: &[u8],
     tokenizer_json: &[u8],
@@ -218,7 +222,7 @@ mod tests {
         let [json, config] = ["tokenizer.json", "tokenizer_config.json"]
             .map(|f| std::fs::read_to_string(root.path().join(f)).unwrap());
         let shape = include_str!("../../../tests/fixtures/golden/model/config.json");
-        let model = from_parts(shape, GOLDEN_BYTES, json.as_bytes(), &config, "memory").unwrap();
+        let model = pretrained_from_bytes(shape, GOLDEN_BYTES, json.as_bytes(), &config, "memory").unwrap();
         assert_eq!(model.weights.parameters(), golden_weights().parameters());
     }
 }

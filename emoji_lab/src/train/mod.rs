@@ -5,6 +5,7 @@ mod batch;
 mod checkpoint;
 mod config;
 mod finetune;
+mod interrupt;
 mod log;
 mod output;
 mod parameters;

@@ -31,6 +31,12 @@ impl TrainOutput {
             thousands(self.tokens as u64),
             human_duration(time),
         );
+        if self.global_step < self.total_steps {
+            text += &format!(
+                "; interrupted, {} steps to go",
+                thousands((self.total_steps - self.global_step) as u64)
+            );
+        }
         if let Some(best) = &self.best_checkpoint {
             text += &format!("; parameters of the best checkpoint, {best}");
         }

@@ -9,6 +9,7 @@ use super::batch::{Batch, Row};
 use super::checkpoint::CheckpointDir;
 use super::config::SftConfig;
 use super::finetune::{Finetune, StepResult};
+use super::interrupt::InterruptGuard;
 use super::log::LogEntry;
 use super::output::TrainOutput;
 use super::rows::{batches_in_order, epoch_order, tokenize};
@@ -137,6 +138,8 @@ impl SftTrainer {
     /// Trains to the end of the run, from where it stands: the start, or a resumed checkpoint.
     ///
     /// Prints a few progress lines; logs, evaluates and writes checkpoints as the settings say.
+    /// An interrupt (SIGINT, the notebook's stop button) ends it after the running step with a
+    /// checkpoint; calling `train` again goes on from there. A second interrupt kills the process.
     ///
     /// # Errors
     /// [`Error::Training`] if the loss is not finite or a parameter gets no gradient; [`Error::Io`]
@@ -154,6 +157,7 @@ impl SftTrainer {
         let started = Instant::now();
         let tokens_before = self.position.tokens;
         let mut order = (usize::MAX, vec![]);
+        let interrupt = InterruptGuard::install();
         while self.state.global_step < plan.total_steps {
             let epoch = self.state.global_step / plan.steps_per_epoch;
             if order.0 != epoch {
@@ -168,7 +172,14 @@ impl SftTrainer {
             if let Some(line) = progress.line(step, Some(result.loss), Some(rate), eta) {
                 println!("{line}");
             }
-            self.after_step(&plan)?;
+            let saved = self.after_step(&plan)?;
+            if interrupt.requested() && step < plan.total_steps {
+                if !saved {
+                    self.save_checkpoint()?;
+                }
+                println!("interrupted after step {step}; trainer.train()? goes on from here");
+                break;
+            }
         }
         self.finish(&plan, first, started.elapsed())
     }
@@ -267,8 +278,8 @@ impl SftTrainer {
         Ok(result)
     }
 
-    /// Logs, evaluates and saves, in this order, where it is due.
-    fn after_step(&mut self, plan: &Plan) -> Result<()> {
+    /// Logs, evaluates and saves, in this order, where it is due; says whether it saved.
+    fn after_step(&mut self, plan: &Plan) -> Result<bool> {
         let step = self.state.global_step;
         let end_of_epoch = step.is_multiple_of(plan.steps_per_epoch) || step == plan.total_steps;
         if self.args.logging_strategy.is_due(step, end_of_epoch) {
@@ -287,10 +298,11 @@ impl SftTrainer {
         if self.args.eval_strategy.is_due(step, end_of_epoch) {
             self.log_evaluation()?;
         }
-        if self.args.save_strategy.is_due(step, end_of_epoch) {
+        let save = self.args.save_strategy.is_due(step, end_of_epoch);
+        if save {
             self.save_checkpoint()?;
         }
-        Ok(())
+        Ok(save)
     }
 
     fn log(&mut self, mut entry: LogEntry) -> Result<()> {
@@ -379,7 +391,8 @@ impl SftTrainer {
         let seconds = elapsed.as_secs_f64();
         let rows = steps * self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps;
         let train_loss = self.position.loss_total / self.state.global_step.max(1) as f64;
-        if steps > 0 {
+        let complete = self.state.global_step == plan.total_steps;
+        if steps > 0 && complete {
             self.log(LogEntry {
                 train_runtime: Some(seconds),
                 train_samples_per_second: Some(rows as f64 / seconds),
@@ -392,7 +405,8 @@ impl SftTrainer {
             events.flush()?;
         }
         self.state.save(&self.args.output_dir.join(TRAINER_STATE_FILE))?;
-        let best = self.state.best_model_checkpoint.clone().filter(|_| self.args.load_best_model_at_end);
+        let best =
+            self.state.best_model_checkpoint.clone().filter(|_| self.args.load_best_model_at_end && complete);
         if let Some(best) = &best {
             self.load_weights(Path::new(best))?;
         }

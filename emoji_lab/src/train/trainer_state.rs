@@ -131,7 +131,9 @@ impl TrainerState {
     /// [`Error::Io`] if it cannot be read, [`Error::Training`] if it is not a trainer state.
     pub fn load(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).map_err(|e| Error::io(path, "reading the trainer's state", e))?;
-        serde_json::from_str(&text).map_err(|e| {
+        // An object first: serde would read a list into the fields in their order.
+        let object = serde_json::from_str::<Map<String, Value>>(&text);
+        object.and_then(|fields| serde_json::from_value(Value::Object(fields))).map_err(|e| {
             let help = "The file is cut short or damaged, or its run diverged (NaN in the log): take another checkpoint";
             Error::training(format!("{} is not readable as a trainer state: {e}", path.display()), help)
         })
