@@ -126,6 +126,9 @@ fn replay(name: &str, run: &Path, base: &Gemma3, report: &mut Report) -> Result<
         let Some(theirs) = expected.tensors.get(&slot.name) else { continue };
         compared += 1;
         let error = relative(&ours, &theirs.flatten_all()?.to_vec1::<f32>()?);
+        if std::env::var("DBG").is_ok() && error > 1e-5 {
+            println!("DEBUG {} {error:.2e} abs {:.2e}", slot.name, crate::files::max_difference(&finetune.arena().value(slot)?, theirs)?);
+        }
         if !(error <= worst) {
             worst = error;
         }

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use emoji_lab::data::{Conversation, Message, SYSTEM_PROMPT};
+
 use crate::Result;
 use crate::patterns::{Filler, capitalised};
 use crate::rng::Rng;
@@ -17,6 +19,15 @@ pub const ASKED: [&str; 4] =
 pub struct Row {
     pub text: String,
     pub emoji: String,
+}
+
+impl Row {
+    /// The row in the notebook's chat form.
+    pub fn conversation(&self) -> Conversation {
+        let messages =
+            vec![Message::system(SYSTEM_PROMPT), Message::user(&self.text), Message::assistant(&self.emoji)];
+        Conversation { messages }
+    }
 }
 
 /// Makes the rows that `rows.txt` describes, shuffled.

@@ -20,11 +20,15 @@ const VOCAB_SIZE: usize = 2048;
 /// Gemma's control tokens, in its order; the first four have Gemma's ids too.
 const SPECIAL: [&str; 6] = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"];
 
-/// Runs of newlines and spaces that are tokens of their own, as in Gemma's tokenizer.
-const RUNS: [&str; 4] = ["\n", "\n\n", "▁▁", "▁▁▁▁"];
+/// Runs of newlines that are tokens of their own, as in Gemma's tokenizer.
+const RUNS: [&str; 3] = ["\n", "\n\n", "\n\n\n"];
+
+/// Words of the chat format and of the notebook's instruction, which stand in every prompt: they
+/// are fed this often, so that each becomes one token.
+const FRAME: (&str, usize) = ("user model Translate this text to emoji: emoji", 200);
 
 /// Gemma's chat format as a template of our own: the same text for messages that are plain text.
-const CHAT_TEMPLATE: &str = "{{ bos_token }}\
+pub const CHAT_TEMPLATE: &str = "{{ bos_token }}\
 {% if messages[0]['role'] == 'system' %}\
 {% set prefix = messages[0]['content'] + '\\n\\n' %}{% set turns = messages[1:] %}\
 {% else %}{% set prefix = '' %}{% set turns = messages %}{% endif %}\
@@ -40,7 +44,9 @@ const CHAT_TEMPLATE: &str = "{{ bos_token }}\
 /// Trains the tokenizer, writes `tokenizer.json` and `tokenizer_config.json` into `folder` and
 /// returns the size of the vocabulary.
 pub fn make(folder: &Path, words: &Words, rows: &[Row], chats: &[Conversation]) -> Result<usize> {
-    let mut texts: Vec<String> = vec!["Translate this text to emoji: ".into(), "user".into(), "model".into()];
+    let mut texts: Vec<String> = FRAME.0.split(' ').map(String::from).collect();
+    texts.push(FRAME.0.into());
+    texts = (0..FRAME.1).flat_map(|_| texts.clone()).collect();
     texts.extend(rows.iter().flat_map(|row| [row.text.clone(), row.emoji.clone()]));
     texts.extend(chats.iter().flat_map(|chat| chat.messages.iter().map(|message| message.content.clone())));
     // Every form and every emoji once more than the minimum, so that none is left in pieces.

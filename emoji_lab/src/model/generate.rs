@@ -6,6 +6,7 @@ use candle_transformers::utils::apply_repeat_penalty;
 use super::{KvCache, Model};
 use crate::data::Message;
 use crate::error::{Error, Result};
+use crate::ops::pool::on_pool;
 
 /// How text is generated. Names are transformers'.
 #[derive(Debug, Clone, PartialEq)]
@@ -117,7 +118,7 @@ pub fn generate_ids(model: &Model, prompt: &[u32], config: &GenerationConfig) ->
     let mut cache = KvCache::new(gemma.config(), room, gemma.device())?;
     let mut sampler = LogitsProcessor::from_sampling(config.seed, config.sampling());
     let mut tokens = prompt.to_vec();
-    let mut logits = gemma.decode(prompt, &mut cache)?;
+    let mut logits = on_pool(|| gemma.decode(prompt, &mut cache))?;
     while tokens.len() < room {
         if config.repetition_penalty != 1.0 {
             logits = apply_repeat_penalty(&logits, config.repetition_penalty as f32, &tokens)?;
@@ -128,7 +129,7 @@ pub fn generate_ids(model: &Model, prompt: &[u32], config: &GenerationConfig) ->
         }
         tokens.push(next);
         if tokens.len() < room {
-            logits = gemma.decode(&[next], &mut cache)?;
+            logits = on_pool(|| gemma.decode(&[next], &mut cache))?;
         }
     }
     Ok(tokens.split_off(prompt.len()))

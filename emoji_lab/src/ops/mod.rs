@@ -19,6 +19,7 @@ pub(crate) mod host;
 pub mod linear_cross_entropy;
 pub mod lora_linear;
 pub(crate) mod math;
+pub(crate) mod pool;
 pub mod rms_norm;
 pub mod rope;
 

@@ -10,6 +10,7 @@ use crate::model::{DropoutKey, Gemma3, LoraAdapter, Param};
 use crate::ops::adamw::{self, AdamW};
 use crate::ops::grad_norm;
 use crate::ops::lora_linear::Weight;
+use crate::ops::pool::on_pool;
 use crate::quant::{Nf4Tensor, QuantConfig};
 use crate::rng::Philox;
 
@@ -134,6 +135,10 @@ impl Finetune {
     /// [`Error::Training`] if there is nothing to learn in the batches, the loss or the gradients
     /// are not finite, or (in the first two steps) a parameter gets no gradient.
     pub fn step(&mut self, batches: &[Batch], learning_rate: f64) -> Result<StepResult> {
+        on_pool(|| self.step_on_pool(batches, learning_rate))
+    }
+
+    fn step_on_pool(&mut self, batches: &[Batch], learning_rate: f64) -> Result<StepResult> {
         let targets: usize = batches.iter().map(Batch::target_count).sum();
         if targets == 0 {
             return Err(Error::training(
@@ -188,7 +193,7 @@ impl Finetune {
     pub fn evaluate(&self, batches: &[Batch]) -> Result<f64> {
         let (mut weighted, mut rows) = (0.0, 0);
         for batch in batches {
-            let loss = self.model.loss(&batch.tokens, &batch.targets)?;
+            let loss = on_pool(|| self.model.loss(&batch.tokens, &batch.targets))?;
             if loss.rows > 0 {
                 weighted += loss.sum / loss.rows as f64 * batch.rows as f64;
                 rows += batch.rows;
