@@ -4,7 +4,8 @@ use std::fmt;
 
 use super::dataset::Row;
 use super::filter::{EmojiFilter, purely_emoji};
-use super::show::{escape, notebook_html, notebook_text, shown};
+use super::show::shown;
+use crate::display::{escape_html as escape, show_both};
 
 /// How many dropped rows of each reason a report shows in full.
 const EXAMPLES: usize = 3;
@@ -131,8 +132,7 @@ impl CleaningReport {
 
     /// Shows the table in a notebook, with its text twin.
     pub fn evcxr_display(&self) {
-        notebook_html(&self.to_html());
-        notebook_text(self);
+        show_both(&self.to_html(), &self.to_string());
     }
 }
 

@@ -24,19 +24,9 @@ pub(super) fn shown(value: &str) -> String {
     out
 }
 
-/// `text` as HTML.
-pub(super) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
-/// Gives the notebook HTML for the running cell's output; the text twin must follow.
-pub(super) fn notebook_html(html: &str) {
-    println!("EVCXR_BEGIN_CONTENT text/html\n{html}\nEVCXR_END_CONTENT");
-}
-
 /// Gives the notebook plain text for the running cell's output.
 pub(super) fn notebook_text(text: &impl Display) {
-    println!("EVCXR_BEGIN_CONTENT text/plain\n{text}\nEVCXR_END_CONTENT");
+    crate::display::show_text(&text.to_string());
 }
 
 #[cfg(test)]
@@ -48,6 +38,5 @@ mod tests {
         assert_eq!(shown("👨‍👩‍👧\t\"❤️\\"), "\"👨‍👩‍👧\\t\\\"❤️\\\\\"");
         assert_eq!(shown(&"é".repeat(61)), format!("\"{}…\"", "é".repeat(60)));
         assert_eq!(shown(&"é".repeat(60)), format!("\"{}\"", "é".repeat(60)));
-        assert_eq!(escape("<a href=\"x\">&</a>"), "&lt;a href=&quot;x&quot;&gt;&amp;&lt;/a&gt;");
     }
 }

@@ -33,6 +33,11 @@ pub fn show_both(html: &str, text: &str) {
     show(&[("text/html", html), ("text/plain", text)]);
 }
 
+/// Shows plain `text` as the cell's result.
+pub fn show_text(text: &str) {
+    show(&[("text/plain", text)]);
+}
+
 /// Shows the picture `svg` in the notebook, with `text` for front ends that cannot.
 ///
 /// The type is `image/svg+xml`, not HTML: JupyterLab and nbconvert then make an image of it, whose

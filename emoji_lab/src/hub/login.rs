@@ -10,6 +10,7 @@ use super::explain::question_error;
 use super::repo::address;
 use super::token::{FoundToken, Token, TokenSource};
 use super::wire::{Request, Trouble, Wire, host, off_runtime};
+use crate::display::{escape_html, show_both};
 use crate::error::Result;
 
 /// What a token allows, as far as the Hub tells.
@@ -207,8 +208,8 @@ impl Login {
     /// Shows itself in a notebook: HTML, and the same as plain text.
     pub fn evcxr_display(&self) {
         let html: String =
-            self.lines().iter().map(|line| format!("<div>{}</div>", super::html(line))).collect();
-        super::show(&html, &self.to_string());
+            self.lines().iter().map(|line| format!("<div>{}</div>", escape_html(line))).collect();
+        show_both(&html, &self.to_string());
     }
 }
 

@@ -38,6 +38,7 @@ mod plan;
 mod progress;
 mod push;
 mod repo;
+mod retry_after;
 mod token;
 mod wire;
 mod yaml;
@@ -50,14 +51,3 @@ pub use login::{Access, Login, login, login_interactive, login_with};
 pub use plan::{FileState, PushedFile};
 pub use push::{PushConfig, PushReport, push_to_hub};
 pub use token::{FoundToken, Token, TokenSource};
-
-/// Text for HTML.
-fn html(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
-/// Prints a notebook output: HTML, and a plain twin for readers without it.
-fn show(html: &str, text: &str) {
-    println!("EVCXR_BEGIN_CONTENT text/html\n{html}\nEVCXR_END_CONTENT");
-    println!("EVCXR_BEGIN_CONTENT text/plain\n{text}\nEVCXR_END_CONTENT");
-}

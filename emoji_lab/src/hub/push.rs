@@ -15,6 +15,7 @@ use super::plan::{FileState, Planned, PushedFile, changed, listing, plan};
 use super::progress::bytes;
 use super::repo::{Repo, RepoKind, address};
 use super::wire::{Repeat, Request, Trouble, Wire, off_runtime};
+use crate::display::{escape_html, show_both};
 use crate::error::{Error, Result};
 use crate::files::{write_bytes_atomic, write_dir_atomic};
 
@@ -356,19 +357,19 @@ impl PushReport {
                     FileState::Sent => "sent",
                     FileState::Unchanged => "unchanged",
                 };
-                let (path, size) = (super::html(&file.path), bytes(file.size));
+                let (path, size) = (escape_html(&file.path), bytes(file.size));
                 format!("<tr><td>{path}</td><td style=\"text-align:right\">{size}</td><td>{note}</td></tr>")
             })
             .collect();
         let notes: String =
-            self.notes().iter().map(|note| format!("<div>{}</div>", super::html(note))).collect();
+            self.notes().iter().map(|note| format!("<div>{}</div>", escape_html(note))).collect();
         let html = format!(
             "<div>{}</div><table><tr><th>file</th><th>size</th><th></th></tr>{rows}</table>{notes}\
              <details><summary>Model card (README.md)</summary><pre>{}</pre></details>",
-            super::html(&self.headline()),
-            super::html(&self.card)
+            escape_html(&self.headline()),
+            escape_html(&self.card)
         );
-        super::show(&html, &self.to_string());
+        show_both(&html, &self.to_string());
     }
 }
 
