@@ -254,3 +254,27 @@ fn without_lora_every_parameter_is_trained_and_resumed() {
     let error = SftTrainer::new(&model, &data, None, &QuantConfig::default(), None, &args).unwrap_err();
     assert!(error.to_string().contains("QuantConfig::none()"), "{error}");
 }
+
+/// The trainer looks at every gradient in the first two steps; one that is forgotten is named.
+#[test]
+fn a_parameter_without_a_gradient_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = SftConfig { max_steps: Some(2), save_strategy: Strategy::No, ..settings(dir.path()) };
+    let mut trainer = trainer(&args, &rows(8));
+    trainer.train().unwrap();
+    let arena = trainer.finetune().arena();
+    arena.check_gradients(2).unwrap();
+    let slot = arena.slots().iter().find(|slot| slot.name.ends_with("3.mlp.up_proj.lora_A.weight")).unwrap();
+    arena.gradients.slice_set(&vec_tensor(0.0, slot.len()), 0, slot.offset).unwrap();
+    // A may be without one at step 1 only, while B is zero.
+    arena.check_gradients(1).unwrap();
+    let error = arena.check_gradients(2).unwrap_err().to_string();
+    assert!(error.contains("model.layers.3.mlp.up_proj.lora_A.weight got no gradient"), "{error}");
+    arena.gradients.slice_set(&vec_tensor(f32::NAN, 1), 0, slot.offset).unwrap();
+    let error = arena.check_gradients(1).unwrap_err().to_string();
+    assert!(error.contains("model.layers.3.mlp.up_proj.lora_A.weight is not finite"), "{error}");
+}
+
+fn vec_tensor(value: f32, len: usize) -> emoji_lab::Tensor {
+    emoji_lab::Tensor::full(value, len, &Device::Cpu).unwrap()
+}

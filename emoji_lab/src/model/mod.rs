@@ -2,6 +2,7 @@
 
 mod cache;
 mod config;
+mod config_json;
 mod gemma3;
 mod generate;
 pub(crate) mod gguf;

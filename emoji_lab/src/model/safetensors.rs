@@ -47,7 +47,10 @@ pub fn tensors_from_bytes(
         )
     })?;
     let mut found = BTreeMap::new();
-    for (name, view) in file.iter() {
+    let mut views = file.tensors();
+    // The library's order is a hash's: of several faults it would name another one each time.
+    views.sort_by(|a, b| a.0.cmp(&b.0));
+    for (name, view) in &views {
         let Some(keep_as) = wanted(name, view.shape())? else { continue };
         let width = match view.dtype() {
             Dtype::F32 => 4,

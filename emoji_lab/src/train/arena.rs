@@ -77,7 +77,7 @@ impl Arena {
         }
         let values = Tensor::cat(&starts, 0)?.contiguous()?;
         // With one part, `cat` hands the part back: a view of the frozen model's memory.
-        let values = if starts.len() == 1 { values.copy()? } else { values };
+        let values = if starts.len() == 1 { values.force_contiguous()? } else { values };
         drop(starts);
         let zeros = || values.zeros_like();
         let arena = Self {
@@ -123,12 +123,13 @@ impl Arena {
         Ok(self.gradients.zero_set()?)
     }
 
-    /// A parameter's values, as a copy that later steps do not change.
+    /// A parameter's values, as a copy that later steps do not change. (Not candle's `copy`, which
+    /// would copy the whole arena that the view is of.)
     ///
     /// # Errors
     /// Only if candle fails.
     pub fn value(&self, slot: &Slot) -> Result<Tensor> {
-        Ok(slot.view(&self.values)?.copy()?)
+        Ok(slot.view(&self.values)?.force_contiguous()?)
     }
 
     /// A parameter's gradient, as a copy.
@@ -136,7 +137,7 @@ impl Arena {
     /// # Errors
     /// Only if candle fails.
     pub fn gradient(&self, slot: &Slot) -> Result<Tensor> {
-        Ok(slot.view(&self.gradients)?.copy()?)
+        Ok(slot.view(&self.gradients)?.force_contiguous()?)
     }
 
     /// Overwrites the parameter `name`.

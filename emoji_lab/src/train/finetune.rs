@@ -248,7 +248,7 @@ fn train_embeddings(model: &mut Gemma3, lora: &LoraConfig) -> Result<bool> {
     }
     if model.lm_head.is_none() && !lora.ensure_weight_tying {
         // Two copies, each trained for itself, as PEFT has it for a tied model.
-        model.lm_head = Some(Param::frozen(model.embed_tokens.value.copy()?));
+        model.lm_head = Some(Param::frozen(model.embed_tokens.value.force_contiguous()?));
         model.config.tie_word_embeddings = false;
     }
     Ok(true)

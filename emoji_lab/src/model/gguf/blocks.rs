@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn rounds_to_the_nearest_bf16_and_ties_to_even() {
-        let mut values = [1.0, 1.003_906_25, 1.011_718_75, -1.005, f32::INFINITY, 3.4e38];
+        let mut values = [1.0, 1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, -1.005, f32::INFINITY, 3.4e38];
         round_to_bf16(&mut values);
         assert_eq!(values, [1.0, 1.0, 1.015_625, -1.007_812_5, f32::INFINITY, f32::INFINITY]);
     }

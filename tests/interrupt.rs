@@ -1,0 +1,64 @@
+//! The stop button: SIGINT during training. A process of its own, since a signal hits all of it.
+#![cfg(unix)]
+
+use std::process::Command;
+use std::time::Duration;
+
+use emoji_lab::prelude::*;
+
+fn args(dir: &std::path::Path) -> SftConfig {
+    SftConfig {
+        output_dir: dir.to_path_buf(),
+        num_train_epochs: 4.0,
+        learning_rate: 2e-3,
+        logging_strategy: Strategy::Steps(1),
+        eval_strategy: Strategy::No,
+        save_strategy: Strategy::No,
+        report_to_tensorboard: false,
+        progress_lines: 0,
+        ..SftConfig::default()
+    }
+}
+
+#[test]
+fn an_interrupt_ends_training_with_a_checkpoint_and_it_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = load_model("embedded", &Device::Cpu).unwrap();
+    let dataset = load_dataset("embedded", EmojiFilter::PurelyEmoji).unwrap();
+    let rows = format_chat(&dataset, SYSTEM_PROMPT).take(160);
+    let new = |dir: &std::path::Path| {
+        SftTrainer::new(
+            &model,
+            &rows,
+            None,
+            &QuantConfig::default(),
+            Some(&LoraConfig::default()),
+            &args(dir),
+        )
+        .unwrap()
+    };
+    let mut unbroken = new(&dir.path().join("unbroken"));
+    let total = unbroken.train().unwrap().global_step;
+
+    let output = dir.path().join("interrupted");
+    let mut trainer = new(&output);
+    let pid = std::process::id().to_string();
+    let button = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    });
+    let outcome = trainer.train().unwrap();
+    button.join().unwrap();
+    assert!(outcome.global_step < total, "160 steps were over before the interrupt came");
+    assert!(outcome.to_text().contains("interrupted"), "{outcome}");
+    let checkpoint = output.join(format!("checkpoint-{}", outcome.global_step));
+    assert!(checkpoint.is_dir());
+
+    // On in this process, and from the checkpoint in another trainer: the numbers of the unbroken run.
+    let losses = |log: &[LogEntry]| log.iter().filter_map(|e| e.loss).map(f64::to_bits).collect::<Vec<_>>();
+    assert_eq!(trainer.train().unwrap().global_step, total);
+    assert_eq!(losses(trainer.log_history()), losses(unbroken.log_history()));
+    let mut resumed = new(&dir.path().join("resumed"));
+    resumed.resume_from_checkpoint(Some(&checkpoint)).unwrap();
+    assert_eq!(losses(resumed.log_history()), losses(unbroken.log_history()));
+}
