@@ -59,8 +59,7 @@ fn check_gradients(model: &Gemma3, forward: &Tensors, golden: &Tensors, report: 
         };
         let ours = finetune.arena().gradient(slot)?.flatten_all()?.to_vec1::<f32>()?;
         let error = relative(&ours, &golden.floats(name)?);
-        // Written so that a NaN is kept as the worst.
-        if !(error <= worst) {
+        if error > worst || error.is_nan() {
             (worst, worst_name) = (error, name.to_string());
         }
     }

@@ -58,7 +58,7 @@ pub fn config(vocab_size: usize) -> Gemma3Config {
 }
 
 fn is_full(layer: usize) -> bool {
-    (layer + 1) % 6 == 0
+    (layer + 1).is_multiple_of(6)
 }
 
 /// A model of first weights: normal with a standard deviation of 0.02, norms at zero (Gemma

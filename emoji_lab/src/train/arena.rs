@@ -89,11 +89,11 @@ impl Arena {
         };
         let mut slots = arena.slots.iter();
         model.visit_parameters(&mut |p: ParameterMut<'_>| {
-            if trained(&p.name) {
-                if let Some(slot) = slots.next() {
-                    *p.value = slot.view(&arena.values)?;
-                    *p.gradient = Some(slot.view(&arena.gradients)?);
-                }
+            if trained(&p.name)
+                && let Some(slot) = slots.next()
+            {
+                *p.value = slot.view(&arena.values)?;
+                *p.gradient = Some(slot.view(&arena.gradients)?);
             }
             Ok(())
         })?;

@@ -59,12 +59,15 @@ pub fn backward(
     shape: &AttentionShape<'_>,
 ) -> Result<(Tensor, Tensor, Tensor)> {
     let sizes = check(q, k, v, shape)?;
-    let inputs = |f: &dyn Fn(&[f32], &[f32], &[f32]) -> cpu::Gradients| {
-        host::read(q, |q| host::read(k, |k| host::read(v, |v| Ok(f(q, k, v)))))
-    };
     let gradients = host::read(d_o, |d_o| {
         host::read(o, |o| {
-            host::read(lse, |lse| inputs(&|q, k, v| cpu::backward(d_o, q, k, v, o, lse, &sizes, shape)))
+            host::read(lse, |lse| {
+                host::read(q, |q| {
+                    host::read(k, |k| {
+                        host::read(v, |v| Ok(cpu::backward(d_o, q, k, v, o, lse, &sizes, shape)))
+                    })
+                })
+            })
         })
     })?;
     Ok((
