@@ -71,6 +71,18 @@ class CellResult:
         return "".join(o.text for o in self.outputs if o.output_type == "stream" and o.name == name)
 
 
+def start_session(kernels, folder, log, attempts=3):
+    """A KernelSession. A kernel compiles a line at its start, and on a busy machine one start in some
+    thirty was seen to die of a failed link, so it gets another chance; the reason is printed."""
+    for attempt in range(1, attempts + 1):
+        try:
+            return KernelSession(kernels, folder, log)
+        except KernelFault as fault:
+            if attempt == attempts:
+                raise
+            print(f"{fault}\nstarting the kernel again", flush=True)
+
+
 class KernelSession:
     """A running kernel. Close it in a `finally`."""
 
@@ -88,8 +100,9 @@ class KernelSession:
             self.client.wait_for_ready(timeout=START_LIMIT)
             reply = self.client.kernel_info(reply=True, timeout=30)
         except (RuntimeError, TimeoutError, queue.Empty) as error:
+            words = self.last_words()
             self.close()
-            raise KernelFault(f"the kernel did not start: {error}. {self.last_words()}") from None
+            raise KernelFault(f"the kernel did not start: {error}. {words}") from None
         self.version = reply["content"]["implementation_version"]
         self.language_info = reply["content"]["language_info"]
 

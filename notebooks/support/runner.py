@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 from nbconvert import HTMLExporter
 
-from kernel_session import KernelFault, KernelSession
+from kernel_session import KernelFault, start_session
 from environment import home_directory
 
 SHOWN_LINES = 40  # Of one output; the saved notebook has all of it.
@@ -188,7 +188,7 @@ def main():
     try:
         kernels = home / "venv" / "share" / "jupyter" / "kernels"
         started = time.monotonic()
-        session = KernelSession(kernels, args.notebook.resolve().parent, log)
+        session = start_session(kernels, args.notebook.resolve().parent, log)
         try:
             print(f"kernel: evcxr {session.version}, started in {time.monotonic() - started:.1f} s", flush=True)
             notebook.metadata.kernelspec = {"name": "rust", "display_name": "Rust", "language": "rust"}
