@@ -62,10 +62,7 @@ fn start(run: &Path, trace: &Value, base: &Gemma3) -> Result<Finetune> {
         if trace["quant"].as_bool() == Some(true) { QuantConfig::default() } else { QuantConfig::none() };
     let finetune =
         Finetune::new(base, &quant, Some(&lora), optimizer, number(args, "max_grad_norm", 1.0), 0)?;
-    let head_is_embedding = finetune.model().config().tie_word_embeddings;
-    let tensors =
-        init.tensors.iter().filter(|(n, _)| !(head_is_embedding && n.as_str() == emoji_lab::lora::LM_HEAD));
-    finetune.load(tensors.map(|(n, t)| (n.as_str(), t)))?;
+    finetune.load(init.tensors.iter().map(|(n, t)| (n.as_str(), t)))?;
     Ok(finetune)
 }
 
@@ -181,9 +178,7 @@ fn check_merge(name: &str, dir: &Path, run: &Path, base: &Gemma3, report: &mut R
     lora.ensure_weight_tying = adapter.config.tied;
     let optimizer = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
     let beside = Finetune::new(base, &QuantConfig::none(), Some(&lora), optimizer, 0.0, 0)?;
-    let tied = beside.model().config().tie_word_embeddings;
-    let tensors = adapter.tensors.iter().filter(|(n, _)| !(tied && n.as_str() == emoji_lab::lora::LM_HEAD));
-    beside.load(tensors.map(|(n, t)| (n.as_str(), t)))?;
+    beside.load(adapter.tensors.iter().map(|(n, t)| (n.as_str(), t)))?;
     let model = beside.model();
     let beside = model.logits(&model.hidden_states(&batch.tokens)?)?;
     report.error(&format!("{name}: merged against adapter on base"), max_difference(&logits, &beside)?, 1e-4);

@@ -19,10 +19,7 @@ const TENSOR_FILE: &str = "adapter_model.safetensors";
 /// What PEFT puts before a module's name: its own wrapper, and LoRA's.
 const PREFIX: &str = "base_model.model.";
 
-/// The head's name among an adapter's tensors.
-pub const LM_HEAD: &str = "lm_head.weight";
-/// The embedding's name among an adapter's tensors.
-pub const EMBED_TOKENS: &str = "model.embed_tokens.weight";
+pub use crate::model::{EMBED_TOKENS, LM_HEAD};
 
 /// The path of a linear layer in the model: `module_path(0, "q_proj")` is
 /// `model.layers.0.self_attn.q_proj`.

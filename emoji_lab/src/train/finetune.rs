@@ -5,7 +5,7 @@ use candle_core::{DType, Tensor};
 use super::arena::Arena;
 use super::batch::Batch;
 use crate::error::{Error, Result};
-use crate::lora::LoraConfig;
+use crate::lora::{LM_HEAD, LoraConfig};
 use crate::model::{DropoutKey, Gemma3, LoraAdapter, Param};
 use crate::ops::adamw::{self, AdamW};
 use crate::ops::grad_norm;
@@ -117,12 +117,17 @@ impl Finetune {
         self.passes = passes;
     }
 
-    /// Overwrites trained parameters by name, as from a saved adapter.
+    /// Overwrites trained parameters by name, as from a saved adapter. The head of a tied model is
+    /// passed over: PEFT writes the one tensor under both names.
     ///
     /// # Errors
     /// [`Error::Training`] that names a parameter which is not trained or has another shape.
     pub fn load<'a>(&self, tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>) -> Result<()> {
+        let tied = self.model.config().tie_word_embeddings;
         for (name, tensor) in tensors {
+            if tied && name == LM_HEAD {
+                continue;
+            }
             self.arena.set(name, tensor)?;
         }
         Ok(())

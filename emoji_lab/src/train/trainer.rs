@@ -90,9 +90,8 @@ impl SftTrainer {
             Some(dataset) => tokenize(dataset, "for evaluation", &base.tokenizer, args)?,
             None => vec![],
         };
-        let mut finetune =
+        let finetune =
             Finetune::new(&base.gemma, quant, lora, args.optimizer(), args.max_grad_norm, args.seed)?;
-        finetune.set_progress(0, 0);
         let fingerprint = fingerprint(args, quant, lora, &train_rows);
         let mut trainer = Self {
             args: args.clone(),

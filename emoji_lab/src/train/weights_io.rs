@@ -57,9 +57,7 @@ impl SftTrainer {
             Some(_) => Adapter::load(dir)?.tensors,
             None => Weights::from_folder(dir, self.finetune.model().config())?.tensors,
         };
-        let tied = self.finetune.model().config().tie_word_embeddings;
-        let kept = tensors.iter().filter(|(name, _)| !(tied && name.as_str() == LM_HEAD));
-        self.finetune.load(kept.map(|(name, tensor)| (name.as_str(), tensor)))
+        self.finetune.load(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))
     }
 
     pub(super) fn optimizer_tensors(&self) -> Result<BTreeMap<String, Tensor>> {
