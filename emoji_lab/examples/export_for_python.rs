@@ -27,13 +27,13 @@ fn export(dir: &Path, gemma: &Gemma3, tokenizer: &Tokenizer) -> Result<()> {
         ids.extend(row.iter().map(|&id| i64::from(id)).chain(vec![i64::from(tokenizer.pad()); padding]));
         mask.extend([vec![1i64; row.len()], vec![0; padding]].concat());
         padded.push(logits.narrow(0, start, row.len())?);
-        padded.push(Tensor::zeros((padding, vocab), DType::F32, &Device::Cpu)?);
+        padded.push(Tensor::zeros((padding, vocab), DType::F32, &candle_core::Device::Cpu)?);
         start += row.len();
     }
     let shape = (rows.len(), columns);
     let tensors = BTreeMap::from([
-        ("input_ids".to_string(), Tensor::from_vec(ids, shape, &Device::Cpu)?),
-        ("attention_mask".to_string(), Tensor::from_vec(mask, shape, &Device::Cpu)?),
+        ("input_ids".to_string(), Tensor::from_vec(ids, shape, &candle_core::Device::Cpu)?),
+        ("attention_mask".to_string(), Tensor::from_vec(mask, shape, &candle_core::Device::Cpu)?),
         ("logits".to_string(), Tensor::cat(&padded, 0)?.reshape((rows.len(), columns, vocab))?),
     ]);
     write_safetensors(&dir.join("ours.safetensors"), &tensors, None)

@@ -70,6 +70,16 @@ pub enum Error {
         /// What to do about it.
         help: String,
     },
+    /// A GPU, its driver or its memory is not what is needed.
+    #[error("device {subject}: {problem}. {help}")]
+    Device {
+        /// The device, as `cuda:0`.
+        subject: String,
+        /// What is wrong.
+        problem: String,
+        /// What to do about it.
+        help: String,
+    },
     /// A tensor operation failed inside candle: a fault of this crate or of the device.
     #[error("tensor operation: {0}")]
     Candle(candle_core::Error),
@@ -115,5 +125,10 @@ impl Error {
     /// An [`Error::Training`].
     pub fn training(problem: impl ToString, help: impl ToString) -> Self {
         Self::Training { problem: problem.to_string(), help: help.to_string() }
+    }
+
+    /// An [`Error::Device`].
+    pub fn device(subject: impl ToString, problem: impl ToString, help: impl ToString) -> Self {
+        Self::Device { subject: subject.to_string(), problem: problem.to_string(), help: help.to_string() }
     }
 }

@@ -21,7 +21,10 @@
 #![deny(missing_docs)]
 
 pub mod compare;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod data;
+pub mod device;
 pub mod display;
 pub mod error;
 pub mod files;
@@ -35,7 +38,8 @@ pub mod rng;
 pub mod settings;
 pub mod train;
 
-pub use candle_core::{DType, Device, Tensor};
+pub use candle_core::{DType, Tensor};
+pub use device::Device;
 pub use error::{Error, Result};
 
 /// What a notebook needs.

@@ -16,7 +16,7 @@ pub struct Tensors {
 
 impl Tensors {
     pub fn open(path: &Path) -> Result<Self> {
-        let by_name = candle_core::safetensors::load(path, &Device::Cpu)?;
+        let by_name = candle_core::safetensors::load(path, &candle_core::Device::Cpu)?;
         Ok(Self { origin: path.display().to_string(), by_name })
     }
 
@@ -56,7 +56,7 @@ impl Tensors {
         let logits = self.get(logits)?.to_dtype(DType::F32)?;
         let kept: Vec<u32> =
             mask.iter().enumerate().filter(|(_, m)| **m != 0).map(|(i, _)| i as u32).collect();
-        let kept = Tensor::new(kept, &Device::Cpu)?;
+        let kept = Tensor::new(kept, &candle_core::Device::Cpu)?;
         Ok(logits.flatten(0, 1)?.index_select(&kept, 0)?)
     }
 

@@ -2,6 +2,9 @@
 //!
 //! `cargo run --release -p emoji_lab --example golden -- DIR [--gguf FILE] [--tokenizer FILE]`
 //!
+//! With the `cuda` feature, `--device cuda [--dtype bf16]` runs the training rows on the GPU (in f32,
+//! unless bf16 is asked for, which has wider bars) and leaves out what the CPU alone computes.
+//!
 //! DIR is laid out like the golden folder that `tests/README.md` describes. Every check is a row
 //! with its measured error and its bar; what DIR does not hold is skipped by name. The exit status
 //! is 1 if a check falls short.
@@ -17,37 +20,70 @@ mod training;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use emoji_lab::Result;
+use emoji_lab::{DType, Device, Result};
 use report::Report;
 
-const USAGE: &str = "usage: golden DIR [--gguf FILE] [--tokenizer FILE]";
+const USAGE: &str = "usage: golden DIR [--gguf FILE] [--tokenizer FILE] [--device cpu|cuda] [--dtype f32|bf16]";
 
 /// What the command line says.
 struct Options {
     dir: PathBuf,
     gguf: Option<PathBuf>,
     tokenizer: Option<PathBuf>,
+    device: Device,
+}
+
+/// How far a training run may be from Python's, relative.
+#[derive(Debug, Clone, Copy)]
+struct Bars {
+    losses: f64,
+    grad_norms: f64,
+    adapter: f64,
+    /// Absolute, on the real model.
+    real_losses: f64,
+}
+
+impl Options {
+    fn bars(&self) -> Bars {
+        match (self.device.is_cuda(), self.device.dtype()) {
+            (false, _) => Bars { losses: 1e-5, grad_norms: 1e-4, adapter: 1e-4, real_losses: 1e-3 },
+            (true, DType::F32) => Bars { losses: 1e-4, grad_norms: 1e-4, adapter: 1e-4, real_losses: 1e-3 },
+            // bf16 has eight bits: what is left is the sum of their rounding.
+            (true, _) => Bars { losses: 2e-2, grad_norms: 1e-1, adapter: 5e-1, real_losses: 1e-1 },
+        }
+    }
 }
 
 fn options() -> Option<Options> {
     let (mut dir, mut gguf, mut tokenizer) = (None, None, None);
+    let (mut device, mut dtype) = ("cpu".to_string(), DType::F32);
     let mut args = std::env::args_os().skip(1);
     while let Some(arg) = args.next() {
         match arg.to_str() {
             Some("--gguf") => gguf = Some(PathBuf::from(args.next()?)),
             Some("--tokenizer") => tokenizer = Some(PathBuf::from(args.next()?)),
+            Some("--device") => device = args.next()?.into_string().ok()?,
+            Some("--dtype") => dtype = args.next()?.to_str()?.parse().ok()?,
             Some(flag) if flag.starts_with("--") => return None,
             _ if dir.is_none() => dir = Some(PathBuf::from(arg)),
             _ => return None,
         }
     }
-    Some(Options { dir: dir?, gguf, tokenizer })
+    let device = Device::by_name(&device).and_then(|device| device.with_dtype(dtype));
+    let device = device.map_err(|error| eprintln!("{error}")).ok()?;
+    Some(Options { dir: dir?, gguf, tokenizer, device })
 }
 
 fn run(options: &Options, report: &mut Report) -> Result<()> {
+    if options.device.is_cuda() {
+        println!("    {} in {}", options.device, options.device.dtype().as_str());
+        let base = files::model(&options.dir.join("model"))?.to_device(&options.device);
+        training::check(options, Some(&base), report)?;
+        return real::check(options, report);
+    }
     let base = forward::check(&options.dir, report)?;
     nf4::check(&options.dir, report)?;
-    training::check(&options.dir, base.as_ref(), report)?;
+    training::check(options, base.as_ref(), report)?;
     text::check(options, report)?;
     real::check(options, report)
 }

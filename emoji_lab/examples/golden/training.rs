@@ -10,13 +10,15 @@ use emoji_lab::train::{Batch, Finetune, Row};
 use emoji_lab::{Error, Result};
 use serde_json::Value;
 
+use crate::{Bars, Options};
 use crate::files::{self, Tensors, max_difference, relative};
 use crate::report::Report;
 
 /// transformers' default, which the traces do not name.
 const EVAL_BATCH_SIZE: u64 = 8;
 
-pub fn check(dir: &Path, base: Option<&Gemma3>, report: &mut Report) -> Result<()> {
+pub fn check(options: &Options, base: Option<&Gemma3>, report: &mut Report) -> Result<()> {
+    let dir = options.dir.as_path();
     let entries = std::fs::read_dir(dir).map_err(|e| Error::io(dir, "listing the golden folder", e))?;
     let mut runs: Vec<PathBuf> =
         entries.flatten().map(|e| e.path()).filter(|p| p.join("trace.json").is_file()).collect();
@@ -30,7 +32,10 @@ pub fn check(dir: &Path, base: Option<&Gemma3>, report: &mut Report) -> Result<(
             report.skip(&name, "no folder model/");
             continue;
         };
-        report.guard(&name, |report| replay(&name, &run, base, report));
+        report.guard(&name, |report| replay(&name, &run, base, options.bars(), report));
+        if options.device.is_cuda() {
+            continue;
+        }
         if run.join("final").is_dir() && run.join("merged.safetensors").is_file() {
             let merge = format!("{name}: merge");
             report.guard(&merge, |report| check_merge(&name, dir, &run, base, report));
@@ -77,7 +82,7 @@ fn eval_batches(trace: &Value) -> Vec<Batch> {
     rows.chunks(size.max(1)).map(Batch::from_rows).collect()
 }
 
-fn replay(name: &str, run: &Path, base: &Gemma3, report: &mut Report) -> Result<()> {
+fn replay(name: &str, run: &Path, base: &Gemma3, bars: Bars, report: &mut Report) -> Result<()> {
     let trace = files::json(&run.join("trace.json"))?;
     let batches = Tensors::open(&run.join("batches.safetensors"))?;
     let mut finetune = start(run, &trace, base)?;
@@ -104,7 +109,7 @@ fn replay(name: &str, run: &Path, base: &Gemma3, report: &mut Report) -> Result<
         }
     }
     for (what, errors, bar) in
-        [("losses", &losses, 1e-5), ("grad norms", &norms, 1e-4), ("eval losses", &evals, 1e-5)]
+        [("losses", &losses, bars.losses), ("grad norms", &norms, bars.grad_norms), ("eval losses", &evals, bars.losses)]
     {
         let label = format!("{name}: {} {what}, worst relative", errors.len());
         match errors.iter().copied().reduce(f64::max) {
@@ -134,7 +139,7 @@ fn replay(name: &str, run: &Path, base: &Gemma3, report: &mut Report) -> Result<
         finetune.arena().slots().len(),
     );
     for (what, ours, theirs) in parts.iter().filter(|(_, ours, _)| !ours.is_empty()) {
-        report.error(&format!("{name}: final adapter, {what}, relative"), relative(ours, theirs), 1e-4);
+        report.error(&format!("{name}: final adapter, {what}, relative"), relative(ours, theirs), bars.adapter);
     }
     Ok(())
 }

@@ -67,7 +67,7 @@ pub fn initial(config: &Gemma3Config, rng: &mut Rng) -> Result<Gemma3> {
     let mut weights = Weights { origin: "first weights".into(), ..Default::default() };
     let mut put = |name: String, dims: &[usize], scale: f64| -> Result<()> {
         let values = (0..dims.iter().product()).map(|_| (scale * rng.normal()) as f32).collect::<Vec<_>>();
-        weights.tensors.insert(name, Tensor::from_vec(values, dims, &Device::Cpu)?);
+        weights.tensors.insert(name, Tensor::from_vec(values, dims, &candle_core::Device::Cpu)?);
         Ok(())
     };
     put("model.embed_tokens.weight".into(), &[config.vocab_size, HIDDEN], INITIALIZER_RANGE)?;
@@ -126,7 +126,7 @@ pub fn write_weights(path: &Path, model: &Gemma3) -> Result<Gemma3> {
 /// Reads what [`write_weights`] wrote.
 pub fn read_weights(path: &Path, config: &Gemma3Config) -> Result<Gemma3> {
     let mut weights = Weights { origin: path.display().to_string(), ..Default::default() };
-    for (name, tensor) in candle_core::safetensors::load(path, &Device::Cpu)? {
+    for (name, tensor) in candle_core::safetensors::load(path, &candle_core::Device::Cpu)? {
         weights.tensors.insert(name, tensor.to_dtype(DType::F32)?);
     }
     Ok(Gemma3::new(config, &weights, &Device::Cpu)?)

@@ -44,7 +44,7 @@ impl Codec {
     /// The model's greedy answer to `messages`.
     pub fn answer(&self, model: &Gemma3, messages: &[Message]) -> Result<String> {
         let mut ids = self.encode(messages, true)?;
-        let mut cache = KvCache::new(model.config(), ids.len() + 48, &Device::Cpu)?;
+        let mut cache = KvCache::new(model.config(), ids.len() + 48)?;
         let mut answer = Vec::new();
         while answer.len() < 48 {
             let logits = model.decode(&ids, &mut cache)?;

@@ -29,12 +29,11 @@ pub fn merge_adapters(base: &Model, adapter: impl AsRef<Path>) -> Result<Model> 
 pub fn merge_into(base: &Gemma3, adapter: &Adapter) -> Result<Gemma3> {
     adapter.check_fits(base.config())?;
     let mut gemma = base.clone();
-    let device = gemma.device.clone();
-    let get = |name: &str| adapter.tensors.get(name).map(|t| t.to_device(&device)).transpose();
+    let get = |name: &str| adapter.tensors.get(name).cloned();
     for layer in &mut gemma.layers {
         for (name, linear) in LINEARS.iter().zip(&mut layer.linears) {
             let path = format!("model.layers.{}.{name}", layer.index);
-            let (a, b) = (get(&format!("{path}.lora_A.weight"))?, get(&format!("{path}.lora_B.weight"))?);
+            let (a, b) = (get(&format!("{path}.lora_A.weight")), get(&format!("{path}.lora_B.weight")));
             let (Some(a), Some(b)) = (a, b) else { continue };
             let weight = match &linear.weight {
                 Weight::Dense(weight) => weight.clone(),
@@ -43,10 +42,10 @@ pub fn merge_into(base: &Gemma3, adapter: &Adapter) -> Result<Gemma3> {
             linear.weight = Weight::Dense((weight + (b.matmul(&a)? * adapter.config.scaling())?)?);
         }
     }
-    if let Some(embedding) = get(EMBED_TOKENS)? {
+    if let Some(embedding) = get(EMBED_TOKENS) {
         gemma.embed_tokens = Param::frozen(embedding);
     }
-    match get(LM_HEAD)? {
+    match get(LM_HEAD) {
         Some(head) if !adapter.config.tied => {
             gemma.lm_head = Some(Param::frozen(head));
             gemma.config.tie_word_embeddings = false;

@@ -18,9 +18,9 @@ impl KvCache {
     ///
     /// # Errors
     /// If the memory cannot be had.
-    pub fn new(config: &Gemma3Config, capacity: usize, device: &Device) -> Result<Self> {
+    pub fn new(config: &Gemma3Config, capacity: usize) -> Result<Self> {
         let shape = (capacity.max(1), config.num_key_value_heads, config.head_dim);
-        let room = || Tensor::zeros(shape, DType::F32, device);
+        let room = || Tensor::zeros(shape, DType::F32, &Device::Cpu);
         let layers = (0..config.num_hidden_layers)
             .map(|_| Ok((room()?, room()?)))
             .collect::<candle_core::Result<_>>()?;

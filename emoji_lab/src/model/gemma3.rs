@@ -1,12 +1,13 @@
 //! Gemma 3's decoder: forward, backward, and decoding with a cache (Gemma Team 2025,
 //! arXiv:2503.19786; the layer order is transformers' `Gemma3ForCausalLM`).
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use super::cache::KvCache;
 use super::layer::{DecoderLayer, LINEARS, LayerTape, NORMS, Pass};
 use super::linear::{DropoutKey, Linear, Param};
 use super::{Gemma3Config, PackedTokens, Weights};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::attention::Segment;
 use crate::ops::linear_cross_entropy::{self, LossSum};
@@ -55,7 +56,7 @@ impl Gemma3 {
     pub fn new(config: &Gemma3Config, weights: &Weights, device: &Device) -> Result<Self> {
         let c = config;
         let get = |name: &str, dims: &[usize]| -> Result<Tensor> {
-            Ok(weights.get(name, dims)?.to_device(device)?)
+            Ok(weights.get(name, dims)?.clone())
         };
         let (queries, keys) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
         let (hidden, inner) = (c.hidden_size, c.intermediate_size);
@@ -107,7 +108,14 @@ impl Gemma3 {
         &self.config
     }
 
-    /// Where the model computes.
+    /// The same model, tensors shared, to be trained and asked on `device`.
+    #[must_use]
+    pub fn to_device(&self, device: &Device) -> Self {
+        Self { device: device.clone(), ..self.clone() }
+    }
+
+    /// Where the model is trained and generates. Its tensors stay in the host's memory; a GPU gets
+    /// its own form of them.
     pub fn device(&self) -> &Device {
         &self.device
     }
@@ -176,7 +184,7 @@ impl Gemma3 {
         Ok(weights)
     }
 
-    fn rope_tables(&self, positions: &[u32]) -> Result<(RopeTable, RopeTable)> {
+    pub(crate) fn rope_tables(&self, positions: &[u32]) -> Result<(RopeTable, RopeTable)> {
         let c = &self.config;
         Ok((
             RopeTable::new(positions, c.head_dim, c.rope_theta, c.rope_scaling_factor)?,

@@ -115,7 +115,7 @@ pub fn generate_ids(model: &Model, prompt: &[u32], config: &GenerationConfig) ->
         return Err(Error::setting("prompt", format!("{} tokens", prompt.len()), help));
     }
     let room = (prompt.len() + config.max_new_tokens).min(limit);
-    let mut cache = KvCache::new(gemma.config(), room, gemma.device())?;
+    let mut cache = KvCache::new(gemma.config(), room)?;
     let mut sampler = LogitsProcessor::from_sampling(config.seed, config.sampling());
     let mut tokens = prompt.to_vec();
     let mut logits = on_pool(|| gemma.decode(prompt, &mut cache))?;

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::path::Path;
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use serde_json::Value;
 
 use super::{Gemma3, Tokenizer, open_pretrained, save_pretrained_folder};
+use crate::device::Device;
 use crate::display::thousands;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A Gemma 3 with its tokenizer. Cloning shares the weights.
 #[derive(Debug, Clone)]
@@ -27,16 +28,9 @@ pub struct Model {
 /// folder, a `.gguf` file, or `"embedded"`, the small one that comes with the crate.
 ///
 /// # Errors
-/// [`Error::Model`] if `source` is none of the four, or what it names is incomplete, damaged or not
-/// a Gemma 3; [`Error::Hub`] if it cannot be downloaded.
+/// [`Error::Model`](crate::Error::Model) if `source` is none of the four, or what it names is incomplete, damaged or not
+/// a Gemma 3; [`Error::Hub`](crate::Error::Hub) if it cannot be downloaded.
 pub fn load_model(source: &str, device: &Device) -> Result<Model> {
-    if !matches!(device, Device::Cpu) {
-        return Err(Error::setting(
-            "device",
-            format!("{device:?}"),
-            "this version computes on the CPU only: use Device::Cpu",
-        ));
-    }
     let files = open_pretrained(source)?;
     let gemma = Gemma3::new(&files.config, &files.weights, device)?;
     Ok(Model {
@@ -47,11 +41,16 @@ pub fn load_model(source: &str, device: &Device) -> Result<Model> {
     })
 }
 
-/// The fastest device this build can compute on: today the CPU.
+/// The fastest device there is: the first GPU if this build has CUDA and the driver shows one, else
+/// the CPU.
 ///
 /// # Errors
-/// None yet; a build with a GPU may find a driver that does not work.
+/// [`Error::Device`](crate::Error::Device) if there is a GPU, and it cannot be used.
 pub fn best_device() -> Result<Device> {
+    #[cfg(feature = "cuda")]
+    if crate::cuda::Gpu::count() > 0 {
+        return Device::cuda(0);
+    }
     Ok(Device::Cpu)
 }
 
@@ -72,7 +71,7 @@ impl Model {
     /// Writes a folder that [`load_model`] and transformers' `from_pretrained` read.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be written; nothing half-written is left then.
+    /// [`Error::Io`](crate::Error::Io) if it cannot be written; nothing half-written is left then.
     pub fn save_pretrained(&self, dir: impl AsRef<Path>) -> Result<()> {
         let weights = self.gemma.named_weights()?;
         let (config, dtype) = (self.gemma.config(), DType::F32);
@@ -85,22 +84,14 @@ impl Model {
             dtype,
         )
     }
-
-    fn device_name(&self) -> &'static str {
-        match self.gemma.device() {
-            Device::Cpu => "cpu",
-            Device::Cuda(_) => "cuda",
-            Device::Metal(_) => "metal",
-        }
-    }
 }
 
 impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let c = self.gemma.config();
         writeln!(f, "Model: {}", self.origin)?;
-        writeln!(f, "Device: {}", self.device_name())?;
-        writeln!(f, "DType: {}", self.gemma.embed_tokens.value.dtype().as_str())?;
+        writeln!(f, "Device: {}", self.gemma.device())?;
+        writeln!(f, "DType: {}", self.gemma.device().dtype().as_str())?;
         write!(
             f,
             "Parameters: {} in {} layers, vocabulary {}",

@@ -111,6 +111,11 @@ impl Nf4Tensor {
         &self.absmax
     }
 
+    /// Values that share one `absmax`.
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+
     /// The weight's shape.
     pub fn dims(&self) -> &[usize] {
         &self.dims

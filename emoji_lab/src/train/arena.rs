@@ -5,6 +5,8 @@ use candle_core::{DType, Tensor};
 use crate::error::{Error, Result};
 use crate::model::{Gemma3, ParameterMut};
 use crate::ops::host;
+#[cfg(feature = "cuda")]
+use crate::cuda::DeviceArena;
 
 /// Where a parameter lies in the arena.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,8 +35,24 @@ impl Slot {
     }
 }
 
+/// One of an arena's flat tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Buffer {
+    /// Parameters.
+    Values,
+    /// Gradients.
+    Gradients,
+    /// AdamW's first moment.
+    ExpAvg,
+    /// AdamW's second moment.
+    ExpAvgSq,
+}
+
 /// The trained parameters. The model's tensors are views into `values`, the places where it adds
 /// gradients views into `gradients`, so an optimizer step is one pass over four flat tensors.
+///
+/// In training on a GPU these tensors are only where it started from, and what counts is on the
+/// card: [`Arena::read`] and [`Arena::write`] go there.
 #[derive(Debug)]
 pub struct Arena {
     slots: Vec<Slot>,
@@ -46,6 +64,9 @@ pub struct Arena {
     pub exp_avg: Tensor,
     /// AdamW's second moment.
     pub exp_avg_sq: Tensor,
+    /// The arena on the card, in training on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(super) device: Option<std::sync::Arc<DeviceArena>>,
 }
 
 impl Arena {
@@ -86,6 +107,8 @@ impl Arena {
             exp_avg_sq: zeros()?,
             values: values.clone(),
             slots,
+            #[cfg(feature = "cuda")]
+            device: None,
         };
         let mut slots = arena.slots.iter();
         model.visit_parameters(&mut |p: ParameterMut<'_>| {
@@ -123,21 +146,61 @@ impl Arena {
         Ok(self.gradients.zero_set()?)
     }
 
-    /// A parameter's values, as a copy that later steps do not change. (Not candle's `copy`, which
-    /// would copy the whole arena that the view is of.)
+    fn host(&self, buffer: Buffer) -> &Tensor {
+        match buffer {
+            Buffer::Values => &self.values,
+            Buffer::Gradients => &self.gradients,
+            Buffer::ExpAvg => &self.exp_avg,
+            Buffer::ExpAvgSq => &self.exp_avg_sq,
+        }
+    }
+
+    /// A parameter's part of `buffer`, as a copy that later steps do not change. (Not candle's
+    /// `copy`, which would copy the whole arena that the view is of.)
     ///
     /// # Errors
-    /// Only if candle fails.
+    /// If the device fails.
+    pub fn read(&self, buffer: Buffer, slot: &Slot) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let Some(device) = &self.device {
+            return Ok(host::tensor(device.read(buffer, slot.offset, slot.len())?, slot.dims.as_slice())?);
+        }
+        Ok(slot.view(self.host(buffer))?.force_contiguous()?)
+    }
+
+    /// Overwrites a parameter's part of `buffer`.
+    ///
+    /// # Errors
+    /// If the length is not the slot's, or the device fails.
+    pub fn write(&self, buffer: Buffer, slot: &Slot, tensor: &Tensor) -> Result<()> {
+        let values = tensor.to_dtype(DType::F32)?.flatten_all()?;
+        if values.elem_count() != slot.len() {
+            return Err(Error::training(
+                format!("{} values for {}, which has {}", values.elem_count(), slot.name, slot.len()),
+                "The file is of another model",
+            ));
+        }
+        #[cfg(feature = "cuda")]
+        if let Some(device) = &self.device {
+            return device.write(buffer, slot.offset, &values.to_vec1::<f32>()?);
+        }
+        Ok(self.host(buffer).slice_set(&values, 0, slot.offset)?)
+    }
+
+    /// A parameter's values, as a copy.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
     pub fn value(&self, slot: &Slot) -> Result<Tensor> {
-        Ok(slot.view(&self.values)?.force_contiguous()?)
+        self.read(Buffer::Values, slot)
     }
 
     /// A parameter's gradient, as a copy.
     ///
     /// # Errors
-    /// Only if candle fails.
+    /// As [`Self::read`].
     pub fn gradient(&self, slot: &Slot) -> Result<Tensor> {
-        Ok(slot.view(&self.gradients)?.force_contiguous()?)
+        self.read(Buffer::Gradients, slot)
     }
 
     /// Overwrites the parameter `name`.
@@ -151,8 +214,7 @@ impl Arena {
                 "The adapter was made for other LoRA settings or another model",
             )
         })?;
-        let values = value.to_dtype(DType::F32)?.flatten_all()?;
-        Ok(self.values.slice_set(&values, 0, slot.offset)?)
+        self.write(Buffer::Values, slot, value)
     }
 
     /// Checks that every trained parameter got a gradient.
@@ -164,11 +226,18 @@ impl Arena {
     /// # Errors
     /// [`Error::Training`] that names the parameter.
     pub fn check_gradients(&self, step: usize) -> Result<()> {
-        for slot in &self.slots {
-            let gradient = slot.view(&self.gradients)?.flatten_all()?;
-            let (finite, zero) = host::read(&gradient, |g| {
-                Ok((g.iter().all(|g| g.is_finite()), g.iter().all(|g| *g == 0.0)))
-            })?;
+        #[cfg(feature = "cuda")]
+        let on_card = self.device.as_ref().map(|device| device.gradient_squares(&self.slots)).transpose()?;
+        #[cfg(not(feature = "cuda"))]
+        let on_card: Option<Vec<f64>> = None;
+        for (i, slot) in self.slots.iter().enumerate() {
+            let squares = match &on_card {
+                Some(squares) => squares[i],
+                None => host::read(&slot.view(&self.gradients)?.flatten_all()?, |g| {
+                    Ok(g.iter().map(|g| f64::from(*g) * f64::from(*g)).sum())
+                })?,
+            };
+            let (finite, zero) = (squares.is_finite(), squares == 0.0);
             if !finite {
                 return Err(Error::training(
                     format!("the gradient of {} is not finite at step {step}", slot.name),

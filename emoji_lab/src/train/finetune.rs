@@ -9,6 +9,7 @@ use crate::lora::{LM_HEAD, LoraConfig};
 use crate::model::{DropoutKey, Gemma3, LoraAdapter, Param};
 use crate::ops::adamw::{self, AdamW};
 use crate::ops::grad_norm;
+use crate::ops::linear_cross_entropy::LossSum;
 use crate::ops::lora_linear::Weight;
 use crate::ops::pool::on_pool;
 use crate::quant::{Nf4Tensor, QuantConfig};
@@ -34,6 +35,21 @@ pub struct Finetune {
     steps: usize,
     /// Forward passes done in training: dropout's stream.
     passes: u64,
+    /// What trains on a GPU, in place of `model` and `arena`, whose values stay those of the start.
+    #[cfg(feature = "cuda")]
+    cuda: Option<std::sync::Mutex<crate::cuda::CudaFinetune>>,
+}
+
+/// A step that was sent off by [`Finetune::submit`].
+#[derive(Debug)]
+pub struct Pending(Sent);
+
+#[derive(Debug)]
+enum Sent {
+    /// On the CPU it is done at once.
+    Done(StepResult),
+    #[cfg(feature = "cuda")]
+    Cuda { ticket: crate::cuda::Ticket, step: usize, targets: usize, tokens: usize },
 }
 
 /// What one optimizer step did.
@@ -45,6 +61,8 @@ pub struct StepResult {
     pub grad_norm: f64,
     /// Tokens that went through, padding not counted.
     pub tokens: usize,
+    /// On a GPU: how long the card was busy with it, in milliseconds.
+    pub device_ms: Option<f64>,
 }
 
 impl Finetune {
@@ -88,10 +106,33 @@ impl Finetune {
                 })?
             }
         };
-        Ok(Self { model, arena, optimizer, max_grad_norm, seed, steps: 0, passes: 0 })
+        #[cfg(feature = "cuda")]
+        let mut arena = arena;
+        #[cfg(feature = "cuda")]
+        let cuda = match &model.device {
+            crate::device::Device::Cuda(gpu) => {
+                let settings = crate::cuda::Settings { optimizer, max_grad_norm, seed };
+                let cuda = crate::cuda::CudaFinetune::new(gpu, &model, &arena, settings)?;
+                arena.device = Some(cuda.arena().clone());
+                Some(std::sync::Mutex::new(cuda))
+            }
+            _ => None,
+        };
+        Ok(Self {
+            model,
+            arena,
+            optimizer,
+            max_grad_norm,
+            seed,
+            steps: 0,
+            passes: 0,
+            #[cfg(feature = "cuda")]
+            cuda,
+        })
     }
 
-    /// The model as it stands.
+    /// The model as it stands; in training on a GPU, as it was at the start (what is trained is in
+    /// [`Self::arena`]).
     pub fn model(&self) -> &Gemma3 {
         &self.model
     }
@@ -133,6 +174,19 @@ impl Finetune {
         Ok(())
     }
 
+    /// Makes room for batches of up to `tokens` tokens, so that none is made in the middle of a run.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the GPU has too little memory; never on the CPU.
+    pub fn reserve(&mut self, tokens: usize) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = &mut self.cuda {
+            return own(cuda).reserve(tokens);
+        }
+        let _ = tokens;
+        Ok(())
+    }
+
     /// One optimizer step over `batches`, whose gradients are added up first
     /// (`gradient_accumulation_steps`); the loss is the mean over all their targets.
     ///
@@ -140,17 +194,63 @@ impl Finetune {
     /// [`Error::Training`] if there is nothing to learn in the batches, the loss or the gradients
     /// are not finite, or (in the first two steps) a parameter gets no gradient.
     pub fn step(&mut self, batches: &[Batch], learning_rate: f64) -> Result<StepResult> {
-        on_pool(|| self.step_on_pool(batches, learning_rate))
+        let pending = self.submit(batches, learning_rate)?;
+        self.wait(pending)
+    }
+
+    /// Whether another step may be submitted before the earliest pending one has been waited for.
+    /// A GPU works ahead of the host, which so never makes it wait; the CPU does not.
+    pub fn has_room(&self) -> bool {
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = &self.cuda {
+            return shared(cuda).has_room();
+        }
+        true
+    }
+
+    /// Sends off a step; on the CPU it is done when this returns. Steps must be waited for in order.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn submit(&mut self, batches: &[Batch], learning_rate: f64) -> Result<Pending> {
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = &mut self.cuda {
+            let targets = count_targets(batches)?;
+            let ticket = own(cuda).submit(batches, learning_rate, self.steps + 1, self.passes)?;
+            self.steps += 1;
+            self.passes += batches.len() as u64;
+            let tokens = batches.iter().map(|batch| batch.tokens.len()).sum();
+            return Ok(Pending(Sent::Cuda { ticket, step: self.steps, targets, tokens }));
+        }
+        Ok(Pending(Sent::Done(on_pool(|| self.step_on_pool(batches, learning_rate))?)))
+    }
+
+    /// Waits for a submitted step.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn wait(&mut self, pending: Pending) -> Result<StepResult> {
+        match pending.0 {
+            Sent::Done(result) => Ok(result),
+            #[cfg(feature = "cuda")]
+            Sent::Cuda { ticket, step, targets, tokens } => {
+                let Some(cuda) = &mut self.cuda else {
+                    return Err(Error::training("a step of another trainer", "Wait for this trainer's own"));
+                };
+                let done = own(cuda).wait(ticket)?;
+                let loss = done.loss_sum / targets as f64;
+                if step <= 2 && self.steps == step {
+                    self.arena.check_gradients(step)?;
+                }
+                check_finite(step, loss, done.grad_norm)?;
+                let device_ms = Some(f64::from(done.milliseconds));
+                Ok(StepResult { loss, grad_norm: done.grad_norm, tokens, device_ms })
+            }
+        }
     }
 
     fn step_on_pool(&mut self, batches: &[Batch], learning_rate: f64) -> Result<StepResult> {
-        let targets: usize = batches.iter().map(Batch::target_count).sum();
-        if targets == 0 {
-            return Err(Error::training(
-                "a batch has no token to predict",
-                "Raise max_length, or drop rows that consist of a prompt alone",
-            ));
-        }
+        let targets = count_targets(batches)?;
         self.arena.zero_gradients()?;
         let (mut sum, mut tokens) = (0.0, 0);
         for batch in batches {
@@ -168,12 +268,7 @@ impl Finetune {
         if step <= 2 {
             self.arena.check_gradients(step)?;
         }
-        if !loss.is_finite() || !norm.is_finite() {
-            return Err(Error::training(
-                format!("step {step}: loss {loss}, gradient norm {norm}"),
-                "Lower learning_rate or max_grad_norm, and look at the rows of this batch",
-            ));
-        }
+        check_finite(step, loss, norm)?;
         let scale =
             if self.max_grad_norm > 0.0 { grad_norm::clip_factor(norm, self.max_grad_norm) } else { 1.0 };
         let arena = &self.arena;
@@ -187,7 +282,28 @@ impl Finetune {
             scale,
         )?;
         self.steps = step;
-        Ok(StepResult { loss, grad_norm: norm, tokens })
+        Ok(StepResult { loss, grad_norm: norm, tokens, device_ms: None })
+    }
+
+    /// The summed loss of every batch, without dropout.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn losses(&self, batches: &[Batch]) -> Result<Vec<LossSum>> {
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = &self.cuda {
+            return shared(cuda).losses(batches);
+        }
+        batches.iter().map(|batch| on_pool(|| self.model.loss(&batch.tokens, &batch.targets))).collect()
+    }
+
+    /// Memory on the GPU by what it is for, in bytes; empty on the CPU.
+    pub fn device_memory(&self) -> Vec<(&'static str, usize)> {
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = &self.cuda {
+            return shared(cuda).memory_report();
+        }
+        vec![]
     }
 
     /// The loss as HF's Trainer reports `eval_loss`: the mean of batch losses, each weighted by
@@ -197,8 +313,7 @@ impl Finetune {
     /// [`Error::Training`] if no batch has a target.
     pub fn evaluate(&self, batches: &[Batch]) -> Result<f64> {
         let (mut weighted, mut rows) = (0.0, 0);
-        for batch in batches {
-            let loss = on_pool(|| self.model.loss(&batch.tokens, &batch.targets))?;
+        for (batch, loss) in batches.iter().zip(self.losses(batches)?) {
             if loss.rows > 0 {
                 weighted += loss.sum / loss.rows as f64 * batch.rows as f64;
                 rows += batch.rows;
@@ -214,6 +329,39 @@ impl Finetune {
     }
 }
 
+/// The targets of a step, of which there must be some.
+fn count_targets(batches: &[Batch]) -> Result<usize> {
+    match batches.iter().map(Batch::target_count).sum() {
+        0 => Err(Error::training(
+            "a batch has no token to predict",
+            "Raise max_length, or drop rows that consist of a prompt alone",
+        )),
+        targets => Ok(targets),
+    }
+}
+
+fn check_finite(step: usize, loss: f64, norm: f64) -> Result<()> {
+    match loss.is_finite() && norm.is_finite() {
+        true => Ok(()),
+        false => Err(Error::training(
+            format!("step {step}: loss {loss}, gradient norm {norm}"),
+            "Lower learning_rate or max_grad_norm, and look at the rows of this batch",
+        )),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn own(cuda: &mut std::sync::Mutex<crate::cuda::CudaFinetune>) -> &mut crate::cuda::CudaFinetune {
+    cuda.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(feature = "cuda")]
+fn shared(
+    cuda: &std::sync::Mutex<crate::cuda::CudaFinetune>,
+) -> std::sync::MutexGuard<'_, crate::cuda::CudaFinetune> {
+    cuda.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 fn quantize_linears(model: &mut Gemma3, block_size: usize) -> Result<()> {
     for linear in model.layers.iter_mut().flat_map(|l| &mut l.linears) {
         if let Weight::Dense(weight) = &linear.weight {
@@ -224,7 +372,7 @@ fn quantize_linears(model: &mut Gemma3, block_size: usize) -> Result<()> {
 }
 
 fn add_adapters(model: &mut Gemma3, lora: &LoraConfig, seed: u64) -> Result<()> {
-    let device = model.device.clone();
+    let device = candle_core::Device::Cpu;
     let mut random = Philox::new(seed, streams::INIT);
     let targets = lora.targets();
     for layer in &mut model.layers {

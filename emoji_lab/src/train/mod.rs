@@ -17,11 +17,11 @@ mod trainer_state;
 mod training_state;
 mod weights_io;
 
-pub use arena::{Arena, Slot};
+pub use arena::{Arena, Buffer, Slot};
 pub use batch::{Batch, Row};
 pub use checkpoint::CheckpointDir;
 pub use config::{SftConfig, Strategy};
-pub use finetune::{Finetune, StepResult};
+pub use finetune::{Finetune, Pending, StepResult};
 pub use log::LogEntry;
 pub use output::TrainOutput;
 pub use schedule::{Scheduler, warmup_steps};

@@ -60,3 +60,10 @@ pub(super) fn epoch_order(rows: usize, seed: u64, epoch: usize) -> Vec<usize> {
 pub(super) fn batches_in_order(rows: &[Row], size: usize) -> Vec<Batch> {
     rows.chunks(size).map(Batch::from_rows).collect()
 }
+
+/// The most tokens that `size` of the rows can have together.
+pub(super) fn longest_batch(rows: &[Row], size: usize) -> usize {
+    let mut lengths: Vec<usize> = rows.iter().map(|row| row.ids.len()).collect();
+    lengths.sort_unstable_by(|a, b| b.cmp(a));
+    lengths.iter().take(size).sum()
+}

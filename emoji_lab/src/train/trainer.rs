@@ -1,5 +1,6 @@
 //! Supervised fine-tuning from settings to a saved adapter: what TRL calls `SFTTrainer`.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -8,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::batch::{Batch, Row};
 use super::checkpoint::CheckpointDir;
 use super::config::SftConfig;
-use super::finetune::{Finetune, StepResult};
+use super::finetune::{Finetune, Pending, StepResult};
 use super::interrupt::InterruptGuard;
 use super::log::LogEntry;
 use super::output::TrainOutput;
-use super::rows::{batches_in_order, epoch_order, tokenize};
+use super::rows::{batches_in_order, epoch_order, longest_batch, tokenize};
 use super::schedule::warmup_steps;
 use super::tensorboard::EventWriter;
 use super::trainer_state::{TRAINER_STATE_FILE, TrainerState};
@@ -68,6 +69,17 @@ struct Plan {
     warmup: usize,
 }
 
+/// A step on its way, with what it is to be counted as.
+#[derive(Debug)]
+struct Submitted {
+    pending: Pending,
+    learning_rate: f64,
+    /// Batches of the epoch up to its end.
+    last_batch: usize,
+    /// Forward passes of the run up to its end.
+    passes: u64,
+}
+
 impl SftTrainer {
     /// Tokenises the datasets and puts a copy of `base` in training form: linear layers in NF4 if
     /// `quant` says so, adapters on them if there is a `lora` config (without one, every parameter
@@ -90,8 +102,11 @@ impl SftTrainer {
             Some(dataset) => tokenize(dataset, "for evaluation", &base.tokenizer, args)?,
             None => vec![],
         };
-        let finetune =
+        let mut finetune =
             Finetune::new(&base.gemma, quant, lora, args.optimizer(), args.max_grad_norm, args.seed)?;
+        let eval_batches = batches_in_order(&eval_rows, args.per_device_eval_batch_size);
+        let longest_eval = eval_batches.iter().map(|batch| batch.tokens.len()).max().unwrap_or(0);
+        finetune.reserve(longest_batch(&train_rows, args.per_device_train_batch_size).max(longest_eval))?;
         let fingerprint = fingerprint(args, quant, lora, &train_rows);
         let mut trainer = Self {
             args: args.clone(),
@@ -99,7 +114,7 @@ impl SftTrainer {
             base: base.clone(),
             finetune,
             train_rows,
-            eval_batches: batches_in_order(&eval_rows, args.per_device_eval_batch_size),
+            eval_batches,
             state: TrainerState::default(),
             position: Position { fingerprint, ..Position::default() },
             events: None,
@@ -157,12 +172,23 @@ impl SftTrainer {
         let tokens_before = self.position.tokens;
         let mut order = (usize::MAX, vec![]);
         let interrupt = InterruptGuard::install();
+        let mut ahead = VecDeque::new();
         while self.state.global_step < plan.total_steps {
-            let epoch = self.state.global_step / plan.steps_per_epoch;
-            if order.0 != epoch {
-                order = (epoch, epoch_order(self.train_rows.len(), self.args.seed, epoch));
+            // A GPU is given steps ahead, up to where something is to be done between two of them.
+            loop {
+                let next = self.state.global_step + ahead.len();
+                let stop = next >= plan.total_steps || interrupt.requested() || !self.finetune.has_room();
+                if !ahead.is_empty() && (stop || self.pauses_after(&plan, next)) {
+                    break;
+                }
+                let epoch = next / plan.steps_per_epoch;
+                if order.0 != epoch {
+                    order = (epoch, epoch_order(self.train_rows.len(), self.args.seed, epoch));
+                }
+                ahead.push_back(self.submit(&plan, next, &order.1)?);
             }
-            let result = self.step(&plan, &order.1)?;
+            let Some(submitted) = ahead.pop_front() else { break };
+            let result = self.complete(&plan, submitted)?;
             let step = self.state.global_step;
             let done = (step - first) as f64;
             let elapsed = started.elapsed().as_secs_f64();
@@ -172,7 +198,7 @@ impl SftTrainer {
                 println!("{line}");
             }
             let saved = self.after_step(&plan)?;
-            if interrupt.requested() && step < plan.total_steps {
+            if interrupt.requested() && step < plan.total_steps && ahead.is_empty() {
                 if !saved {
                     self.save_checkpoint()?;
                 }
@@ -249,9 +275,18 @@ impl SftTrainer {
         Ok(Plan { batches_per_epoch, steps_per_epoch, total_steps, warmup })
     }
 
-    fn step(&mut self, plan: &Plan, order: &[usize]) -> Result<StepResult> {
+    /// Whether steps after `step` (counted from 1) must wait until it is done: for an evaluation, a
+    /// checkpoint, a look at the gradients.
+    fn pauses_after(&self, plan: &Plan, step: usize) -> bool {
+        let end_of_epoch = step.is_multiple_of(plan.steps_per_epoch) || step == plan.total_steps;
+        step <= 2
+            || self.args.eval_strategy.is_due(step, end_of_epoch)
+            || self.args.save_strategy.is_due(step, end_of_epoch)
+    }
+
+    /// Sends off step `step`, counted from 0.
+    fn submit(&mut self, plan: &Plan, step: usize, order: &[usize]) -> Result<Submitted> {
         let args = &self.args;
-        let step = self.state.global_step;
         let size = args.per_device_train_batch_size;
         let first = step % plan.steps_per_epoch * args.gradient_accumulation_steps;
         let last = (first + args.gradient_accumulation_steps).min(plan.batches_per_epoch);
@@ -263,9 +298,17 @@ impl SftTrainer {
             .collect();
         let learning_rate =
             args.learning_rate * args.lr_scheduler_type.factor(step, plan.warmup, plan.total_steps);
-        let result = self.finetune.step(&batches, learning_rate)?;
+        let pending = self.finetune.submit(&batches, learning_rate)?;
+        Ok(Submitted { pending, learning_rate, last_batch: last, passes: self.finetune.passes() })
+    }
+
+    /// Waits for the next step and counts it.
+    fn complete(&mut self, plan: &Plan, submitted: Submitted) -> Result<StepResult> {
+        let step = self.state.global_step;
+        let Submitted { pending, learning_rate, last_batch: last, passes } = submitted;
+        let result = self.finetune.wait(pending)?;
         let position = &mut self.position;
-        position.passes = self.finetune.passes();
+        position.passes = passes;
         position.loss_since_log += result.loss;
         position.loss_total += result.loss;
         position.tokens += result.tokens;

@@ -7,11 +7,15 @@ use std::path::Path;
 use candle_core::Tensor;
 use serde::de::DeserializeOwned;
 
+use super::arena::Buffer;
 use super::trainer::SftTrainer;
 use super::training_state::TrainingState;
 use crate::error::Result;
 use crate::lora::{Adapter, AdapterConfig, EMBED_TOKENS, LM_HEAD};
 use crate::model::{Weights, save_pretrained_folder};
+
+/// AdamW's moments, by PyTorch's names.
+const MOMENTS: [(&str, Buffer); 2] = [("exp_avg", Buffer::ExpAvg), ("exp_avg_sq", Buffer::ExpAvgSq)];
 
 impl SftTrainer {
     /// The trained adapter as it stands; `None` without LoRA.
@@ -64,8 +68,8 @@ impl SftTrainer {
         let arena = self.finetune.arena();
         let mut tensors = BTreeMap::new();
         for slot in arena.slots() {
-            for (name, flat) in [("exp_avg", &arena.exp_avg), ("exp_avg_sq", &arena.exp_avg_sq)] {
-                tensors.insert(format!("{name}.{}", slot.name), slot.view(flat)?);
+            for (name, buffer) in MOMENTS {
+                tensors.insert(format!("{name}.{}", slot.name), arena.read(buffer, slot)?);
             }
         }
         Ok(tensors)
@@ -77,9 +81,9 @@ impl SftTrainer {
     ) -> Result<()> {
         let arena = self.finetune.arena();
         for slot in arena.slots() {
-            for (name, flat) in [("exp_avg", &arena.exp_avg), ("exp_avg_sq", &arena.exp_avg_sq)] {
+            for (name, buffer) in MOMENTS {
                 let tensor = saved.take(&format!("{name}.{}", slot.name), &slot.dims)?;
-                flat.slice_set(&tensor.flatten_all()?, 0, slot.offset)?;
+                arena.write(buffer, slot, &tensor)?;
             }
         }
         Ok(())

@@ -5,8 +5,11 @@ use super::AdamW;
 /// Elements a task takes.
 const CHUNK: usize = 64 * 1024;
 
-/// What is the same for every element of a step.
-pub(super) struct Factors {
+/// What is the same for every element of a step, clipping aside. Kernels read it as it lies in
+/// memory (`Step` in `ops/common.cuh`).
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub(crate) struct Factors {
     decay: f32,
     one_minus_beta1: f32,
     beta2: f32,
@@ -14,11 +17,10 @@ pub(super) struct Factors {
     eps: f32,
     step_size: f32,
     root_of_correction2: f32,
-    gradient_scale: f32,
 }
 
 impl Factors {
-    pub(super) fn new(s: &AdamW, learning_rate: f64, step: usize, gradient_scale: f64) -> Self {
+    pub(crate) fn new(s: &AdamW, learning_rate: f64, step: usize) -> Self {
         let step = i32::try_from(step).unwrap_or(i32::MAX);
         Self {
             decay: (1.0 - learning_rate * s.weight_decay) as f32,
@@ -29,12 +31,18 @@ impl Factors {
             eps: s.eps as f32,
             step_size: (learning_rate / (1.0 - s.beta1.powi(step))) as f32,
             root_of_correction2: (1.0 - s.beta2.powi(step)).sqrt() as f32,
-            gradient_scale: gradient_scale as f32,
         }
     }
 }
 
-pub(super) fn step(values: &mut [f32], gradients: &[f32], m: &mut [f32], v: &mut [f32], f: &Factors) {
+pub(super) fn step(
+    values: &mut [f32],
+    gradients: &[f32],
+    m: &mut [f32],
+    v: &mut [f32],
+    f: &Factors,
+    gradient_scale: f32,
+) {
     values
         .par_chunks_mut(CHUNK)
         .zip(gradients.par_chunks(CHUNK))
@@ -42,7 +50,7 @@ pub(super) fn step(values: &mut [f32], gradients: &[f32], m: &mut [f32], v: &mut
         .zip(v.par_chunks_mut(CHUNK))
         .for_each(|(((values, gradients), m), v)| {
             for (((p, g), m), v) in values.iter_mut().zip(gradients).zip(m).zip(v) {
-                let g = g * f.gradient_scale;
+                let g = g * gradient_scale;
                 *m += f.one_minus_beta1 * (g - *m);
                 *v = f.beta2 * *v + f.one_minus_beta2 * g * g;
                 let denominator = v.sqrt() / f.root_of_correction2 + f.eps;

@@ -2,6 +2,10 @@
 //! computes it, with gradient clipping folded in.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
+
+pub(crate) use cpu::Factors;
 
 use candle_core::{Result, Tensor};
 
@@ -40,12 +44,12 @@ pub fn step(
     if [gradients, m, v].iter().any(|t| t.elem_count() != values.elem_count()) {
         candle_core::bail!("adamw: {} values, but other lengths beside them", values.elem_count())
     }
-    let factors = cpu::Factors::new(settings, learning_rate, step, gradient_scale);
+    let factors = Factors::new(settings, learning_rate, step);
     host::read(gradients, |gradients| {
         host::update(values, |values| {
             host::update(m, |m| {
                 host::update(v, |v| {
-                    cpu::step(values, gradients, m, v, &factors);
+                    cpu::step(values, gradients, m, v, &factors, gradient_scale as f32);
                     Ok(())
                 })
             })

@@ -3,6 +3,8 @@
 //! (the log-sum-exp of every row is kept instead, as in Dao 2023, arXiv:2307.08691).
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 
 use candle_core::{Result, Tensor};
 

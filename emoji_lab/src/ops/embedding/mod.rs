@@ -1,6 +1,8 @@
 //! Token embedding, scaled: `y[t] = scale · table[ids[t]]`.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 
 use candle_core::{Result, Tensor};
 

@@ -2,6 +2,8 @@
 //! tanh form of GELU: Hendrycks & Gimpel 2016, arXiv:1606.08415).
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 
 use candle_core::{Result, Tensor};
 

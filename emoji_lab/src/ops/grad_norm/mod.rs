@@ -2,6 +2,8 @@
 //! (Pascanu et al. 2012, arXiv:1211.5063; constants as `torch.nn.utils.clip_grad_norm_`).
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 
 use candle_core::{Result, Tensor};
 

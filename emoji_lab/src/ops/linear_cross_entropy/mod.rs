@@ -3,6 +3,8 @@
 //! 2024, "Cut Your Losses", arXiv:2411.09009). Rows without a target are skipped altogether.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 
 use candle_core::{Result, Tensor};
 

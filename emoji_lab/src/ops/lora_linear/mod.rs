@@ -3,6 +3,8 @@
 //! in NF4 (Dettmers et al. 2023, arXiv:2305.14314), frozen dense, or trained itself.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 mod dropout;
 
 use candle_core::{Result, Tensor};

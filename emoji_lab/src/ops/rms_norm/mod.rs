@@ -2,6 +2,8 @@
 //! (Zhang & Sennrich 2019, arXiv:1910.07467; the `1 +` is Gemma's).
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 
 use candle_core::{Result, Tensor};
 

@@ -2,6 +2,8 @@
 //! first half of a head is rotated against the second half.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 
 use candle_core::{Result, Tensor};
 
@@ -35,6 +37,12 @@ impl RopeTable {
             .unzip();
         let shape = (positions.len(), half);
         Ok(Self { cos: host::tensor(cos, shape)?, sin: host::tensor(sin, shape)? })
+    }
+
+    /// Cosines and sines, `[tokens, head_dim / 2]` each.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn tables(&self) -> (&Tensor, &Tensor) {
+        (&self.cos, &self.sin)
     }
 }
 

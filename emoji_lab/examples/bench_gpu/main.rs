@@ -1,0 +1,73 @@
+//! How fast training and generation are on a GPU, with the floor beside it.
+//!
+//! `cargo run --release --features cuda --example bench_gpu -- [--gguf FILE] [--data CSV]
+//!  [--split JSON] [--dtype bf16|f32] [--device cuda:0] [--untied]`
+//!
+//! Without `--gguf` the model has Gemma 3 270M's sizes and random weights, and rows are random
+//! tokens of the real rows' lengths: speed does not depend on the values. With `--gguf` and `--data`
+//! the whole lesson is timed. Times are device events; each table is made twice, to show the spread.
+
+mod lesson;
+mod random;
+mod steps;
+
+use std::process::ExitCode;
+
+use emoji_lab::{DType, Device, Result};
+
+const USAGE: &str =
+    "usage: bench_gpu [--gguf FILE [--data CSV] [--split JSON]] [--dtype bf16|f32] [--device cuda:0]";
+
+/// What the command line says.
+pub struct Options {
+    gguf: Option<String>,
+    data: Option<String>,
+    split: Option<String>,
+    out: String,
+    device: Device,
+}
+
+fn options() -> Option<Options> {
+    let (mut gguf, mut data, mut split) = (None, None, None);
+    let (mut device, mut dtype, mut out) = ("cuda".to_string(), None, "bench-gpu-run".to_string());
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--gguf" => gguf = Some(args.next()?),
+            "--data" => data = Some(args.next()?),
+            "--split" => split = Some(args.next()?),
+            "--device" => device = args.next()?,
+            "--out" => out = args.next()?,
+            "--dtype" => dtype = Some(args.next()?.parse::<DType>().ok()?),
+            _ => return None,
+        }
+    }
+    let device = Device::by_name(&device).and_then(|device| match dtype {
+        Some(dtype) => device.with_dtype(dtype),
+        None => Ok(device),
+    });
+    let device = device.map_err(|error| eprintln!("{error}")).ok()?;
+    Some(Options { gguf, data, split, out, device })
+}
+
+fn run(options: &Options) -> Result<()> {
+    println!("{}, computing in {}", options.device, options.device.dtype().as_str());
+    match &options.gguf {
+        None => steps::bench(&random::model(&options.device)?, &random::batches(4, 262_144)),
+        Some(gguf) => lesson::bench(gguf, options),
+    }
+}
+
+fn main() -> ExitCode {
+    let Some(options) = options() else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! Optimizer steps and evaluation on the card, each replayed from a CUDA graph.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use cudarc::driver::{CudaGraph, sys};
+
+use super::activations::Activations;
+use super::arena::DeviceArena;
+use super::forward::Pass;
+use super::memory::Memory;
+use super::network::Network;
+use super::step::{Inputs, SLOTS, Step, StepResult};
+use super::Gpu;
+use crate::error::{Error, Result};
+use crate::model::Gemma3;
+use crate::ops::adamw::{self, AdamW, Factors};
+use crate::ops::grad_norm;
+use crate::ops::linear_cross_entropy::LossSum;
+use crate::ops::host;
+use crate::train::{Arena, Batch};
+
+/// What a graph does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Work {
+    /// Forward and backward of a micro-batch; `first` overwrites the gradients.
+    Gradients { first: bool },
+    /// Norm, clipping and AdamW.
+    Update,
+    /// Both, for one batch a step.
+    Step,
+    /// The loss alone, without dropout.
+    Loss,
+}
+
+/// Settings of the optimizer steps.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    pub(crate) optimizer: AdamW,
+    pub(crate) max_grad_norm: f64,
+    pub(crate) seed: u64,
+}
+
+/// One optimizer step, to be waited for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ticket(usize);
+
+/// What an optimizer step on the card gave.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Done {
+    /// Sum of the losses of all targets, nats.
+    pub(crate) loss_sum: f64,
+    pub(crate) grad_norm: f64,
+    /// Device time of the step's last micro-batch with the update.
+    pub(crate) milliseconds: f32,
+}
+
+/// A model being trained on a card.
+pub(crate) struct CudaFinetune {
+    gpu: Gpu,
+    network: Network,
+    arena: Arc<DeviceArena>,
+    room: Option<Room>,
+    graphs: HashMap<(usize, Work), CudaGraph>,
+    partials: Memory,
+    result: Memory,
+    settings: Settings,
+    adapter_scale: f32,
+    /// Sent and waited for.
+    sent: usize,
+    waited: usize,
+}
+
+// SAFETY: a graph is a handle of the driver's that any thread may use after making the context its
+// own, which every method does first; nothing here is shared without `&mut`.
+unsafe impl Send for CudaFinetune {}
+// SAFETY: `&self` methods only read the arena, through the driver.
+unsafe impl Sync for CudaFinetune {}
+
+/// What depends on the longest batch.
+struct Room {
+    activations: Activations,
+    inputs: Inputs,
+}
+
+/// Token counts that share a graph: few graphs, little padding.
+fn padded(tokens: usize) -> usize {
+    let unit = match tokens {
+        0..=64 => 8,
+        65..=256 => 16,
+        257..=512 => 32,
+        _ => 128,
+    };
+    tokens.next_multiple_of(unit).max(8)
+}
+
+impl CudaFinetune {
+    /// Puts `model`, its adapters and the optimizer on the card.
+    pub(crate) fn new(
+        gpu: &Gpu,
+        model: &Gemma3,
+        host_arena: &Arena,
+        settings: Settings,
+    ) -> Result<Self> {
+        let slots = host_arena.slots();
+        if let Some(slot) = slots.iter().find(|s| {
+            !(s.name.contains(".lora_") || s.name.contains("embed_tokens") || s.name.starts_with("lm_head"))
+        }) {
+            return Err(Error::device(
+                gpu.short_name(),
+                format!("{} is to be trained, and the GPU trains adapters, embedding and head", slot.name),
+                "Give a LoraConfig, or train every parameter on the CPU: Device::Cpu",
+            ));
+        }
+        let arena = Arc::new(host::read(&host_arena.values, |values| Ok(DeviceArena::new(gpu, values)))??);
+        let positions = model.config().max_position_embeddings.min(8192);
+        let network = Network::new(gpu, model, Some((&arena, slots)), positions)?;
+        let loras = model.layers.iter().flat_map(|l| &l.linears).filter_map(|l| l.lora.as_ref());
+        let adapter_scale = loras.map(|l| l.scale as f32).next().unwrap_or(0.0);
+        Ok(Self {
+            partials: Memory::zeros(gpu, grad_norm::cuda::PARTIALS * 8, "partial sums")?,
+            result: Memory::zeros(gpu, size_of::<StepResult>(), "a step's result")?,
+            gpu: gpu.clone(),
+            network,
+            arena,
+            room: None,
+            graphs: HashMap::new(),
+            settings,
+            adapter_scale,
+            sent: 0,
+            waited: 0,
+        })
+    }
+
+    /// The arena's buffers.
+    pub(crate) fn arena(&self) -> &Arc<DeviceArena> {
+        &self.arena
+    }
+
+    /// Makes the head's copy anew, if values have been written from outside.
+    fn take_up_values(&self) -> Result<()> {
+        let table = &self.network.table;
+        let (first, last) = table.head_range;
+        if !self.arena.take_written() || table.head_copy == 0 {
+            return Ok(());
+        }
+        let values = self.arena.values.ptr() + first as u64 * 4;
+        // SAFETY: the copy has the range's length.
+        unsafe { adamw::cuda::round_to_bf16(&self.gpu, values, table.head_copy, last - first) }
+    }
+
+    /// Makes room for batches of `tokens` tokens, if there is not enough.
+    pub(crate) fn reserve(&mut self, tokens: usize) -> Result<()> {
+        let tokens = padded(tokens);
+        if self.room.as_ref().is_some_and(|room| room.inputs.capacity() >= tokens) {
+            return Ok(());
+        }
+        self.graphs.clear();
+        self.room = None;
+        let activations = Activations::new(&self.gpu, &self.network.sizes, tokens, true)?;
+        self.network.place_gradients(&self.gpu, &activations, &self.arena, self.adapter_scale)?;
+        self.room = Some(Room { activations, inputs: Inputs::new(&self.gpu, tokens)? });
+        Ok(())
+    }
+
+    /// Sends one optimizer step over `batches`, number `step` counted from 1. At most three steps
+    /// may be on their way: [`Self::wait`] for the earliest first.
+    pub(crate) fn submit(
+        &mut self,
+        batches: &[Batch],
+        learning_rate: f64,
+        step: usize,
+        first_pass: u64,
+    ) -> Result<Ticket> {
+        self.gpu.bind()?;
+        self.take_up_values()?;
+        let longest = batches.iter().map(|b| b.tokens.len()).max().unwrap_or(0);
+        let targets: usize = batches.iter().map(Batch::target_count).sum();
+        if self.room.as_ref().is_none_or(|room| room.inputs.capacity() < padded(longest)) {
+            self.gpu.synchronize()?;
+            self.reserve(longest)?;
+        }
+        let many = batches.len() > 1;
+        for (i, batch) in batches.iter().enumerate() {
+            let header = Step {
+                seed: self.settings.seed,
+                pass: first_pass + i as u64,
+                loss_factor: (1.0 / targets as f64) as f32,
+                max_grad_norm: self.settings.max_grad_norm as f32,
+                factors: Factors::new(&self.settings.optimizer, learning_rate, step),
+                first_micro: i32::from(i == 0),
+            };
+            let work = if many { Work::Gradients { first: i == 0 } } else { Work::Step };
+            let tokens = padded(batch.tokens.len());
+            if many && i > 0 {
+                // The slot's page-locked memory is written again only when the card has read it.
+                self.gpu.synchronize()?;
+            }
+            self.prepare(tokens, work)?;
+            let slot = self.sent;
+            if let Some(room) = &mut self.room {
+                room.inputs.send(slot, &header, &batch.tokens, &batch.targets, tokens)?;
+            }
+            self.replay(tokens, work)?;
+        }
+        if many {
+            self.prepare(0, Work::Update)?;
+            self.replay(0, Work::Update)?;
+        }
+        let ticket = Ticket(self.sent);
+        if let Some(room) = &mut self.room {
+            room.inputs.ask(ticket.0, self.result.ptr())?;
+        }
+        self.sent += 1;
+        Ok(ticket)
+    }
+
+    /// Whether another step may be sent before one is waited for.
+    pub(crate) fn has_room(&self) -> bool {
+        self.sent - self.waited < SLOTS - 1
+    }
+
+    /// Waits for a step.
+    pub(crate) fn wait(&mut self, ticket: Ticket) -> Result<Done> {
+        self.gpu.bind()?;
+        let Some(room) = &mut self.room else {
+            return Err(Error::training("no step was sent", "This is a fault of emoji_lab"));
+        };
+        let (result, milliseconds) = room.inputs.wait(ticket.0)?;
+        self.waited = self.waited.max(ticket.0 + 1);
+        Ok(Done { loss_sum: result.loss, grad_norm: result.grad_norm, milliseconds })
+    }
+
+    /// Each batch's summed loss, without dropout.
+    pub(crate) fn losses(&mut self, batches: &[Batch]) -> Result<Vec<LossSum>> {
+        self.gpu.synchronize()?;
+        self.take_up_values()?;
+        self.waited = self.sent;
+        let longest = batches.iter().map(|b| b.tokens.len()).max().unwrap_or(0);
+        self.reserve(longest)?;
+        let mut sums = Vec::with_capacity(batches.len());
+        for (i, batch) in batches.iter().enumerate() {
+            let tokens = padded(batch.tokens.len());
+            self.prepare(tokens, Work::Loss)?;
+            let slot = self.sent + i;
+            if i >= SLOTS {
+                sums.push(self.loss_of(slot - SLOTS)?);
+            }
+            let header = Step { first_micro: 1, ..Step::default() };
+            if let Some(room) = &mut self.room {
+                room.inputs.send(slot, &header, &batch.tokens, &batch.targets, tokens)?;
+            }
+            self.replay(tokens, Work::Loss)?;
+            if let Some(room) = &mut self.room {
+                // The loss, and what lies behind it: a whole result is sent back.
+                room.inputs.ask(slot, room.activations.loss)?;
+            }
+        }
+        for i in sums.len()..batches.len() {
+            sums.push(self.loss_of(self.sent + i)?);
+        }
+        Ok(sums.iter().zip(batches).map(|(sum, batch)| LossSum { sum: *sum, rows: batch.target_count() }).collect())
+    }
+
+    fn loss_of(&mut self, slot: usize) -> Result<f64> {
+        match &mut self.room {
+            Some(room) => Ok(room.inputs.wait(slot)?.0.loss),
+            None => Ok(f64::NAN),
+        }
+    }
+
+    /// Device memory that is ours, in bytes, by what it is for.
+    pub(crate) fn memory_report(&self) -> Vec<(&'static str, usize)> {
+        let arena = self.arena.len * 4;
+        let mut report = vec![
+            ("frozen weights, head's copy", self.network.bytes),
+            ("trained values", arena),
+            ("gradients", self.arena.gradients.len()),
+            ("moments", self.arena.exp_avg.len() + self.arena.exp_avg_sq.len()),
+            ("cuBLAS workspace", self.gpu.blas().workspace_bytes()),
+        ];
+        if let Some(room) = &self.room {
+            report.push(("activations", room.activations.bytes));
+        }
+        report
+    }
+
+    /// Captures the graph of `work` for `tokens` tokens, if there is none yet.
+    fn prepare(&mut self, tokens: usize, work: Work) -> Result<()> {
+        if self.graphs.contains_key(&(tokens, work)) {
+            return Ok(());
+        }
+        // Kernels are loaded when they are first used, which cannot be captured. So what is repeatable
+        // is run once for nothing, on whatever tokens lie there.
+        match work {
+            Work::Step => self.enqueue(tokens, Work::Gradients { first: true })?,
+            Work::Gradients { first: true } | Work::Loss => self.enqueue(tokens, work)?,
+            Work::Gradients { first: false } | Work::Update => {}
+        }
+        let stream = self.gpu.stream().clone();
+        let fail = |e: cudarc::driver::DriverError| self.gpu.error(e.0);
+        stream
+            .begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED)
+            .map_err(fail)?;
+        let enqueued = self.enqueue(tokens, work);
+        let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY;
+        let graph = stream.end_capture(flags).map_err(fail);
+        enqueued?;
+        match graph? {
+            Some(graph) => {
+                self.graphs.insert((tokens, work), graph);
+                Ok(())
+            }
+            None => Err(self.gpu.error(sys::CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)),
+        }
+    }
+
+    fn replay(&self, tokens: usize, work: Work) -> Result<()> {
+        match self.graphs.get(&(tokens, work)) {
+            Some(graph) => graph.launch().map_err(|e| self.gpu.error(e.0)),
+            None => Err(Error::training("a graph was not made", "This is a fault of emoji_lab")),
+        }
+    }
+
+    fn enqueue(&self, tokens: usize, work: Work) -> Result<()> {
+        let Some(room) = &self.room else {
+            return Err(Error::training("no room was made", "This is a fault of emoji_lab"));
+        };
+        let pass = Pass {
+            gpu: &self.gpu,
+            network: &self.network,
+            activations: &room.activations,
+            inputs: &room.inputs,
+            tokens,
+            training: work != Work::Loss,
+        };
+        // SAFETY: `Inputs::send` puts a batch of at most `tokens` tokens there before each replay.
+        unsafe {
+            match work {
+                Work::Loss => {
+                    pass.forward()?;
+                    pass.head(false, false)
+                }
+                Work::Gradients { first } => self.gradients(&pass, first),
+                Work::Update => self.update(room),
+                Work::Step => {
+                    self.gradients(&pass, true)?;
+                    self.update(room)
+                }
+            }
+        }
+    }
+
+    unsafe fn gradients(&self, pass: &Pass<'_>, first: bool) -> Result<()> {
+        let table = &self.network.table;
+        // SAFETY: the caller's.
+        unsafe {
+            pass.forward()?;
+            if first && table.d_lookup.is_some() && table.d_lookup != table.d_head {
+                // Only some rows of an untied embedding get a gradient.
+                self.clear_lookup_gradient()?;
+            }
+            pass.head(true, first)?;
+            pass.backward()
+        }
+    }
+
+    fn clear_lookup_gradient(&self) -> Result<()> {
+        let Some(at) = self.network.table.d_lookup else { return Ok(()) };
+        let s = &self.network.sizes;
+        // SAFETY: the gradient of the whole embedding begins there.
+        unsafe {
+            cudarc::driver::result::memset_d8_async(at, 0, s.vocab * s.hidden * 4, self.gpu.raw_stream())
+        }
+        .map_err(|e| self.gpu.error(e.0))
+    }
+
+    unsafe fn update(&self, room: &Room) -> Result<()> {
+        let (gpu, arena, step) = (&self.gpu, &self.arena, room.inputs.step);
+        let table = &self.network.table;
+        let buffers = adamw::cuda::Buffers {
+            values: arena.values.ptr(),
+            gradients: arena.gradients.ptr(),
+            exp_avg: arena.exp_avg.ptr(),
+            exp_avg_sq: arena.exp_avg_sq.ptr(),
+            len: arena.len,
+            copy: table.head_copy,
+            copied: if table.head_copy == 0 { (0, 0) } else { table.head_range },
+        };
+        let gradients = (arena.gradients.ptr(), arena.len);
+        // SAFETY: buffers of the arena's length, room for the partial sums, one loss, one result.
+        unsafe {
+            let (partials, loss) = (self.partials.ptr(), room.activations.loss);
+            grad_norm::cuda::norm(gpu, gradients, partials, loss, step, self.result.ptr())?;
+            adamw::cuda::step(gpu, buffers, step, self.result.ptr())
+        }
+    }
+}
+
+impl std::fmt::Debug for CudaFinetune {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "CudaFinetune on {:?}, {} graphs", self.gpu, self.graphs.len())
+    }
+}

@@ -1,0 +1,125 @@
+//! The forward pass: eleven launches a layer.
+
+use super::activations::Activations;
+use super::gemm::{Out, gemm, matrix};
+use super::network::{DOWN, GATE_UP, Layer, Network, O, QKV};
+use super::step::Inputs;
+use super::Gpu;
+use crate::error::Result;
+use crate::ops::attention::cuda::{self as attention, AttentionSizes};
+use crate::ops::lora_linear::cuda::{Adapters, unpack_weights};
+use crate::ops::rms_norm::cuda::{self as rms_norm, Branch};
+use crate::ops::rope::cuda::{Heads, qk_norm_rope};
+use crate::ops::{embedding, geglu};
+
+/// What a pass works with.
+pub(super) struct Pass<'a> {
+    pub(super) gpu: &'a Gpu,
+    pub(super) network: &'a Network,
+    pub(super) activations: &'a Activations,
+    pub(super) inputs: &'a Inputs,
+    /// Padded number of tokens.
+    pub(super) tokens: usize,
+    /// Whether dropout is on.
+    pub(super) training: bool,
+}
+
+impl Pass<'_> {
+    pub(super) fn adapters(&self, layer: &Layer, group: usize) -> Adapters {
+        let adapters = layer.adapters[group];
+        if self.training { adapters } else { adapters.without_dropout() }
+    }
+
+    /// Distance of a group's input rows, adapters' u included.
+    pub(super) fn ld(&self, group: usize) -> usize {
+        self.network.sizes.group(group).0 + self.network.sizes.tails[group]
+    }
+
+    pub(super) fn heads(&self, index: usize) -> Heads {
+        let (s, a) = (&self.network.sizes, &self.activations.layers[index]);
+        let (heads, kv_heads, dim) = (s.heads, s.kv_heads, s.dim);
+        Heads { qkv: a.qkv, q: a.q, k: a.k, rstd: a.rstd_qk, heads, kv_heads, dim }
+    }
+
+    pub(super) fn attention_sizes(&self, index: usize) -> AttentionSizes {
+        let layer = &self.network.layers[index];
+        AttentionSizes::new(&self.heads(index), layer.window, self.network.sizes.scale)
+    }
+
+    /// Puts a layer's matrices together, where they are not there as they are.
+    ///
+    /// # Safety
+    /// As [`Self::forward`].
+    pub(super) unsafe fn unpack(&self, layer: &Layer) -> Result<()> {
+        match self.network.unpacks {
+            // SAFETY: seven layers, as the network wrote them.
+            true => unsafe { unpack_weights(self.gpu, layer.unpack, 7, self.network.unpack_units) },
+            false => Ok(()),
+        }
+    }
+
+    /// A group's product: `y [tokens, outs] = x · matrixᵀ`.
+    unsafe fn linear(&self, layer: &Layer, group: usize, x: u64, y: u64) -> Result<()> {
+        let (_, outs) = self.network.sizes.group(group);
+        let ld = self.ld(group);
+        let weight = matrix(layer.matrices[group], ld);
+        let shape = (self.tokens, outs, ld);
+        // SAFETY: activations and matrices are laid out for these sizes.
+        unsafe {
+            gemm(self.gpu, shape, (matrix(x, ld), false), (weight, true), matrix(y, outs), Out::Compute)
+        }
+    }
+
+    /// All layers, up to the last hidden states after the final norm.
+    ///
+    /// # Safety
+    /// The inputs on the card must be a batch of at most `tokens` tokens of this vocabulary, with
+    /// positions the network has angles for.
+    pub(super) unsafe fn forward(&self) -> Result<()> {
+        let (gpu, s, i) = (self.gpu, &self.network.sizes, self.inputs);
+        let (rows, step) = (self.tokens, i.step);
+        let table = &self.network.table;
+        let all = &self.activations.layers;
+        // SAFETY: the caller's; all pointers are to buffers laid out for `tokens` rows.
+        unsafe {
+            let lookup = (table.lookup, table.lookup_f32);
+            embedding::cuda::forward(gpu, lookup, i.ids, all[0].x, (rows, s.hidden), s.embedding_scale)?;
+            let mut branch = Branch::default();
+            let mut stream = all[0].x;
+            for (index, layer) in self.network.layers.iter().enumerate() {
+                let a = &all[index];
+                let [n_input, n_q, n_k, n_o, n_middle, n_down] = layer.norms;
+                self.unpack(layer)?;
+                branch.stream = a.x;
+                let input = (n_input, a.rstd_input);
+                let to = (a.normed, self.ld(QKV));
+                let adapters = self.adapters(layer, QKV);
+                rms_norm::forward(gpu, stream, branch, input, to, adapters, step, (rows, s.hidden), s.eps)?;
+                self.linear(layer, QKV, a.normed, a.qkv)?;
+
+                let (h, angles) = (self.heads(index), (layer.cos, layer.sin));
+                qk_norm_rope(gpu, h, (n_q, n_k), angles, i.positions, rows, s.eps)?;
+                let (to, adapters) = ((a.attended, self.ld(O)), self.adapters(layer, O));
+                attention::forward(gpu, h, i.start, to, a.lse, adapters, step, self.attention_sizes(index), rows)?;
+                self.linear(layer, O, a.attended, a.o)?;
+
+                branch = Branch { rows: a.o, weight: n_o, rstd: a.rstd_o, stream: a.middle };
+                let (middle, to) = ((n_middle, a.rstd_middle), (a.middle_normed, self.ld(GATE_UP)));
+                let adapters = self.adapters(layer, GATE_UP);
+                rms_norm::forward(gpu, a.x, branch, middle, to, adapters, step, (rows, s.hidden), s.eps)?;
+                self.linear(layer, GATE_UP, a.middle_normed, a.gate_up)?;
+                let (to, adapters) = ((a.gated, self.ld(DOWN)), self.adapters(layer, DOWN));
+                geglu::cuda::forward(gpu, a.gate_up, to, adapters, step, (rows, s.inner))?;
+                self.linear(layer, DOWN, a.gated, a.down)?;
+
+                branch = Branch { rows: a.down, weight: n_down, rstd: a.rstd_down, stream: 0 };
+                stream = a.middle;
+            }
+            branch.stream = self.activations.last;
+            let last = (self.network.final_norm, self.activations.rstd_last);
+            let to = (self.activations.hidden, s.hidden);
+            let none = Adapters::default();
+            rms_norm::forward(gpu, stream, branch, last, to, none, step, (rows, s.hidden), s.eps)
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Matrix products by cuBLAS, on row-major matrices.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use cudarc::cublas::{result, sys};
+use cudarc::driver::CudaStream;
+
+use super::Gpu;
+use super::launch::Grid;
+use crate::error::{Error, Result};
+
+/// cuBLAS' workspace: NVIDIA's advice for Hopper. Ours, and one: a graph holds its address.
+const WORKSPACE: usize = 32 << 20;
+
+/// A cuBLAS handle on the card's stream.
+pub(super) struct Blas {
+    handle: sys::cublasHandle_t,
+    workspace: u64,
+}
+
+impl Blas {
+    pub(super) fn new(stream: &Arc<CudaStream>, device: &str) -> Result<Self> {
+        let fail = |e: result::CublasError| {
+            Error::device(device, format!("cuBLAS does not start: {:?}", e.0), "Compute on the CPU: Device::Cpu")
+        };
+        let handle = result::create_handle().map_err(fail)?;
+        // SAFETY: handle and stream are alive; the workspace is never freed.
+        unsafe {
+            result::set_stream(handle, stream.cu_stream().cast()).map_err(fail)?;
+            let workspace = cudarc::driver::result::malloc_sync(WORKSPACE)
+                .map_err(|e| Error::device(device, super::gpu::describe(e.0), "Close what else is on the card"))?;
+            sys::cublasSetWorkspace_v2(handle, workspace as *mut c_void, WORKSPACE).result().map_err(fail)?;
+            Ok(Self { handle, workspace })
+        }
+    }
+
+    pub(super) fn workspace_bytes(&self) -> usize {
+        if self.workspace == 0 { 0 } else { WORKSPACE }
+    }
+}
+
+/// A row-major matrix: where it begins, and how many values its rows are apart.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Matrix {
+    pub(super) ptr: u64,
+    pub(super) ld: usize,
+}
+
+/// A row-major matrix.
+pub(super) fn matrix(ptr: u64, ld: usize) -> Matrix {
+    Matrix { ptr, ld }
+}
+
+/// What a product is written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Out {
+    /// The compute type.
+    Compute,
+    /// f32, overwriting.
+    F32,
+    /// f32, added to what is there.
+    AddF32,
+}
+
+/// Row-major `c [m, n] = a · b`, where `a` is `[m, k]` and `b` is `[k, n]`, or the stored matrix
+/// is the transpose of that.
+///
+/// # Safety
+/// The matrices must be as large as `m`, `n`, `k` and their `ld` say, on this card; `a` and `b` in
+/// the compute type, `c` in `out`'s.
+pub(super) unsafe fn gemm(
+    gpu: &Gpu,
+    (m, n, k): (usize, usize, usize),
+    (a, a_transposed): (Matrix, bool),
+    (b, b_transposed): (Matrix, bool),
+    c: Matrix,
+    out: Out,
+) -> Result<()> {
+    use sys::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
+    let op = |transposed| if transposed { CUBLAS_OP_T } else { CUBLAS_OP_N };
+    let f32_type = sys::cudaDataType::CUDA_R_32F;
+    let compute = if gpu.bf16() { sys::cudaDataType::CUDA_R_16BF } else { f32_type };
+    let c_type = if out == Out::Compute { compute } else { f32_type };
+    let (alpha, beta) = (1f32, if out == Out::AddF32 { 1f32 } else { 0f32 });
+    // cuBLAS is column-major: a row-major matrix is its own transpose there, and cᵀ = bᵀ · aᵀ.
+    // SAFETY: the caller's.
+    unsafe {
+        result::gemm_ex(
+            gpu.blas().handle,
+            op(b_transposed),
+            op(a_transposed),
+            n as i32,
+            m as i32,
+            k as i32,
+            (&raw const alpha).cast(),
+            b.ptr as *const c_void,
+            compute,
+            b.ld as i32,
+            a.ptr as *const c_void,
+            compute,
+            a.ld as i32,
+            (&raw const beta).cast(),
+            c.ptr as *mut c_void,
+            c_type,
+            c.ld as i32,
+            sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+            sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+        )
+    }
+    .map_err(|e| {
+        Error::device(gpu.short_name(), format!("cuBLAS, [{m}, {k}] · [{k}, {n}]: {:?}", e.0), "Restart the kernel")
+    })
+}
+
+/// One block a token, `threads` each, for kernels over rows.
+pub(super) fn per_token(tokens: usize, threads: usize) -> Grid {
+    Grid::new(tokens, threads)
+}

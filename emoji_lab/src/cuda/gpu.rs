@@ -1,0 +1,286 @@
+//! The card: opened, described, its dtype chosen.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::DType;
+use cudarc::driver::{CudaContext, CudaStream, result, sys};
+
+use super::gemm::Blas;
+use crate::error::{Error, Result};
+
+/// All kernels, for the compute capabilities that `build.rs` names.
+static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+
+/// The oldest cards the kernels are compiled for: Turing (T4).
+const OLDEST: (i32, i32) = (7, 5);
+/// From here on there is bf16 arithmetic: Ampere.
+const BF16: (i32, i32) = (8, 0);
+
+/// An NVIDIA GPU with its stream, kernels and cuBLAS handle. Clones share them.
+#[derive(Clone)]
+pub struct Gpu {
+    shared: Arc<Shared>,
+    dtype: DType,
+}
+
+struct Shared {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    module: sys::CUmodule,
+    functions: Mutex<HashMap<String, Function>>,
+    blas: Blas,
+    name: String,
+    capability: (i32, i32),
+    ordinal: usize,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Function(pub(super) sys::CUfunction);
+
+// SAFETY: handles of the driver are plain references that any thread may use; the context is made
+// current before each call (`Gpu::bind`).
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+// SAFETY: as above.
+unsafe impl Send for Function {}
+
+impl Gpu {
+    /// The card number `ordinal`.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if driver, cuBLAS or the card are missing or too old.
+    pub fn open(ordinal: usize) -> Result<Self> {
+        // Cells each call this: one context, one stream and one set of statics for all of them.
+        static OPEN: Mutex<Option<HashMap<usize, Gpu>>> = Mutex::new(None);
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = open.get_or_insert_default();
+        if let Some(gpu) = open.get(&ordinal) {
+            return Ok(gpu.clone());
+        }
+        let gpu = Self::start(ordinal)?;
+        open.insert(ordinal, gpu.clone());
+        Ok(gpu)
+    }
+
+    /// How many cards the driver shows; 0 without a driver.
+    pub fn count() -> usize {
+        // SAFETY: only asks whether the library is there.
+        if !unsafe { sys::is_culib_present() } {
+            return 0;
+        }
+        CudaContext::device_count().ok().and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
+    }
+
+    fn start(ordinal: usize) -> Result<Self> {
+        let device = format!("cuda:{ordinal}");
+        let fail = |problem: String, help: &str| {
+            Err(Error::device(&device, problem, format!("{help}, or compute on the CPU: Device::Cpu")))
+        };
+        // SAFETY: only asks whether the libraries are there. (cudarc panics where they are not.)
+        let (driver, cublas) =
+            unsafe { (sys::is_culib_present(), cudarc::cublas::sys::is_culib_present()) };
+        if !driver {
+            return fail(
+                "there is no NVIDIA driver (libcuda.so.1)".into(),
+                "Install the driver, in a container with the NVIDIA container toolkit",
+            );
+        }
+        if !cublas {
+            return fail(
+                "cuBLAS (libcublas.so.13 or .12) is not found".into(),
+                "Install CUDA's libraries (`pip install nvidia-cublas`) and name their folder in LD_LIBRARY_PATH",
+            );
+        }
+        let context = match CudaContext::new(ordinal) {
+            Ok(context) => context,
+            Err(e) => {
+                let cards = Self::count();
+                return match cards > ordinal {
+                    true => fail(
+                        format!("the driver does not open it: {}", describe(e.0)),
+                        "Look at nvidia-smi: another process may hold the card, or driver and kernel differ",
+                    ),
+                    false => fail(
+                        format!("the driver shows {cards} cards ({})", describe(e.0)),
+                        "Look at nvidia-smi and CUDA_VISIBLE_DEVICES",
+                    ),
+                };
+            }
+        };
+        let driver_error = |e: cudarc::driver::DriverError| Error::device(&device, describe(e.0), "See nvidia-smi");
+        let name = context.name().map_err(driver_error)?;
+        let capability = context.compute_capability().map_err(driver_error)?;
+        if capability < OLDEST {
+            return fail(
+                format!(
+                    "{name} has compute capability {}.{}, and the kernels begin with {}.{} (T4)",
+                    capability.0, capability.1, OLDEST.0, OLDEST.1
+                ),
+                "Use a newer card",
+            );
+        }
+        // Everything runs on one stream, in order: cudarc need not track who reads what.
+        // SAFETY: no other stream of this context is ever used.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().map_err(driver_error)?;
+        // SAFETY: the image is a whole fatbin, made by nvcc.
+        let module = match unsafe { result::module::load_data(KERNELS.as_ptr().cast()) } {
+            Ok(module) => module,
+            Err(e) => {
+                return fail(
+                    format!("the driver does not take the kernels: {}", describe(e.0)),
+                    "They were compiled by CUDA 13, which wants driver 580 or later: update the driver, or build with this machine's nvcc (NVCC=/path/to/nvcc)",
+                );
+            }
+        };
+        let blas = Blas::new(&stream, &device)?;
+        let dtype = if capability >= BF16 { DType::BF16 } else { DType::F32 };
+        let functions = Mutex::new(HashMap::new());
+        let shared = Shared { context, stream, module, functions, blas, name, capability, ordinal };
+        Ok(Self { shared: Arc::new(shared), dtype })
+    }
+
+    /// The same card computing in `dtype`.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a type it cannot compute in.
+    pub fn with_dtype(&self, dtype: DType) -> Result<Self> {
+        match dtype {
+            DType::F32 => {}
+            DType::BF16 if self.shared.capability >= BF16 => {}
+            _ => {
+                let (major, minor) = self.shared.capability;
+                let help = format!(
+                    "{} (compute capability {major}.{minor}) has {}",
+                    self.shared.name,
+                    if self.shared.capability >= BF16 { "F32 and BF16" } else { "F32 alone: BF16 begins with 8.0" }
+                );
+                return Err(Error::setting("dtype", dtype.as_str(), help));
+            }
+        }
+        Ok(Self { shared: self.shared.clone(), dtype })
+    }
+
+    /// The type it computes in.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The card's name, as nvidia-smi has it.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// Compute capability, major and minor.
+    pub fn compute_capability(&self) -> (i32, i32) {
+        self.shared.capability
+    }
+
+    /// (free, total) memory in bytes.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the driver does not say.
+    pub fn memory(&self) -> Result<(usize, usize)> {
+        self.bind()?;
+        self.shared.context.mem_get_info().map_err(|e| self.error(e.0))
+    }
+
+    pub(super) fn bf16(&self) -> bool {
+        self.dtype == DType::BF16
+    }
+
+    /// Bytes of one value of the compute type.
+    pub(super) fn size(&self) -> usize {
+        self.dtype.size_in_bytes()
+    }
+
+    pub(super) fn stream(&self) -> &Arc<CudaStream> {
+        &self.shared.stream
+    }
+
+    pub(super) fn raw_stream(&self) -> sys::CUstream {
+        self.shared.stream.cu_stream()
+    }
+
+    pub(super) fn blas(&self) -> &Blas {
+        &self.shared.blas
+    }
+
+    /// Makes the card's context the calling thread's: cells and pool threads come and go.
+    pub(super) fn bind(&self) -> Result<()> {
+        self.shared.context.bind_to_thread().map_err(|e| self.error(e.0))
+    }
+
+    /// Waits until everything asked of the card is done.
+    pub(super) fn synchronize(&self) -> Result<()> {
+        self.bind()?;
+        self.shared.stream.synchronize().map_err(|e| self.error(e.0))
+    }
+
+    /// The kernel `name`, in the version of the compute type where `typed`.
+    pub(super) fn function(&self, name: &str, typed: bool) -> Result<Function> {
+        let name = match (typed, self.bf16()) {
+            (false, _) => name.to_string(),
+            (true, false) => format!("{name}_f32"),
+            (true, true) => format!("{name}_bf16"),
+        };
+        let mut functions = self.shared.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(function) = functions.get(&name) {
+            return Ok(*function);
+        }
+        let c_name = CString::new(name.as_str()).map_err(|_| self.fault(&name, "a name with a zero byte"))?;
+        // SAFETY: the module stays loaded as long as `shared` lives.
+        let function = unsafe { result::module::get_function(self.shared.module, c_name) }
+            .map_err(|e| self.fault(&name, &describe(e.0)))?;
+        functions.insert(name, Function(function));
+        Ok(Function(function))
+    }
+
+    fn fault(&self, kernel: &str, problem: &str) -> Error {
+        Error::device(self.short_name(), format!("kernel {kernel}: {problem}"), "This is a fault of emoji_lab")
+    }
+
+    /// `cuda:0`.
+    pub(super) fn short_name(&self) -> String {
+        format!("cuda:{}", self.shared.ordinal)
+    }
+
+    /// An error the driver gave while something ran.
+    pub(super) fn error(&self, code: sys::CUresult) -> Error {
+        Error::device(
+            self.short_name(),
+            describe(code),
+            "Restart the kernel; checkpoints written before are whole, and resume_from_checkpoint goes on from them",
+        )
+    }
+}
+
+/// The driver's own words for a code.
+pub(super) fn describe(code: sys::CUresult) -> String {
+    cudarc::driver::DriverError(code)
+        .error_string()
+        .ok()
+        .and_then(|text| text.to_str().ok())
+        .map_or_else(|| format!("{code:?}"), |text| format!("{text} ({code:?})"))
+}
+
+impl fmt::Display for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (major, minor) = self.shared.capability;
+        write!(f, "cuda:{} ({}, compute capability {major}.{minor}", self.shared.ordinal, self.shared.name)?;
+        if let Ok((_, total)) = self.memory() {
+            write!(f, ", {:.0} GiB", total as f64 / f64::from(1 << 30))?;
+        }
+        write!(f, ")")
+    }
+}
+
+impl fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Gpu({}, {:?})", self.short_name(), self.dtype)
+    }
+}

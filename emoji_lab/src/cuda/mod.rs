@@ -1,0 +1,35 @@
+//! Gemma 3 on an NVIDIA GPU: the same forward and backward passes as [`crate::model`]'s, made of
+//! few launches and replayed from CUDA graphs.
+//!
+//! The kernels lie with their ops (`ops/*/kernel.cu`); the matrix products are cuBLAS'. Nothing here
+//! links against CUDA: driver and cuBLAS are opened when a GPU is asked for, so one build runs with
+//! and without them, and what is missing is said in a sentence.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `gpu.rs` | the card: opened, described, its dtype chosen |
+//! | `memory.rs` | device memory, with errors that say how much was needed |
+//! | `launch.rs`, `gemm.rs` | a kernel's launch, a matrix product |
+//! | `network.rs` | weights and adapters as the kernels want them |
+//! | `activations.rs` | everything a pass writes, laid out once |
+//! | `forward.rs`, `backward.rs`, `head.rs` | the passes |
+//! | `step.rs` | what changes from step to step |
+//! | `finetune.rs` | graphs, optimizer steps, evaluation |
+//! | `decode.rs` | generation with a key/value cache |
+
+mod activations;
+mod arena;
+mod backward;
+mod finetune;
+mod forward;
+mod gemm;
+mod gpu;
+mod head;
+pub(crate) mod launch;
+mod memory;
+mod network;
+mod step;
+
+pub(crate) use arena::DeviceArena;
+pub(crate) use finetune::{CudaFinetune, Settings, Ticket};
+pub use gpu::Gpu;

@@ -1,0 +1,197 @@
+//! What changes from step to step: the numbers kernels read of it, and the tokens. Steps are sent
+//! over from page-locked memory, several ahead, so that the card never waits for the host.
+
+use std::ffi::c_void;
+
+use cudarc::driver::{CudaEvent, result, sys};
+
+use super::memory::Memory;
+use super::Gpu;
+use crate::error::{Error, Result};
+use crate::model::PackedTokens;
+use crate::ops::adamw::Factors;
+
+/// `Step` of `ops/common.cuh`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub(super) struct Step {
+    pub(super) seed: u64,
+    pub(super) pass: u64,
+    pub(super) loss_factor: f32,
+    pub(super) max_grad_norm: f32,
+    pub(super) factors: Factors,
+    pub(super) first_micro: i32,
+}
+
+/// `StepResult` of `ops/common.cuh`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub(super) struct StepResult {
+    /// Sum of the losses of all targets, nats.
+    pub(super) loss: f64,
+    pub(super) grad_norm: f64,
+    pub(super) gradient_scale: f32,
+    pub(super) finite: i32,
+}
+
+/// Steps that may be on their way at a time.
+pub(super) const SLOTS: usize = 4;
+
+/// Page-locked host memory.
+pub(super) struct Pinned {
+    gpu: Gpu,
+    ptr: *mut c_void,
+    bytes: usize,
+}
+
+// SAFETY: plain memory, reached through `&mut self` or after the card has written it.
+unsafe impl Send for Pinned {}
+
+impl Pinned {
+    pub(super) fn new(gpu: &Gpu, bytes: usize) -> Result<Self> {
+        gpu.bind()?;
+        // SAFETY: a plain allocation.
+        let ptr = unsafe { result::malloc_host(bytes, 0) }.map_err(|e| gpu.error(e.0))?;
+        Ok(Self { gpu: gpu.clone(), ptr, bytes })
+    }
+
+    pub(super) fn as_mut_slice<T: Copy>(&mut self) -> &mut [T] {
+        // SAFETY: the memory is page-aligned, ours alone, and `T` is plain numbers.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.cast(), self.bytes / size_of::<T>()) }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if self.gpu.synchronize().is_ok() {
+            // SAFETY: allocated by `malloc_host`, freed once.
+            let _ = unsafe { result::free_host(self.ptr) };
+        }
+    }
+}
+
+/// One step on its way.
+struct Slot {
+    inputs: Pinned,
+    result: Pinned,
+    begun: CudaEvent,
+    done: CudaEvent,
+}
+
+/// Room for one batch on the card, and for a few steps' inputs and results on the host.
+pub(super) struct Inputs {
+    gpu: Gpu,
+    memory: Memory,
+    slots: Vec<Slot>,
+    capacity: usize,
+    pub(super) step: u64,
+    pub(super) ids: u64,
+    pub(super) positions: u64,
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) targets: u64,
+}
+
+const HEADER: usize = 256;
+const COLUMNS: usize = 5;
+
+impl Inputs {
+    /// Room for `capacity` tokens.
+    pub(super) fn new(gpu: &Gpu, capacity: usize) -> Result<Self> {
+        let bytes = HEADER + COLUMNS * capacity * 4;
+        let memory = Memory::zeros(gpu, bytes, "a batch of tokens")?;
+        let event = || {
+            gpu.stream()
+                .context()
+                .new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT))
+                .map_err(|e| gpu.error(e.0))
+        };
+        let slots = (0..SLOTS)
+            .map(|_| {
+                Ok(Slot {
+                    inputs: Pinned::new(gpu, bytes)?,
+                    result: Pinned::new(gpu, size_of::<StepResult>())?,
+                    begun: event()?,
+                    done: event()?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        let column = |i: usize| memory.ptr() + (HEADER + i * capacity * 4) as u64;
+        Ok(Self {
+            gpu: gpu.clone(),
+            step: memory.ptr(),
+            ids: column(0),
+            positions: column(1),
+            start: column(2),
+            end: column(3),
+            targets: column(4),
+            slots,
+            memory,
+            capacity,
+        })
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Sends a step and its tokens, filled up to `padded` with tokens that see only themselves and
+    /// have no target. `slot`'s last step must be done.
+    pub(super) fn send(
+        &mut self,
+        slot: usize,
+        step: &Step,
+        tokens: &PackedTokens,
+        targets: &[i64],
+        padded: usize,
+    ) -> Result<()> {
+        if padded > self.capacity || tokens.len() > padded {
+            return Err(Error::training(
+                format!("a batch of {} tokens where room was made for {}", tokens.len(), self.capacity),
+                "Make a new trainer for these rows",
+            ));
+        }
+        let capacity = self.capacity;
+        let slot = &mut self.slots[slot % SLOTS];
+        let staging = slot.inputs.as_mut_slice::<i32>();
+        // SAFETY: `Step` is numbers in four-byte and eight-byte fields without gaps.
+        let header: [i32; size_of::<Step>() / 4] = unsafe { std::mem::transmute_copy(step) };
+        staging[..header.len()].copy_from_slice(&header);
+        let columns = &mut staging[HEADER / 4..];
+        let at = |column: usize, token: usize| column * capacity + token;
+        for t in 0..padded {
+            columns[at(0, t)] = tokens.ids.get(t).map_or(0, |id| *id as i32);
+            columns[at(1, t)] = tokens.positions.get(t).map_or(0, |position| *position as i32);
+            columns[at(2, t)] = t as i32;
+            columns[at(3, t)] = t as i32 + 1;
+            columns[at(4, t)] = targets.get(t).map_or(-1, |target| (*target).max(-1) as i32);
+        }
+        for segment in &tokens.segments {
+            let (first, end) = (segment.q_start, segment.q_start + segment.q_len);
+            columns[at(2, first)..at(2, end)].fill(first as i32);
+            columns[at(3, first)..at(3, end)].fill(end as i32);
+        }
+        slot.begun.record(self.gpu.stream()).map_err(|e| self.gpu.error(e.0))?;
+        // SAFETY: both are as long as the slice, and the slice is not touched until the step is done.
+        unsafe { result::memcpy_htod_async(self.memory.ptr(), staging, self.gpu.raw_stream()) }
+            .map_err(|e| self.gpu.error(e.0))
+    }
+
+    /// Has `bytes` of the result at `from` sent back when everything before is done.
+    pub(super) fn ask(&mut self, slot: usize, from: u64) -> Result<()> {
+        let slot = &mut self.slots[slot % SLOTS];
+        let to = slot.result.as_mut_slice::<StepResult>();
+        // SAFETY: `from` is a `StepResult` on the card.
+        unsafe { result::memcpy_dtoh_async(to, from, self.gpu.raw_stream()) }
+            .and_then(|()| slot.done.record(self.gpu.stream()))
+            .map_err(|e| self.gpu.error(e.0))
+    }
+
+    /// Waits for what was asked: the result, and how long the card took, in milliseconds.
+    pub(super) fn wait(&mut self, slot: usize) -> Result<(StepResult, f32)> {
+        let slot = &mut self.slots[slot % SLOTS];
+        slot.done.synchronize().map_err(|e| self.gpu.error(e.0))?;
+        let milliseconds = slot.begun.elapsed_ms(&slot.done).map_err(|e| self.gpu.error(e.0))?;
+        Ok((slot.result.as_mut_slice::<StepResult>()[0], milliseconds))
+    }
+}

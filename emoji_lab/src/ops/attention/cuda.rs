@@ -1,0 +1,116 @@
+//! Attention over packed sequences on a GPU.
+
+use crate::cuda::Gpu;
+use crate::cuda::launch::{Grid, launch};
+use crate::error::Result;
+use crate::ops::lora_linear::cuda::Adapters;
+use crate::ops::rope::cuda::Heads;
+
+/// `AttentionSizes` of `kernel.cu`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct AttentionSizes {
+    heads: i32,
+    kv_heads: i32,
+    dim: i32,
+    window: i32,
+    scale: f32,
+}
+
+impl AttentionSizes {
+    /// `window` 0 is none.
+    pub(crate) fn new(h: &Heads, window: i32, scale: f32) -> Self {
+        Self { heads: h.heads as i32, kv_heads: h.kv_heads as i32, dim: h.dim as i32, window, scale }
+    }
+
+    fn width(&self) -> usize {
+        (self.heads * self.dim) as usize
+    }
+
+    fn grid(&self, tokens: usize, shared_bytes: usize) -> Grid {
+        Grid { blocks: (tokens as u32, 1), threads: (32, self.heads as u32), shared_bytes }
+    }
+}
+
+/// `QkNorm` of `kernel.cu`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct QkNorm {
+    pub(crate) w_q: u64,
+    pub(crate) w_k: u64,
+    pub(crate) rstd: u64,
+    pub(crate) cos: u64,
+    pub(crate) sin: u64,
+    pub(crate) positions: u64,
+}
+
+/// Attention's output, the adapter's u behind it, and the log-sum-exp of every row.
+///
+/// # Safety
+/// Pointers must be to `tokens` rows of the widths `kernel.cu` names.
+#[expect(clippy::too_many_arguments, reason = "they are the kernel's")]
+pub(crate) unsafe fn forward(
+    gpu: &Gpu,
+    h: Heads,
+    start: u64,
+    (y, ldy): (u64, usize),
+    lse: u64,
+    adapters: Adapters,
+    step: u64,
+    sizes: AttentionSizes,
+    tokens: usize,
+) -> Result<()> {
+    let grid = sizes.grid(tokens, sizes.width() * 4 + adapters.shared_bytes(sizes.width()));
+    // SAFETY: the caller's.
+    unsafe {
+        launch!(
+            gpu, typed "attention_forward", grid, h.q, h.k, h.qkv, start, y, ldy as i32, lse, adapters, step, sizes
+        )
+    }
+}
+
+/// Completes the gradient of the output in `d_y`, and makes the backward pass' `delta`.
+///
+/// # Safety
+/// As [`forward`].
+pub(crate) unsafe fn delta(
+    gpu: &Gpu,
+    d_y: u64,
+    (y, ldy): (u64, usize),
+    adapters: Adapters,
+    step: u64,
+    delta: u64,
+    sizes: AttentionSizes,
+    tokens: usize,
+) -> Result<()> {
+    let grid = sizes.grid(tokens, adapters.shared_bytes(sizes.width()));
+    // SAFETY: the caller's.
+    unsafe { launch!(gpu, typed "attention_delta", grid, d_y, y, ldy as i32, adapters, step, delta, sizes) }
+}
+
+/// The gradient of queries, keys and values before norm and rotation.
+///
+/// # Safety
+/// As [`forward`].
+#[expect(clippy::too_many_arguments, reason = "they are the kernel's")]
+pub(crate) unsafe fn backward(
+    gpu: &Gpu,
+    (d_y, ldy): (u64, usize),
+    h: Heads,
+    (lse, delta): (u64, u64),
+    (start, end): (u64, u64),
+    norm: QkNorm,
+    d_qkv: u64,
+    sizes: AttentionSizes,
+    tokens: usize,
+) -> Result<()> {
+    let mut grid = sizes.grid(tokens, 2 * sizes.width() * 4);
+    grid.blocks.1 = 2;
+    // SAFETY: the caller's.
+    unsafe {
+        launch!(
+            gpu, typed "attention_backward", grid, d_y, ldy as i32, h.q, h.k, h.qkv, lse, delta, start, end, norm,
+            d_qkv, sizes
+        )
+    }
+}

@@ -1,0 +1,250 @@
+// Causal attention over packed sequences, with grouped key/value heads and a sliding window.
+// One block a token, one warp a query head; rows of emoji data are about thirty tokens, so a warp
+// walks its keys, and no score is ever written. A lane holds dims lane, lane + 32, …
+//
+// `q` [tokens, heads, dim], `k` [tokens, kv_heads, dim]; `v` are the last kv_heads · dim columns of
+// `qkv` [tokens, (heads + 2 · kv_heads) · dim]. Token t belongs to the sequence that begins at
+// `start[t]` and ends before `end[t]`. A `window` of 0 is none.
+#include "../common.cuh"
+
+struct AttentionSizes {
+    int heads, kv_heads, dim, window;
+    float scale;
+};
+
+template <int N> __device__ __forceinline__ void load_row(float (&r)[N], const float *x, int dim, int lane) {
+#pragma unroll
+    for (int n = 0; n < N; n++) r[n] = lane + 32 * n < dim ? x[lane + 32 * n] : 0.0f;
+}
+template <int N> __device__ __forceinline__ void load_row(float (&r)[N], const bf16 *x, int dim, int lane) {
+#pragma unroll
+    for (int n = 0; n < N; n++) r[n] = lane + 32 * n < dim ? to_f32(x[lane + 32 * n]) : 0.0f;
+}
+template <int N> __device__ __forceinline__ float dot(const float (&a)[N], const float (&b)[N]) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int n = 0; n < N; n++) sum += a[n] * b[n];
+    return sum;
+}
+
+const int GROUP = 4;    // keys a warp has in flight
+
+template <class T, int N>
+__device__ void attention_forward_n(const T *q, const T *k, const T *qkv, const int *start, T *y, int ldy, float *lse,
+                                    const Adapters &adapters, const Step *step, const AttentionSizes &s) {
+    extern __shared__ float row[];
+    const int token = blockIdx.x, head = threadIdx.y, lane = threadIdx.x, width = s.heads * s.dim;
+    uint8_t *masks = (uint8_t *)(row + width);
+    load_masks(adapters, step, token, width, masks);
+    const int kv = head / (s.heads / s.kv_heads);
+    const int ldv = (s.heads + 2 * s.kv_heads) * s.dim, v_at = (s.heads + s.kv_heads + kv) * s.dim;
+    float query[N], out[N], sum = 0.0f, max = -INFINITY;
+    load_row(query, q + ((size_t)token * s.heads + head) * s.dim, s.dim, lane);
+#pragma unroll
+    for (int n = 0; n < N; n++) out[n] = 0.0f;
+    int first = start[token];
+    if (s.window > 0 && token - s.window + 1 > first) first = token - s.window + 1;
+    for (int j = first; j <= token; j += GROUP) {
+        float scores[GROUP], top = max;
+#pragma unroll
+        for (int g = 0; g < GROUP; g++) {
+            float key[N];
+            const int at = j + g <= token ? j + g : token;
+            load_row(key, k + ((size_t)at * s.kv_heads + kv) * s.dim, s.dim, lane);
+            scores[g] = dot(query, key);
+        }
+#pragma unroll
+        for (int g = 0; g < GROUP; g++) {
+            scores[g] = j + g <= token ? warp_sum(scores[g]) * s.scale : -INFINITY;
+            top = fmaxf(top, scores[g]);
+        }
+        const float fade = expf(max - top);
+        max = top;
+        sum *= fade;
+#pragma unroll
+        for (int n = 0; n < N; n++) out[n] *= fade;
+#pragma unroll
+        for (int g = 0; g < GROUP; g++) {
+            float value[N];
+            const int at = j + g <= token ? j + g : token;
+            load_row(value, qkv + (size_t)at * ldv + v_at, s.dim, lane);
+            const float p = expf(scores[g] - max);
+            sum += p;
+#pragma unroll
+            for (int n = 0; n < N; n++) out[n] += p * value[n];
+        }
+    }
+    if (lane == 0) lse[(size_t)token * s.heads + head] = max + logf(sum);
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        const int i = lane + 32 * n;
+        if (i < s.dim) {
+            const T value = from_f32<T>(out[n] / sum);
+            y[(size_t)token * ldy + head * s.dim + i] = value;
+            row[head * s.dim + i] = to_f32(value);
+        }
+    }
+    if (adapters.count == 0) return;
+    __syncthreads();
+    adapters_down(adapters, row, masks, width, y + (size_t)token * ldy + width);
+}
+
+template <class T>
+__device__ void attention_forward(const T *q, const T *k, const T *qkv, const int *start, T *y, int ldy, float *lse,
+                                  Adapters adapters, const Step *step, AttentionSizes s) {
+    if (s.dim <= 32) attention_forward_n<T, 1>(q, k, qkv, start, y, ldy, lse, adapters, step, s);
+    else if (s.dim <= 64) attention_forward_n<T, 2>(q, k, qkv, start, y, ldy, lse, adapters, step, s);
+    else if (s.dim <= 128) attention_forward_n<T, 4>(q, k, qkv, start, y, ldy, lse, adapters, step, s);
+    else attention_forward_n<T, 8>(q, k, qkv, start, y, ldy, lse, adapters, step, s);
+}
+
+// Completes the gradient of the output in place (`d_y` [tokens, ldy]: what came through the base
+// weight, and behind it the gradient of the adapter's u), and delta = Σ d_y · y of every head.
+template <class T>
+__device__ void attention_delta(float *d_y, const T *y, int ldy, Adapters adapters, const Step *step, float *delta,
+                                AttentionSizes s) {
+    extern __shared__ float du[];
+    const int token = blockIdx.x, head = threadIdx.y, lane = threadIdx.x, width = s.heads * s.dim;
+    const int total = adapters.count * adapters.padded, thread = head * 32 + lane;
+    uint8_t *masks = (uint8_t *)(du + total);
+    load_masks(adapters, step, token, width, masks);
+    for (int i = thread; i < total; i += blockDim.y * 32) du[i] = d_y[(size_t)token * ldy + width + i];
+    __syncthreads();
+    float sum = 0.0f;
+    for (int i = head * s.dim + lane; i < (head + 1) * s.dim; i += 32) {
+        float d = d_y[(size_t)token * ldy + i];
+        if (adapters.count > 0) d += adapters_back(adapters, du, masks, width, i);
+        d_y[(size_t)token * ldy + i] = d;
+        sum += d * to_f32(y[(size_t)token * ldy + i]);
+    }
+    sum = warp_sum(sum);
+    if (lane == 0) delta[(size_t)token * s.heads + head] = sum;
+}
+
+// The gradient `d` [dim] (shared memory) of a rotated, normalised head, taken back to the raw head `x`.
+template <class T>
+__device__ void norm_rope_backward(float *d, const T *x, const float *w, float rstd, const float *cos, const float *sin,
+                                   T *out, int dim, int lane) {
+    const int half = dim / 2;
+    float sum = 0.0f;
+    for (int i = lane; i < half; i += 32) {
+        const float a = d[i], b = d[i + half], c = cos[i], s = sin[i];
+        const float ga = (a * c + b * s) * (1.0f + w[i]), gb = (b * c - a * s) * (1.0f + w[i + half]);
+        d[i] = ga, d[i + half] = gb;
+        sum += ga * to_f32(x[i]) + gb * to_f32(x[i + half]);
+    }
+    const float mean = warp_sum(sum) * rstd / dim;
+    for (int i = lane; i < half; i += 32) {
+        out[i] = from_f32<T>(rstd * (d[i] - to_f32(x[i]) * rstd * mean));
+        out[i + half] = from_f32<T>(rstd * (d[i + half] - to_f32(x[i + half]) * rstd * mean));
+    }
+}
+
+struct QkNorm {
+    const float *w_q, *w_k, *rstd, *cos, *sin;
+    const int *positions;
+};
+
+template <class T, int N>
+__device__ void attention_backward_n(const float *d_y, int ldy, const T *q, const T *k, const T *qkv, const float *lse,
+                                     const float *delta, const int *start, const int *end, const QkNorm &norm, T *d_qkv,
+                                     const AttentionSizes &s) {
+    extern __shared__ float rows[];
+    const int token = blockIdx.x, head = threadIdx.y, lane = threadIdx.x;
+    const int group = s.heads / s.kv_heads, kv = head / group;
+    const int ldv = (s.heads + 2 * s.kv_heads) * s.dim, v_at = (s.heads + s.kv_heads + kv) * s.dim;
+    const size_t angle = (size_t)norm.positions[token] * (s.dim / 2);
+    const float *rstd = norm.rstd + (size_t)token * (s.heads + s.kv_heads);
+    if (blockIdx.y == 0) {
+        // The query's gradient.
+        float query[N], d_out[N], d_query[N];
+        const size_t at = (size_t)token * s.heads + head;
+        load_row(query, q + at * s.dim, s.dim, lane);
+        load_row(d_out, d_y + (size_t)token * ldy + head * s.dim, s.dim, lane);
+#pragma unroll
+        for (int n = 0; n < N; n++) d_query[n] = 0.0f;
+        int first = start[token];
+        if (s.window > 0 && token - s.window + 1 > first) first = token - s.window + 1;
+        for (int j = first; j <= token; j++) {
+            float key[N], value[N];
+            load_row(key, k + ((size_t)j * s.kv_heads + kv) * s.dim, s.dim, lane);
+            load_row(value, qkv + (size_t)j * ldv + v_at, s.dim, lane);
+            const float score = warp_sum(dot(query, key)), dp = warp_sum(dot(d_out, value));
+            const float ds = expf(score * s.scale - lse[at]) * (dp - delta[at]) * s.scale;
+#pragma unroll
+            for (int n = 0; n < N; n++) d_query[n] += ds * key[n];
+        }
+        float *row = rows + head * s.dim;
+#pragma unroll
+        for (int n = 0; n < N; n++)
+            if (lane + 32 * n < s.dim) row[lane + 32 * n] = d_query[n];
+        __syncwarp();
+        norm_rope_backward(row, qkv + (size_t)token * ldv + head * s.dim, norm.w_q, rstd[head], norm.cos + angle,
+                           norm.sin + angle, d_qkv + (size_t)token * ldv + head * s.dim, s.dim, lane);
+        return;
+    }
+    // The key's and the value's: every head of the group for itself, then their sum.
+    float key[N], value[N], d_key[N], d_value[N];
+    load_row(key, k + ((size_t)token * s.kv_heads + kv) * s.dim, s.dim, lane);
+    load_row(value, qkv + (size_t)token * ldv + v_at, s.dim, lane);
+#pragma unroll
+    for (int n = 0; n < N; n++) d_key[n] = 0.0f, d_value[n] = 0.0f;
+    int last = end[token];
+    if (s.window > 0 && token + s.window < last) last = token + s.window;
+    for (int i = token; i < last; i++) {
+        const size_t at = (size_t)i * s.heads + head;
+        float query[N], d_out[N];
+        load_row(query, q + at * s.dim, s.dim, lane);
+        load_row(d_out, d_y + (size_t)i * ldy + head * s.dim, s.dim, lane);
+        const float score = warp_sum(dot(query, key)), dp = warp_sum(dot(d_out, value));
+        const float p = expf(score * s.scale - lse[at]);
+        const float ds = p * (dp - delta[at]) * s.scale;
+#pragma unroll
+        for (int n = 0; n < N; n++) d_key[n] += ds * query[n], d_value[n] += p * d_out[n];
+    }
+    float *key_row = rows + head * s.dim, *value_row = rows + (s.heads + head) * s.dim;
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        const int i = lane + 32 * n;
+        if (i < s.dim) key_row[i] = d_key[n], value_row[i] = d_value[n];
+    }
+    __syncthreads();
+    if (head % group != 0) return;
+    for (int i = lane; i < s.dim; i += 32) {
+        float a = 0.0f, b = 0.0f;
+        for (int g = 0; g < group; g++) a += key_row[g * s.dim + i], b += value_row[g * s.dim + i];
+        key_row[i] = a;
+        d_qkv[(size_t)token * ldv + v_at + i] = from_f32<T>(b);
+    }
+    __syncwarp();
+    const int k_at = (s.heads + kv) * s.dim;
+    norm_rope_backward(key_row, qkv + (size_t)token * ldv + k_at, norm.w_k, rstd[s.heads + kv], norm.cos + angle,
+                       norm.sin + angle, d_qkv + (size_t)token * ldv + k_at, s.dim, lane);
+}
+
+// The gradients of q, k and v before norm and rotation, into `d_qkv` (shape of `qkv`). The grid is
+// [tokens, 2]: one half of the blocks takes queries, the other keys and values.
+template <class T>
+__device__ void attention_backward(const float *d_y, int ldy, const T *q, const T *k, const T *qkv, const float *lse,
+                                   const float *delta, const int *start, const int *end, QkNorm norm, T *d_qkv,
+                                   AttentionSizes s) {
+    if (s.dim <= 32) attention_backward_n<T, 1>(d_y, ldy, q, k, qkv, lse, delta, start, end, norm, d_qkv, s);
+    else if (s.dim <= 64) attention_backward_n<T, 2>(d_y, ldy, q, k, qkv, lse, delta, start, end, norm, d_qkv, s);
+    else if (s.dim <= 128) attention_backward_n<T, 4>(d_y, ldy, q, k, qkv, lse, delta, start, end, norm, d_qkv, s);
+    else attention_backward_n<T, 8>(d_y, ldy, q, k, qkv, lse, delta, start, end, norm, d_qkv, s);
+}
+
+#define PARAMS(T)                                                                                                     \
+    (const T *q, const T *k, const T *qkv, const int *start, T *y, int ldy, float *lse, Adapters adapters,            \
+     const Step *step, AttentionSizes s)
+FOR_BOTH_TYPES(attention_forward, PARAMS, (q, k, qkv, start, y, ldy, lse, adapters, step, s))
+#undef PARAMS
+#define PARAMS(T)                                                                                                     \
+    (float *d_y, const T *y, int ldy, Adapters adapters, const Step *step, float *delta, AttentionSizes s)
+FOR_BOTH_TYPES(attention_delta, PARAMS, (d_y, y, ldy, adapters, step, delta, s))
+#undef PARAMS
+#define PARAMS(T)                                                                                                     \
+    (const float *d_y, int ldy, const T *q, const T *k, const T *qkv, const float *lse, const float *delta,           \
+     const int *start, const int *end, QkNorm norm, T *d_qkv, AttentionSizes s)
+FOR_BOTH_TYPES(attention_backward, PARAMS, (d_y, ldy, q, k, qkv, lse, delta, start, end, norm, d_qkv, s))
+#undef PARAMS

@@ -1,0 +1,168 @@
+// What every kernel uses: conversions, reductions, Philox and the dropout mask.
+//
+// Values are f32 or bf16 in memory (`T`), and f32 in every computation. All kernels are
+// deterministic: no atomics, every sum in a fixed order.
+#pragma once
+#include <cuda_bf16.h>
+#include <stdint.h>
+
+typedef __nv_bfloat16 bf16;
+
+__device__ __forceinline__ float to_f32(float v) { return v; }
+__device__ __forceinline__ float to_f32(bf16 v) { return __bfloat162float(v); }
+template <class T> __device__ __forceinline__ T from_f32(float v);
+template <> __device__ __forceinline__ float from_f32<float>(float v) { return v; }
+template <> __device__ __forceinline__ bf16 from_f32<bf16>(float v) { return __float2bfloat16_rn(v); }
+
+__device__ __forceinline__ float warp_sum(float v) {
+#pragma unroll
+    for (int offset = 16; offset > 0; offset >>= 1) v += __shfl_xor_sync(0xffffffffu, v, offset);
+    return v;
+}
+
+__device__ __forceinline__ double warp_sum(double v) {
+#pragma unroll
+    for (int offset = 16; offset > 0; offset >>= 1) v += __shfl_xor_sync(0xffffffffu, v, offset);
+    return v;
+}
+
+// The sum over a one-dimensional block, in every thread. Blocks are whole warps, 32 at most.
+template <class V> __device__ __forceinline__ V block_sum(V v) {
+    __shared__ V parts[32];
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+    v = warp_sum(v);
+    __syncthreads();
+    if (lane == 0) parts[warp] = v;
+    __syncthreads();
+    v = lane < warps ? parts[lane] : V(0);
+    return warp_sum(v);
+}
+
+// What changes from step to step. Graphs are replayed with the same arguments, so it lies in
+// device memory. The Rust side has the same struct (`cuda/step.rs`).
+struct Step {
+    uint64_t seed;
+    uint64_t pass;
+    float loss_factor;      // 1 / number of targets in the optimizer step
+    float max_grad_norm;    // 0 or less for no clipping
+    float decay;            // AdamW's factors, as ops/adamw/cpu.rs has them
+    float one_minus_beta1;
+    float beta2;
+    float one_minus_beta2;
+    float eps;
+    float step_size;
+    float root_of_correction2;
+    int first_micro;        // whether this is the first micro-batch of the optimizer step
+};
+
+// What the host reads of an optimizer step. The Rust side has the same struct.
+struct StepResult {
+    double loss;
+    double grad_norm;
+    float gradient_scale;    // of clipping; 0 where the step is left out
+    int finite;
+};
+
+// Philox4x32-10, as rng.rs has it.
+__device__ __forceinline__ void philox(uint64_t seed, uint64_t stream, uint64_t counter, uint32_t out[4]) {
+    uint32_t c0 = (uint32_t)counter, c1 = (uint32_t)(counter >> 32);
+    uint32_t c2 = (uint32_t)stream, c3 = (uint32_t)(stream >> 32);
+    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+#pragma unroll
+    for (int round = 0; round < 10; round++) {
+        const uint64_t a = (uint64_t)0xD2511F53u * c0, b = (uint64_t)0xCD9E8D57u * c2;
+        c0 = (uint32_t)(b >> 32) ^ c1 ^ k0;
+        c1 = (uint32_t)b;
+        c2 = (uint32_t)(a >> 32) ^ c3 ^ k1;
+        c3 = (uint32_t)a;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
+}
+
+// Which of eight consecutive elements, from element 8 · block on, dropout keeps: one bit each
+// (ops/lora_linear/dropout.rs).
+__device__ __forceinline__ uint32_t keep_mask(uint64_t seed, uint64_t stream, uint64_t block, uint32_t threshold) {
+    uint32_t words[4], mask = 0;
+    philox(seed, stream, block, words);
+#pragma unroll
+    for (int i = 0; i < 8; i++) mask |= ((words[i / 2] >> (16 * (i % 2)) & 0xffffu) >= threshold ? 1u : 0u) << i;
+    return mask;
+}
+
+// The stream of a linear layer's dropout (model/linear.rs, `DropoutKey::dropout`).
+__device__ __forceinline__ uint64_t dropout_stream(const Step *step, int linear) {
+    return step->pass << 16 | (uint64_t)linear;
+}
+
+// The adapters that read one activation: q, k and v, or gate and up, or one alone.
+// Rank is padded to a multiple of eight, so that rows stay aligned; `a` is null for a linear
+// layer of the group that has no adapter.
+struct Adapters {
+    const float *a[3];    // [rank, width] each
+    int linear[3];        // the layer's number, for dropout
+    int count;
+    int rank;
+    int padded;
+    uint32_t threshold;   // dropout's p in 1/65,536; 0 for none
+    float keep_scale;     // 1 / (1 − p)
+};
+
+// Fills `masks` [count · width / 8] with the bits of `keep_mask` for one token's row.
+__device__ __forceinline__ void load_masks(const Adapters &l, const Step *step, int token, int width, uint8_t *masks) {
+    if (l.threshold == 0) return;
+    const int chunks = width / 8;
+    const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
+    for (int i = thread; i < l.count * chunks; i += threads) {
+        const int which = i / chunks;
+        const uint64_t block = (uint64_t)token * chunks + i % chunks;
+        masks[i] = (uint8_t)keep_mask(step->seed, dropout_stream(step, l.linear[which]), block, l.threshold);
+    }
+}
+
+// u = dropout(row) Aᵀ for every adapter of a group, into `u` [count · padded]. `row` [width] and
+// `masks` are in shared memory and complete. One warp a dot product.
+template <class T>
+__device__ __forceinline__ void adapters_down(const Adapters &l, const float *row, const uint8_t *masks, int width, T *u) {
+    const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
+    const int lane = thread & 31;
+    for (int d = thread >> 5; d < l.count * l.padded; d += threads >> 5) {
+        const int which = d / l.padded, j = d % l.padded;
+        const float *a = which == 0 ? l.a[0] : which == 1 ? l.a[1] : l.a[2];
+        float sum = 0.0f;
+        if (a != nullptr && j < l.rank) {
+            a += (size_t)j * width;
+            if (l.threshold == 0) {
+                for (int i = lane; i < width; i += 32) sum += row[i] * a[i];
+            } else {
+                const uint8_t *mask = masks + which * (width / 8);
+                for (int i = lane; i < width; i += 32) sum += (mask[i >> 3] >> (i & 7) & 1) ? row[i] * a[i] : 0.0f;
+                sum *= l.keep_scale;
+            }
+            sum = warp_sum(sum);
+        }
+        if (lane == 0) u[d] = from_f32<T>(sum);
+    }
+}
+
+// What flows back through the adapters to element `i` of the row: Σ mask · (du A). `du`
+// [count · padded] is in shared memory.
+__device__ __forceinline__ float adapters_back(const Adapters &l, const float *du, const uint8_t *masks, int width, int i) {
+    float total = 0.0f;
+#pragma unroll
+    for (int which = 0; which < 3; which++) {
+        if (which >= l.count || l.a[which] == nullptr) continue;
+        if (l.threshold != 0 && !(masks[which * (width / 8) + (i >> 3)] >> (i & 7) & 1)) continue;
+        const float *a = l.a[which] + i, *d = du + which * l.padded;
+        float sum = 0.0f;
+        for (int j = 0; j < l.rank; j++) sum += d[j] * a[(size_t)j * width];
+        total += l.threshold != 0 ? sum * l.keep_scale : sum;
+    }
+    return total;
+}
+
+// Both versions of a kernel, by name: `name_f32` and `name_bf16`.
+#define FOR_BOTH_TYPES(name, params, args)                                          \
+    extern "C" __global__ void name##_f32 params(float) { name<float> args; }       \
+    extern "C" __global__ void name##_bf16 params(bf16) { name<bf16> args; }

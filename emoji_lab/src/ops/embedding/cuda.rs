@@ -1,0 +1,39 @@
+//! The embedding on a GPU.
+
+use crate::cuda::Gpu;
+use crate::cuda::launch::{Grid, launch};
+use crate::error::Result;
+
+/// Rows `ids` of the table, scaled. The table is f32 or of the compute type.
+///
+/// # Safety
+/// `x` must be f32 `[tokens, width]`, every id a row of the table.
+pub(crate) unsafe fn forward(
+    gpu: &Gpu,
+    (table, is_f32): (u64, bool),
+    ids: u64,
+    x: u64,
+    (tokens, width): (usize, usize),
+    scale: f32,
+) -> Result<()> {
+    let kernel = if is_f32 { "embedding_forward_f32" } else { "embedding_forward_bf16" };
+    // SAFETY: the caller's.
+    unsafe { launch!(gpu, plain kernel, Grid::new(tokens, 128), table, ids, x, width as i32, scale) }
+}
+
+/// Adds the gradient of the rows.
+///
+/// # Safety
+/// As [`forward`]; `d_table` is f32.
+pub(crate) unsafe fn backward(
+    gpu: &Gpu,
+    d_table: u64,
+    ids: u64,
+    dx: u64,
+    (tokens, width): (usize, usize),
+    scale: f32,
+) -> Result<()> {
+    let grid = Grid::new(tokens, 128);
+    // SAFETY: the caller's.
+    unsafe { launch!(gpu, plain "embedding_backward", grid, d_table, ids, dx, tokens as i32, width as i32, scale) }
+}

@@ -1,0 +1,29 @@
+// Rows of the embedding, and the gradient back into them.
+#include "../common.cuh"
+
+template <class T>
+__device__ void embedding_forward(const T *table, const int *ids, float *x, int width, float scale) {
+    const T *row = table + (size_t)ids[blockIdx.x] * width;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) x[(size_t)blockIdx.x * width + i] = to_f32(row[i]) * scale;
+}
+
+#define PARAMS(T) (const T *table, const int *ids, float *x, int width, float scale)
+FOR_BOTH_TYPES(embedding_forward, PARAMS, (table, ids, x, width, scale))
+#undef PARAMS
+
+// One block a token. The first token of an id adds up the rows of all of them, in order: the sum
+// is the same in every run, which atomics would not give.
+extern "C" __global__ void embedding_backward(float *d_table, const int *ids, const float *dx, int tokens, int width,
+                                              float scale) {
+    const int id = ids[blockIdx.x];
+    int earlier = 0;
+    for (int t = threadIdx.x; t < blockIdx.x; t += blockDim.x) earlier |= ids[t] == id;
+    if (__syncthreads_or(earlier)) return;
+    float *row = d_table + (size_t)id * width;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
+        float sum = 0.0f;
+        for (int t = blockIdx.x; t < tokens; t++)
+            if (ids[t] == id) sum += dx[(size_t)t * width + i];
+        row[i] += sum * scale;
+    }
+}

@@ -1,0 +1,10 @@
+// All kernels, compiled into one module.
+#include "adamw/kernel.cu"
+#include "attention/kernel.cu"
+#include "embedding/kernel.cu"
+#include "geglu/kernel.cu"
+#include "grad_norm/kernel.cu"
+#include "linear_cross_entropy/kernel.cu"
+#include "lora_linear/kernel.cu"
+#include "rms_norm/kernel.cu"
+#include "rope/kernel.cu"
