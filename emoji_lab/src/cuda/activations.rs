@@ -37,7 +37,8 @@ pub(super) struct LayerActivations {
     pub(super) rstd_down: u64,
 }
 
-/// What the backward pass of one layer writes; every layer uses the same room.
+/// What the backward pass of one layer writes. There are two, used by turns: the adapters' gradients
+/// are still made of one while the layer below writes the other.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LayerGradients {
     pub(super) d_down: u64,
@@ -61,7 +62,7 @@ pub(super) struct Activations {
     _memory: Memory,
     pub(super) bytes: usize,
     pub(super) layers: Vec<LayerActivations>,
-    pub(super) gradients: LayerGradients,
+    gradients: [LayerGradients; 2],
     /// The stream after the last layer, f32.
     pub(super) last: u64,
     pub(super) rstd_last: u64,
@@ -98,6 +99,11 @@ impl Activations {
         Ok(placed)
     }
 
+    /// Where layer `index` writes in its backward pass.
+    pub(super) fn gradients_of(&self, index: usize) -> &LayerGradients {
+        &self.gradients[index % 2]
+    }
+
     fn place(gpu: &Gpu, s: &Sizes, tokens: usize, logit_rows: usize, training: bool, base: u64) -> (Self, u64) {
         let mut layout = Layout::new(base);
         let t = gpu.size();
@@ -131,7 +137,7 @@ impl Activations {
             (0..s.layers).map(|i| if i % 2 == 0 { first } else { second }).collect()
         };
         let one = usize::from(training);
-        let gradients = LayerGradients {
+        let mut of_a_layer = || LayerGradients {
             d_down: rows(s.hidden * one, t),
             d_gated: rows((s.inner + down_tail) * one, 4),
             d_gate_up: rows(2 * s.inner * one, t),
@@ -143,6 +149,7 @@ impl Activations {
             d_qkv: rows(s.qkv() * one, t),
             d_normed: rows((s.hidden + in_tail) * one, 4),
         };
+        let gradients = [of_a_layer(), of_a_layer()];
         let activations = Self {
             _memory: Memory::none(gpu),
             bytes: 0,

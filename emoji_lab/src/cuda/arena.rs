@@ -5,14 +5,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::Gpu;
 use super::memory::Memory;
 use crate::error::Result;
-use crate::ops::grad_norm::cuda::{SLOT_PARTIALS, squares_by_slot};
+use crate::ops::grad_norm::cuda::{RANGE_PARTIALS, squares_by_range};
 use crate::train::{Buffer, Slot};
 
-/// Flat f32 buffers of one length.
+/// Flat f32 buffers of one length; only the gradients of the head lie apart, in the compute type (as
+/// autocast rounds them, too), which spares a third of a gigabyte.
 #[derive(Debug)]
 pub(crate) struct DeviceArena {
     pub(super) values: Memory,
+    /// Of all but the head.
     pub(super) gradients: Memory,
+    pub(super) head_gradients: Memory,
+    /// The head's first element and the one after its last.
+    pub(super) head: (usize, usize),
     pub(super) exp_avg: Memory,
     pub(super) exp_avg_sq: Memory,
     pub(super) len: usize,
@@ -22,12 +27,15 @@ pub(crate) struct DeviceArena {
 }
 
 impl DeviceArena {
-    /// With `values`, and zeros for the rest.
-    pub(crate) fn new(gpu: &Gpu, values: &[f32]) -> Result<Self> {
+    /// With `values`, of which `head` are the head, and zeros for the rest.
+    pub(crate) fn new(gpu: &Gpu, values: &[f32], head: (usize, usize)) -> Result<Self> {
         let bytes = size_of_val(values);
+        let in_head = head.1 - head.0;
         Ok(Self {
             values: Memory::from_slice(gpu, values, "the trained parameters")?,
-            gradients: Memory::zeros(gpu, bytes, "gradients")?,
+            gradients: Memory::zeros(gpu, bytes - in_head * 4, "gradients")?,
+            head_gradients: Memory::zeros(gpu, in_head * gpu.size(), "gradients of the head")?,
+            head,
             exp_avg: Memory::zeros(gpu, bytes, "AdamW's first moment")?,
             exp_avg_sq: Memory::zeros(gpu, bytes, "AdamW's second moment")?,
             len: values.len(),
@@ -45,14 +53,42 @@ impl DeviceArena {
         }
     }
 
+    fn in_head(&self, offset: usize) -> bool {
+        (self.head.0..self.head.1).contains(&offset)
+    }
+
+    /// Where the gradient of what begins at `offset` (not of the head) is in its buffer.
+    fn beside_head(&self, offset: usize) -> usize {
+        if offset < self.head.0 { offset } else { offset - (self.head.1 - self.head.0) }
+    }
+
+    /// The gradient of what begins at `offset`, on the card.
+    pub(super) fn gradient_ptr(&self, offset: usize) -> u64 {
+        match self.in_head(offset) {
+            true => self.head_gradients.ptr() + ((offset - self.head.0) * self.gpu.size()) as u64,
+            false => self.gradients.ptr() + self.beside_head(offset) as u64 * 4,
+        }
+    }
+
     /// `len` values from `offset` on.
     pub(crate) fn read(&self, which: Buffer, offset: usize, len: usize) -> Result<Vec<f32>> {
         let mut values = vec![0f32; len];
-        self.buffer(which).read(offset * 4, &mut values)?;
+        match which == Buffer::Gradients {
+            true if self.in_head(offset) && self.gpu.bf16() => {
+                let mut rounded = vec![half::bf16::ZERO; len];
+                self.head_gradients.read((offset - self.head.0) * 2, &mut rounded)?;
+                return Ok(rounded.into_iter().map(half::bf16::to_f32).collect());
+            }
+            true if self.in_head(offset) => {
+                self.head_gradients.read((offset - self.head.0) * 4, &mut values)?;
+            }
+            true => self.gradients.read(self.beside_head(offset) * 4, &mut values)?,
+            false => self.buffer(which).read(offset * 4, &mut values)?,
+        }
         Ok(values)
     }
 
-    /// Overwrites what begins at `offset`.
+    /// Overwrites what begins at `offset`; gradients are not written from outside.
     pub(crate) fn write(&self, which: Buffer, offset: usize, values: &[f32]) -> Result<()> {
         if which == Buffer::Values {
             self.written.store(true, Ordering::Relaxed);
@@ -67,14 +103,30 @@ impl DeviceArena {
 
     /// Every slot's sum of squared gradients: not finite if one of them is not.
     pub(crate) fn gradient_squares(&self, slots: &[Slot]) -> Result<Vec<f64>> {
-        let ranges: Vec<[u64; 2]> = slots.iter().map(|s| [s.offset as u64, s.len() as u64]).collect();
-        let ranges = Memory::from_slice(&self.gpu, &ranges, "the parameters' table")?;
-        let count = slots.len() * SLOT_PARTIALS;
-        let partials = Memory::zeros(&self.gpu, count * 8, "partial sums")?;
-        // SAFETY: as many ranges as slots, all within the arena.
-        unsafe { squares_by_slot(&self.gpu, self.gradients.ptr(), ranges.ptr(), slots.len(), partials.ptr())? };
-        let mut sums = vec![0f64; count];
-        partials.read(0, &mut sums)?;
-        Ok(sums.chunks(SLOT_PARTIALS).map(|sums| sums.iter().sum()).collect())
+        let mut squares = vec![0f64; slots.len()];
+        for of_head in [false, true] {
+            let picked: Vec<usize> = (0..slots.len()).filter(|i| self.in_head(slots[*i].offset) == of_head).collect();
+            if picked.is_empty() {
+                continue;
+            }
+            let first = |offset| if of_head { offset - self.head.0 } else { self.beside_head(offset) };
+            let ranges: Vec<[u64; 2]> =
+                picked.iter().map(|&i| [first(slots[i].offset) as u64, slots[i].len() as u64]).collect();
+            let table = Memory::from_slice(&self.gpu, &ranges, "the parameters' table")?;
+            let count = ranges.len() * RANGE_PARTIALS;
+            let partials = Memory::zeros(&self.gpu, count * 8, "partial sums")?;
+            let gradients = match of_head {
+                true => (self.head_gradients.ptr(), !self.gpu.bf16()),
+                false => (self.gradients.ptr(), true),
+            };
+            // SAFETY: as many ranges as the table has, all within their buffer.
+            unsafe { squares_by_range(&self.gpu, gradients, table.ptr(), ranges.len(), partials.ptr())? };
+            let mut sums = vec![0f64; count];
+            partials.read(0, &mut sums)?;
+            for (&slot, sums) in picked.iter().zip(sums.chunks(RANGE_PARTIALS)) {
+                squares[slot] = sums.iter().sum();
+            }
+        }
+        Ok(squares)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::forward::Pass;
 use super::gemm::{Out, gemm, matrix};
-use super::network::{DOWN, GATE_UP, Layer, O, QKV};
+use super::network::{DOWN, GATE_UP, Layer, O, QKV, ROOMS};
 use crate::error::Result;
 use crate::ops::attention::cuda::{self as attention, QkNorm};
 use crate::ops::lora_linear::cuda::{Adapters, adapter_gradients};
@@ -27,7 +27,7 @@ impl Pass<'_> {
     pub(super) unsafe fn backward(&self) -> Result<()> {
         let (gpu, s, i) = (self.gpu, &self.network.sizes, self.inputs);
         let (rows, step) = (self.tokens, i.step);
-        let (all, g) = (&self.activations.layers, &self.activations.gradients);
+        let all = &self.activations.layers;
         let d_stream = self.activations.d_stream;
         let shape = (rows, s.hidden);
         let dropout = if self.training { self.network.dropout } else { (0, 1.0) };
@@ -44,11 +44,18 @@ impl Pass<'_> {
             let from = (a.d_hidden, s.hidden);
             let stream = (a.last, self.network.final_norm, a.rstd_last);
             let none = Adapters::default();
-            rms_norm::backward(gpu, from, none, step, stream, (0, d_stream), branch_of(last), g.d_down, shape)?;
+            rms_norm::backward(gpu, from, none, step, stream, (0, d_stream), branch_of(last), a.gradients_of(last).d_down, shape)?;
+            // The forward pass left the last layers' matrices where they are.
+            let mut unpacked = None;
+            let mut above = None;
             for (index, layer) in self.network.layers.iter().enumerate().rev() {
-                let a = &all[index];
+                let (a, g) = (&all[index], self.activations.gradients_of(index));
                 let [n_input, n_q, n_k, n_o, n_middle, _] = layer.norms;
-                self.unpack(layer)?;
+                self.wait_for(unpacked.as_ref())?;
+                unpacked = match index.checked_sub(1) {
+                    Some(below) if below + ROOMS < all.len() => self.unpack(below)?,
+                    _ => None,
+                };
                 self.linear_back(layer, DOWN, g.d_down, g.d_gated)?;
                 let (from, adapters) = ((g.d_gated, self.ld(DOWN)), self.adapters(layer, DOWN));
                 geglu::cuda::backward(gpu, from, adapters, step, a.gate_up, g.d_gate_up, (rows, s.inner))?;
@@ -73,17 +80,25 @@ impl Pass<'_> {
                 let (d_y, kept, ends) = ((g.d_attended, self.ld(O)), (a.lse, g.delta), (i.start, i.end));
                 attention::backward(gpu, d_y, self.heads(index), kept, ends, norm, g.d_qkv, sizes, rows)?;
                 self.linear_back(layer, QKV, g.d_qkv, g.d_normed)?;
-                // Before the stream's: the layer below writes its d_down where this one's is.
-                let table = (layer.adapter_gradients, layer.adapter_count, layer.gradient_tiles);
+                // The layer below writes where the one above did.
+                self.wait_for(above.as_ref())?;
                 if layer.adapter_count > 0 {
-                    adapter_gradients(gpu, table, s.rank, step, rows, dropout)?;
+                    let beside = gpu.fork()?;
+                    let table = (layer.adapter_gradients, layer.adapter_count, layer.gradient_tiles);
+                    adapter_gradients(&beside, table, s.rank, step, rows, dropout)?;
+                    above = Some(gpu.mark()?);
                 }
                 let (from, adapters) = ((g.d_normed, self.ld(QKV)), self.adapters(layer, QKV));
                 let stream = (a.x, n_input, a.rstd_input);
-                let below = if index == 0 { Branch::default() } else { branch_of(index - 1) };
-                rms_norm::backward(gpu, from, adapters, step, stream, (g.d_middle, d_stream), below, g.d_down, shape)?;
+                let (below, d_below) = match index.checked_sub(1) {
+                    Some(below) => (branch_of(below), self.activations.gradients_of(below).d_down),
+                    None => (Branch::default(), 0),
+                };
+                rms_norm::backward(gpu, from, adapters, step, stream, (g.d_middle, d_stream), below, d_below, shape)?;
             }
-            match self.network.table.d_lookup {
+            self.wait_for(above.as_ref())?;
+            let tied = self.network.table.d_lookup == self.network.table.d_head;
+            match self.network.table.d_lookup.map(|table| (table, !tied || !gpu.bf16())) {
                 Some(table) => embedding::cuda::backward(gpu, table, i.ids, d_stream, shape, s.embedding_scale),
                 None => Ok(()),
             }

@@ -13,7 +13,7 @@ use super::network::Network;
 use super::step::{Inputs, SLOTS, Step, StepResult};
 use super::Gpu;
 use crate::error::{Error, Result};
-use crate::model::Gemma3;
+use crate::model::{EMBED_TOKENS, Gemma3, LM_HEAD};
 use crate::ops::adamw::{self, AdamW, Factors};
 use crate::ops::grad_norm;
 use crate::ops::linear_cross_entropy::LossSum;
@@ -112,7 +112,10 @@ impl CudaFinetune {
                 "Give a LoraConfig, or train every parameter on the CPU: Device::Cpu",
             ));
         }
-        let arena = Arc::new(host::read(&host_arena.values, |values| Ok(DeviceArena::new(gpu, values)))??);
+        let head_name = if model.lm_head.is_none() { EMBED_TOKENS } else { LM_HEAD };
+        let head = slots.iter().find(|s| s.name == head_name).map_or((0, 0), |s| (s.offset, s.offset + s.len()));
+        let arena = host::read(&host_arena.values, |values| Ok(DeviceArena::new(gpu, values, head)))?;
+        let arena = Arc::new(arena?);
         let positions = model.config().max_position_embeddings.min(8192);
         let network = Network::new(gpu, model, Some((&arena, slots)), positions)?;
         let loras = model.layers.iter().flat_map(|l| &l.linears).filter_map(|l| l.lora.as_ref());
@@ -140,7 +143,7 @@ impl CudaFinetune {
     /// Makes the head's copy anew, if values have been written from outside.
     fn take_up_values(&self) -> Result<()> {
         let table = &self.network.table;
-        let (first, last) = table.head_range;
+        let (first, last) = self.arena.head;
         if !self.arena.take_written() || table.head_copy == 0 {
             return Ok(());
         }
@@ -275,7 +278,7 @@ impl CudaFinetune {
         let mut report = vec![
             ("frozen weights, head's copy", self.network.bytes),
             ("trained values", arena),
-            ("gradients", self.arena.gradients.len()),
+            ("gradients", self.arena.gradients.len() + self.arena.head_gradients.len()),
             ("moments", self.arena.exp_avg.len() + self.arena.exp_avg_sq.len()),
             ("cuBLAS workspace", self.gpu.blas().workspace_bytes()),
         ];
@@ -377,21 +380,23 @@ impl CudaFinetune {
 
     unsafe fn update(&self, room: &Room) -> Result<()> {
         let (gpu, arena, step) = (&self.gpu, &self.arena, room.inputs.step);
-        let table = &self.network.table;
         let buffers = adamw::cuda::Buffers {
             values: arena.values.ptr(),
             gradients: arena.gradients.ptr(),
             exp_avg: arena.exp_avg.ptr(),
             exp_avg_sq: arena.exp_avg_sq.ptr(),
             len: arena.len,
-            copy: table.head_copy,
-            copied: if table.head_copy == 0 { (0, 0) } else { table.head_range },
+            head_gradients: arena.head_gradients.ptr(),
+            copy: self.network.table.head_copy,
+            head: arena.head,
         };
-        let gradients = (arena.gradients.ptr(), arena.len);
+        let in_head = arena.head.1 - arena.head.0;
+        let gradients = (arena.gradients.ptr(), arena.len - in_head);
+        let head = (arena.head_gradients.ptr(), in_head);
         // SAFETY: buffers of the arena's length, room for the partial sums, one loss, one result.
         unsafe {
             let (partials, loss) = (self.partials.ptr(), room.activations.loss);
-            grad_norm::cuda::norm(gpu, gradients, partials, loss, step, self.result.ptr())?;
+            grad_norm::cuda::norm(gpu, head, gradients, partials, loss, step, self.result.ptr())?;
             adamw::cuda::step(gpu, buffers, step, self.result.ptr())
         }
     }

@@ -1,5 +1,7 @@
 //! The forward pass: eleven launches a layer.
 
+use cudarc::driver::CudaEvent;
+
 use super::activations::Activations;
 use super::gemm::{Out, gemm, matrix};
 use super::network::{DOWN, GATE_UP, Layer, Network, O, QKV};
@@ -46,16 +48,24 @@ impl Pass<'_> {
         AttentionSizes::new(&self.heads(index), layer.window, self.network.sizes.scale)
     }
 
-    /// Puts a layer's matrices together, where they are not there as they are.
+    /// Begins to put layer `index`'s matrices together, beside what is on its way. What comes back is
+    /// to be waited for before they are used. `None` where there is nothing to do.
     ///
     /// # Safety
-    /// As [`Self::forward`].
-    pub(super) unsafe fn unpack(&self, layer: &Layer) -> Result<()> {
-        match self.network.unpacks {
-            // SAFETY: seven layers, as the network wrote them.
-            true => unsafe { unpack_weights(self.gpu, layer.unpack, 7, self.network.unpack_units) },
-            false => Ok(()),
-        }
+    /// As [`Self::forward`]; what read the layer's room must have been asked for before.
+    pub(super) unsafe fn unpack(&self, index: usize) -> Result<Option<CudaEvent>> {
+        let Some(layer) = self.network.layers.get(index).filter(|_| self.network.unpacks) else {
+            return Ok(None);
+        };
+        let beside = self.gpu.fork()?;
+        // SAFETY: seven layers, as the network wrote them.
+        unsafe { unpack_weights(&beside, layer.unpack, 7, self.network.unpack_units)? };
+        Ok(Some(self.gpu.mark()?))
+    }
+
+    /// Has what follows wait for a mark of the side stream.
+    pub(super) fn wait_for(&self, mark: Option<&CudaEvent>) -> Result<()> {
+        mark.map_or(Ok(()), |mark| self.gpu.wait_for(mark))
     }
 
     /// A group's product: `y [tokens, outs] = x · matrixᵀ`.
@@ -86,15 +96,18 @@ impl Pass<'_> {
             embedding::cuda::forward(gpu, lookup, i.ids, all[0].x, (rows, s.hidden), s.embedding_scale)?;
             let mut branch = Branch::default();
             let mut stream = all[0].x;
+            let mut unpacked = self.unpack(0)?;
             for (index, layer) in self.network.layers.iter().enumerate() {
                 let a = &all[index];
                 let [n_input, n_q, n_k, n_o, n_middle, n_down] = layer.norms;
-                self.unpack(layer)?;
+                let next = self.unpack(index + 1)?;
                 branch.stream = a.x;
                 let input = (n_input, a.rstd_input);
                 let to = (a.normed, self.ld(QKV));
                 let adapters = self.adapters(layer, QKV);
                 rms_norm::forward(gpu, stream, branch, input, to, adapters, step, (rows, s.hidden), s.eps)?;
+                self.wait_for(unpacked.as_ref())?;
+                unpacked = next;
                 self.linear(layer, QKV, a.normed, a.qkv)?;
 
                 let (h, angles) = (self.heads(index), (layer.cos, layer.sin));

@@ -7,7 +7,6 @@ use cudarc::cublas::{result, sys};
 use cudarc::driver::CudaStream;
 
 use super::Gpu;
-use super::launch::Grid;
 use crate::error::{Error, Result};
 
 /// cuBLAS' workspace: NVIDIA's advice for Hopper. Ours, and one: a graph holds its address.
@@ -59,8 +58,8 @@ pub(super) enum Out {
     Compute,
     /// f32, overwriting.
     F32,
-    /// f32, added to what is there.
-    AddF32,
+    /// The compute type, added to what is there.
+    AddCompute,
 }
 
 /// Row-major `c [m, n] = a · b`, where `a` is `[m, k]` and `b` is `[k, n]`, or the stored matrix
@@ -81,8 +80,8 @@ pub(super) unsafe fn gemm(
     let op = |transposed| if transposed { CUBLAS_OP_T } else { CUBLAS_OP_N };
     let f32_type = sys::cudaDataType::CUDA_R_32F;
     let compute = if gpu.bf16() { sys::cudaDataType::CUDA_R_16BF } else { f32_type };
-    let c_type = if out == Out::Compute { compute } else { f32_type };
-    let (alpha, beta) = (1f32, if out == Out::AddF32 { 1f32 } else { 0f32 });
+    let c_type = if out == Out::F32 { f32_type } else { compute };
+    let (alpha, beta) = (1f32, if out == Out::AddCompute { 1f32 } else { 0f32 });
     // cuBLAS is column-major: a row-major matrix is its own transpose there, and cᵀ = bᵀ · aᵀ.
     // SAFETY: the caller's.
     unsafe {
@@ -113,7 +112,3 @@ pub(super) unsafe fn gemm(
     })
 }
 
-/// One block a token, `threads` each, for kernels over rows.
-pub(super) fn per_token(tokens: usize, threads: usize) -> Grid {
-    Grid::new(tokens, threads)
-}

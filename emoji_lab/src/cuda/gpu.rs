@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::DType;
-use cudarc::driver::{CudaContext, CudaStream, result, sys};
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream, result, sys};
 
 use super::gemm::Blas;
 use crate::error::{Error, Result};
@@ -24,11 +24,14 @@ const BF16: (i32, i32) = (8, 0);
 pub struct Gpu {
     shared: Arc<Shared>,
     dtype: DType,
+    /// Whether work goes to the side stream.
+    beside: bool,
 }
 
 struct Shared {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
+    side: Arc<CudaStream>,
     module: sys::CUmodule,
     functions: Mutex<HashMap<String, Function>>,
     blas: Blas,
@@ -123,10 +126,11 @@ impl Gpu {
                 "Use a newer card",
             );
         }
-        // Everything runs on one stream, in order: cudarc need not track who reads what.
-        // SAFETY: no other stream of this context is ever used.
+        // Who waits for what is said where it happens (`fork`, `mark`, `wait`): cudarc need not track it.
+        // SAFETY: of this context only these two streams are ever used.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(driver_error)?;
+        let side = context.new_stream().map_err(driver_error)?;
         // SAFETY: the image is a whole fatbin, made by nvcc.
         let module = match unsafe { result::module::load_data(KERNELS.as_ptr().cast()) } {
             Ok(module) => module,
@@ -140,8 +144,8 @@ impl Gpu {
         let blas = Blas::new(&stream, &device)?;
         let dtype = if capability >= BF16 { DType::BF16 } else { DType::F32 };
         let functions = Mutex::new(HashMap::new());
-        let shared = Shared { context, stream, module, functions, blas, name, capability, ordinal };
-        Ok(Self { shared: Arc::new(shared), dtype })
+        let shared = Shared { context, stream, side, module, functions, blas, name, capability, ordinal };
+        Ok(Self { shared: Arc::new(shared), dtype, beside: false })
     }
 
     /// The same card computing in `dtype`.
@@ -162,7 +166,7 @@ impl Gpu {
                 return Err(Error::setting("dtype", dtype.as_str(), help));
             }
         }
-        Ok(Self { shared: self.shared.clone(), dtype })
+        Ok(Self { shared: self.shared.clone(), dtype, beside: false })
     }
 
     /// The type it computes in.
@@ -203,7 +207,25 @@ impl Gpu {
     }
 
     pub(super) fn raw_stream(&self) -> sys::CUstream {
-        self.shared.stream.cu_stream()
+        if self.beside { self.shared.side.cu_stream() } else { self.shared.stream.cu_stream() }
+    }
+
+    /// The same card, for work beside what is on its way, begun after all that was asked so far.
+    /// cuBLAS stays on the main stream.
+    pub(super) fn fork(&self) -> Result<Self> {
+        let now = self.shared.stream.record_event(None).map_err(|e| self.error(e.0))?;
+        self.shared.side.wait(&now).map_err(|e| self.error(e.0))?;
+        Ok(Self { beside: true, ..self.clone() })
+    }
+
+    /// Marks what the side stream has been asked so far.
+    pub(super) fn mark(&self) -> Result<CudaEvent> {
+        self.shared.side.record_event(None).map_err(|e| self.error(e.0))
+    }
+
+    /// Has what follows on the main stream begin after `mark`.
+    pub(super) fn wait_for(&self, mark: &CudaEvent) -> Result<()> {
+        self.shared.stream.wait(mark).map_err(|e| self.error(e.0))
     }
 
     pub(super) fn blas(&self) -> &Blas {

@@ -35,7 +35,7 @@ impl Pass<'_> {
                 let back = (rows, s.hidden, s.vocab);
                 gemm(gpu, back, (logits, false), (weight, false), d_hidden, Out::F32)?;
                 if let Some(d_head) = table.d_head {
-                    let out = if overwrite && first == 0 { Out::F32 } else { Out::AddF32 };
+                    let out = if overwrite && first == 0 { Out::Compute } else { Out::AddCompute };
                     let outer = (s.vocab, s.hidden, rows);
                     gemm(gpu, outer, (logits, true), (hidden, false), matrix(d_head, s.hidden), out)?;
                 }

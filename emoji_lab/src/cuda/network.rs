@@ -22,6 +22,9 @@ pub(super) const O: usize = 1;
 pub(super) const GATE_UP: usize = 2;
 pub(super) const DOWN: usize = 3;
 
+/// Rooms that layers in NF4 share.
+pub(super) const ROOMS: usize = 2;
+
 /// The model's sizes, and those of the adapters' `u` behind each group's activation.
 #[derive(Debug, Clone)]
 pub(super) struct Sizes {
@@ -62,8 +65,8 @@ impl Sizes {
         if let Some((name, value)) = widths.iter().find(|(_, v)| !v.is_multiple_of(8)) {
             return no(format!("the kernels take rows of a multiple of 8, and {name} is {value}"));
         }
-        if c.head_dim > 256 || !(c.num_attention_heads * c.head_dim).is_multiple_of(8) || c.head_dim % 2 == 1 {
-            return no(format!("the kernels take heads of up to 256 values, not {}", c.head_dim));
+        if c.head_dim > 256 || !c.head_dim.is_multiple_of(8) {
+            return no(format!("the kernels take heads of up to 256 values, a multiple of 8, not {}", c.head_dim));
         }
         if c.num_attention_heads + c.num_key_value_heads > 32 {
             return no(format!("the kernels take up to 32 heads, not {}", c.num_attention_heads));
@@ -120,8 +123,7 @@ pub(super) struct Table {
     /// Where the gradients are added.
     pub(super) d_lookup: Option<u64>,
     pub(super) d_head: Option<u64>,
-    /// The trained head's place in the arena, and its copy in bf16, where there is one.
-    pub(super) head_range: (usize, usize),
+    /// The trained head's copy in bf16, 0 where there is none.
     pub(super) head_copy: u64,
 }
 
@@ -204,15 +206,11 @@ impl Network {
             return Err(Error::device("cuda", "some layers are in NF4 and some are not", "Quantise all or none"));
         }
         let mut builder = Builder { gpu, sizes: &sizes, arena, memories: vec![], bytes: 0 };
-        // In NF4 every layer unpacks into the same room.
-        let shared_room = if quantized { Some(builder.matrices(1)?[0]) } else { None };
-        let rooms = match shared_room {
-            Some(room) => vec![room; sizes.layers],
-            None => builder.matrices(sizes.layers)?,
-        };
+        // In NF4 layers unpack into two rooms by turns: one is filled while the other is used.
+        let rooms = builder.matrices(if quantized { ROOMS } else { sizes.layers })?;
         let angles = builder.angles(model, positions)?;
         let mut layers = vec![];
-        for (layer, room) in model.layers.iter().zip(rooms) {
+        for (layer, &room) in model.layers.iter().zip(rooms.iter().cycle()) {
             layers.push(builder.layer(layer, room, angles)?);
         }
         let final_norm = builder.upload(&values_of(&model.norm.value)?, "the final norm")?;
@@ -252,9 +250,9 @@ impl Network {
     ) -> Result<()> {
         let s = self.sizes.clone();
         let t = gpu.size() as u64;
-        let g = activations.gradients;
         let padded = s.rank.next_multiple_of(8);
         for (index, (layer, a)) in self.layers.iter_mut().zip(&activations.layers).enumerate() {
+            let g = activations.gradients_of(index);
             let mut all = vec![];
             for &(linear, offset_a, offset_b) in &layer.sources {
                 let group = (0..4).find(|g| GROUPS[*g].contains(&linear)).unwrap_or(0);
@@ -274,8 +272,8 @@ impl Network {
                     u: x + u as u64 * t,
                     dy: dy + first as u64 * t,
                     du: d_x + u as u64 * 4,
-                    da: arena.gradients.ptr() + offset_a as u64 * 4,
-                    db: arena.gradients.ptr() + offset_b as u64 * 4,
+                    da: arena.gradient_ptr(offset_a),
+                    db: arena.gradient_ptr(offset_b),
                     ins: width as i32,
                     outs: rows as i32,
                     rank: s.rank as i32,
@@ -484,7 +482,8 @@ impl Builder<'_> {
         let tied = model.lm_head.is_none();
         let head = if tied { embedding } else { self.slot("lm_head.weight") };
         let values = self.arena.map(|(arena, _)| arena.values.ptr());
-        let gradients = self.arena.map(|(arena, _)| arena.gradients.ptr());
+        let gradient = |offset: usize| self.arena.map(|(arena, _)| arena.gradient_ptr(offset));
+        let (d_lookup, d_head) = (embedding.and_then(gradient), head.and_then(gradient));
         let mut frozen = |tensor: &Tensor| -> Result<u64> {
             let bytes = host::read(&tensor.contiguous()?, |v| {
                 Ok(rows_in_compute_type(self.gpu, v, s.hidden, 0))
@@ -512,9 +511,8 @@ impl Builder<'_> {
             lookup,
             lookup_f32,
             head: head_ptr,
-            d_lookup: embedding.map(|offset| at(gradients, offset)),
-            d_head: head.map(|offset| at(gradients, offset)),
-            head_range: head.map_or((0, 0), |offset| (offset, offset + len)),
+            d_lookup,
+            d_head,
             head_copy,
         })
     }

@@ -121,43 +121,70 @@ __device__ __forceinline__ void load_masks(const Adapters &l, const Step *step, 
     }
 }
 
+// Four consecutive floats; `i` is a multiple of four, and rows are 16-byte aligned.
+__device__ __forceinline__ float4 four(const float *x, int i) { return *(const float4 *)(x + i); }
+
+__device__ __forceinline__ float dot4(float4 a, float4 b) { return a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w; }
+
+// What dropout leaves of four elements from `i` on (without its factor).
+__device__ __forceinline__ float4 kept(float4 x, const uint8_t *mask, int i) {
+    const int bits = mask[i >> 3] >> (i & 7);
+    return make_float4(bits & 1 ? x.x : 0.0f, bits & 2 ? x.y : 0.0f, bits & 4 ? x.z : 0.0f, bits & 8 ? x.w : 0.0f);
+}
+
 // u = dropout(row) Aᵀ for every adapter of a group, into `u` [count · padded]. `row` [width] and
-// `masks` are in shared memory and complete. One warp a dot product.
+// `masks` are in shared memory and complete. A warp makes four dot products at a time: loads from
+// A are what takes the time, and so there are many under way.
 template <class T>
 __device__ __forceinline__ void adapters_down(const Adapters &l, const float *row, const uint8_t *masks, int width, T *u) {
     const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
     const int lane = thread & 31;
-    for (int d = thread >> 5; d < l.count * l.padded; d += threads >> 5) {
+    for (int d = thread / 32 * 4; d < l.count * l.padded; d += threads / 32 * 4) {
         const int which = d / l.padded, j = d % l.padded;
         const float *a = which == 0 ? l.a[0] : which == 1 ? l.a[1] : l.a[2];
-        float sum = 0.0f;
+        float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
         if (a != nullptr && j < l.rank) {
-            a += (size_t)j * width;
-            if (l.threshold == 0) {
-                for (int i = lane; i < width; i += 32) sum += row[i] * a[i];
-            } else {
-                const uint8_t *mask = masks + which * (width / 8);
-                for (int i = lane; i < width; i += 32) sum += (mask[i >> 3] >> (i & 7) & 1) ? row[i] * a[i] : 0.0f;
-                sum *= l.keep_scale;
+            const float *rows[4];
+#pragma unroll
+            for (int n = 0; n < 4; n++) rows[n] = a + (size_t)(j + n < l.rank ? j + n : j) * width;
+            const uint8_t *mask = masks + which * (width / 8);
+#pragma unroll 4
+            for (int i = lane * 4; i < width; i += 128) {
+                float4 x = four(row, i);
+                if (l.threshold != 0) x = kept(x, mask, i);
+#pragma unroll
+                for (int n = 0; n < 4; n++) sums[n] += dot4(x, __ldg((const float4 *)(rows[n] + i)));
             }
-            sum = warp_sum(sum);
         }
-        if (lane == 0) u[d] = from_f32<T>(sum);
+#pragma unroll
+        for (int n = 0; n < 4; n++) {
+            float sum = warp_sum(sums[n]);
+            if (l.threshold != 0) sum *= l.keep_scale;
+            if (lane == n) u[d + n] = from_f32<T>(j + n < l.rank ? sum : 0.0f);
+        }
     }
 }
 
-// What flows back through the adapters to element `i` of the row: Σ mask · (du A). `du`
-// [count · padded] is in shared memory.
-__device__ __forceinline__ float adapters_back(const Adapters &l, const float *du, const uint8_t *masks, int width, int i) {
-    float total = 0.0f;
+// What flows back through the adapters to elements `i` to `i + 3` of the row: Σ mask · (du A).
+// `du` [count · padded] is in shared memory.
+__device__ __forceinline__ float4 adapters_back(const Adapters &l, const float *du, const uint8_t *masks, int width, int i) {
+    float4 total = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll
     for (int which = 0; which < 3; which++) {
         if (which >= l.count || l.a[which] == nullptr) continue;
-        if (l.threshold != 0 && !(masks[which * (width / 8) + (i >> 3)] >> (i & 7) & 1)) continue;
         const float *a = l.a[which] + i, *d = du + which * l.padded;
-        float sum = 0.0f;
-        for (int j = 0; j < l.rank; j++) sum += d[j] * a[(size_t)j * width];
-        total += l.threshold != 0 ? sum * l.keep_scale : sum;
+        float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll 8
+        for (int j = 0; j < l.rank; j++) {
+            const float4 v = __ldg((const float4 *)(a + (size_t)j * width));
+            const float f = d[j];
+            sum.x += f * v.x, sum.y += f * v.y, sum.z += f * v.z, sum.w += f * v.w;
+        }
+        if (l.threshold != 0) {
+            sum = kept(sum, masks + which * (width / 8), i);
+            sum.x *= l.keep_scale, sum.y *= l.keep_scale, sum.z *= l.keep_scale, sum.w *= l.keep_scale;
+        }
+        total.x += sum.x, total.y += sum.y, total.z += sum.z, total.w += sum.w;
     }
     return total;
 }

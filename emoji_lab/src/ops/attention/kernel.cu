@@ -27,7 +27,8 @@ template <int N> __device__ __forceinline__ float dot(const float (&a)[N], const
     return sum;
 }
 
-const int GROUP = 4;    // keys a warp has in flight
+const int GROUP = 4;    // keys a warp has in flight, forward
+const int PAIR = 2;     // and backward, where each needs more registers
 
 template <class T, int N>
 __device__ void attention_forward_n(const T *q, const T *k, const T *qkv, const int *start, T *y, int ldy, float *lse,
@@ -111,11 +112,16 @@ __device__ void attention_delta(float *d_y, const T *y, int ldy, Adapters adapte
     for (int i = thread; i < total; i += blockDim.y * 32) du[i] = d_y[(size_t)token * ldy + width + i];
     __syncthreads();
     float sum = 0.0f;
-    for (int i = head * s.dim + lane; i < (head + 1) * s.dim; i += 32) {
-        float d = d_y[(size_t)token * ldy + i];
-        if (adapters.count > 0) d += adapters_back(adapters, du, masks, width, i);
-        d_y[(size_t)token * ldy + i] = d;
-        sum += d * to_f32(y[(size_t)token * ldy + i]);
+    for (int i = head * s.dim + lane * 4; i < (head + 1) * s.dim; i += 128) {
+        float *at = d_y + (size_t)token * ldy + i;
+        float4 d = *(const float4 *)at;
+        if (adapters.count > 0) {
+            const float4 b = adapters_back(adapters, du, masks, width, i);
+            d.x += b.x, d.y += b.y, d.z += b.z, d.w += b.w;
+        }
+        *(float4 *)at = d;
+        const T *out = y + (size_t)token * ldy + i;
+        sum += dot4(d, make_float4(to_f32(out[0]), to_f32(out[1]), to_f32(out[2]), to_f32(out[3])));
     }
     sum = warp_sum(sum);
     if (lane == 0) delta[(size_t)token * s.heads + head] = sum;
@@ -165,14 +171,25 @@ __device__ void attention_backward_n(const float *d_y, int ldy, const T *q, cons
         for (int n = 0; n < N; n++) d_query[n] = 0.0f;
         int first = start[token];
         if (s.window > 0 && token - s.window + 1 > first) first = token - s.window + 1;
-        for (int j = first; j <= token; j++) {
-            float key[N], value[N];
-            load_row(key, k + ((size_t)j * s.kv_heads + kv) * s.dim, s.dim, lane);
-            load_row(value, qkv + (size_t)j * ldv + v_at, s.dim, lane);
-            const float score = warp_sum(dot(query, key)), dp = warp_sum(dot(d_out, value));
-            const float ds = expf(score * s.scale - lse[at]) * (dp - delta[at]) * s.scale;
+        const float my_lse = lse[at], my_delta = delta[at];
+        for (int j = first; j <= token; j += PAIR) {
+            float key[PAIR][N], value[N], scores[PAIR], dp[PAIR];
 #pragma unroll
-            for (int n = 0; n < N; n++) d_query[n] += ds * key[n];
+            for (int g = 0; g < PAIR; g++) {
+                const int from = j + g <= token ? j + g : token;
+                load_row(key[g], k + ((size_t)from * s.kv_heads + kv) * s.dim, s.dim, lane);
+                load_row(value, qkv + (size_t)from * ldv + v_at, s.dim, lane);
+                scores[g] = dot(query, key[g]), dp[g] = dot(d_out, value);
+            }
+#pragma unroll
+            for (int g = 0; g < PAIR; g++) scores[g] = warp_sum(scores[g]), dp[g] = warp_sum(dp[g]);
+#pragma unroll
+            for (int g = 0; g < PAIR; g++) {
+                float ds = expf(scores[g] * s.scale - my_lse) * (dp[g] - my_delta) * s.scale;
+                if (j + g > token) ds = 0.0f;
+#pragma unroll
+                for (int n = 0; n < N; n++) d_query[n] += ds * key[g][n];
+            }
         }
         float *row = rows + head * s.dim;
 #pragma unroll
@@ -191,16 +208,26 @@ __device__ void attention_backward_n(const float *d_y, int ldy, const T *q, cons
     for (int n = 0; n < N; n++) d_key[n] = 0.0f, d_value[n] = 0.0f;
     int last = end[token];
     if (s.window > 0 && token + s.window < last) last = token + s.window;
-    for (int i = token; i < last; i++) {
-        const size_t at = (size_t)i * s.heads + head;
-        float query[N], d_out[N];
-        load_row(query, q + at * s.dim, s.dim, lane);
-        load_row(d_out, d_y + (size_t)i * ldy + head * s.dim, s.dim, lane);
-        const float score = warp_sum(dot(query, key)), dp = warp_sum(dot(d_out, value));
-        const float p = expf(score * s.scale - lse[at]);
-        const float ds = p * (dp - delta[at]) * s.scale;
+    for (int i = token; i < last; i += PAIR) {
+        float query[PAIR][N], d_out[PAIR][N], scores[PAIR], dp[PAIR], lses[PAIR], deltas[PAIR];
 #pragma unroll
-        for (int n = 0; n < N; n++) d_key[n] += ds * query[n], d_value[n] += p * d_out[n];
+        for (int g = 0; g < PAIR; g++) {
+            const int from = i + g < last ? i + g : last - 1;
+            const size_t at = (size_t)from * s.heads + head;
+            load_row(query[g], q + at * s.dim, s.dim, lane);
+            load_row(d_out[g], d_y + (size_t)from * ldy + head * s.dim, s.dim, lane);
+            lses[g] = lse[at], deltas[g] = delta[at];
+            scores[g] = dot(query[g], key), dp[g] = dot(d_out[g], value);
+        }
+#pragma unroll
+        for (int g = 0; g < PAIR; g++) scores[g] = warp_sum(scores[g]), dp[g] = warp_sum(dp[g]);
+#pragma unroll
+        for (int g = 0; g < PAIR; g++) {
+            const float p = i + g < last ? expf(scores[g] * s.scale - lses[g]) : 0.0f;
+            const float ds = p * (dp[g] - deltas[g]) * s.scale;
+#pragma unroll
+            for (int n = 0; n < N; n++) d_key[n] += ds * query[g][n], d_value[n] += p * d_out[g][n];
+        }
     }
     float *key_row = rows + head * s.dim, *value_row = rows + (s.heads + head) * s.dim;
 #pragma unroll

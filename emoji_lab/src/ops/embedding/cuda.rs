@@ -24,16 +24,17 @@ pub(crate) unsafe fn forward(
 /// Adds the gradient of the rows.
 ///
 /// # Safety
-/// As [`forward`]; `d_table` is f32.
+/// As [`forward`]; `dx` is f32, `d_table` f32 or of the compute type.
 pub(crate) unsafe fn backward(
     gpu: &Gpu,
-    d_table: u64,
+    (d_table, is_f32): (u64, bool),
     ids: u64,
     dx: u64,
     (tokens, width): (usize, usize),
     scale: f32,
 ) -> Result<()> {
-    let grid = Grid::new(tokens, 128);
+    let grid = Grid::new(tokens, 128).shared(tokens * 4);
+    let kernel = if is_f32 { "embedding_backward_f32" } else { "embedding_backward_bf16" };
     // SAFETY: the caller's.
-    unsafe { launch!(gpu, plain "embedding_backward", grid, d_table, ids, dx, tokens as i32, width as i32, scale) }
+    unsafe { launch!(gpu, plain kernel, grid, d_table, ids, dx, tokens as i32, width as i32, scale) }
 }

@@ -13,17 +13,24 @@ FOR_BOTH_TYPES(embedding_forward, PARAMS, (table, ids, x, width, scale))
 
 // One block a token. The first token of an id adds up the rows of all of them, in order: the sum
 // is the same in every run, which atomics would not give.
-extern "C" __global__ void embedding_backward(float *d_table, const int *ids, const float *dx, int tokens, int width,
-                                              float scale) {
-    const int id = ids[blockIdx.x];
+template <class T>
+__device__ void embedding_backward(T *d_table, const int *ids, const float *dx, int tokens, int width, float scale) {
+    extern __shared__ int all_ids[];
+    for (int t = threadIdx.x; t < tokens; t += blockDim.x) all_ids[t] = ids[t];
+    __syncthreads();
+    const int id = all_ids[blockIdx.x];
     int earlier = 0;
-    for (int t = threadIdx.x; t < blockIdx.x; t += blockDim.x) earlier |= ids[t] == id;
+    for (int t = threadIdx.x; t < blockIdx.x; t += blockDim.x) earlier |= all_ids[t] == id;
     if (__syncthreads_or(earlier)) return;
-    float *row = d_table + (size_t)id * width;
+    T *row = d_table + (size_t)id * width;
     for (int i = threadIdx.x; i < width; i += blockDim.x) {
         float sum = 0.0f;
         for (int t = blockIdx.x; t < tokens; t++)
-            if (ids[t] == id) sum += dx[(size_t)t * width + i];
-        row[i] += sum * scale;
+            if (all_ids[t] == id) sum += dx[(size_t)t * width + i];
+        row[i] = from_f32<T>(to_f32(row[i]) + sum * scale);
     }
 }
+
+#define PARAMS(T) (T *d_table, const int *ids, const float *dx, int tokens, int width, float scale)
+FOR_BOTH_TYPES(embedding_backward, PARAMS, (d_table, ids, dx, tokens, width, scale))
+#undef PARAMS

@@ -21,6 +21,10 @@ struct Unpack {
 
 // Grid [blocks, layers]. A thread unpacks eight values of W, or writes one value beside it.
 template <class T> __device__ void unpack_weights(const Unpack *layers) {
+    // In shared memory sixteen levels are in sixteen banks; constant memory serves one a time.
+    __shared__ float levels[16];
+    if (threadIdx.x < 16) levels[threadIdx.x] = LEVELS[threadIdx.x];
+    __syncthreads();
     const Unpack l = layers[blockIdx.y];
     T *out = (T *)l.out;
     const int per_row = l.width / 8, tail = l.ld - l.width;
@@ -29,13 +33,16 @@ template <class T> __device__ void unpack_weights(const Unpack *layers) {
         if (i < units) {
             const uint32_t codes = ((const uint32_t *)l.packed)[i];
             const float absmax = l.absmax[(size_t)i * 8 / l.block_size];
-            T *to = out + (size_t)(i / per_row) * l.ld + i % per_row * 8;
+            __align__(16) T values[8];
 #pragma unroll
             for (int n = 0; n < 8; n++) {
                 // The first value of a byte is in its high half.
                 const uint32_t code = codes >> (8 * (n / 2) + 4 * (1 - n % 2)) & 15;
-                to[n] = from_f32<T>(LEVELS[code] * absmax);
+                values[n] = from_f32<T>(levels[code] * absmax);
             }
+            uint4 *to = (uint4 *)(out + (size_t)(i / per_row) * l.ld + i % per_row * 8);
+#pragma unroll
+            for (int n = 0; n < sizeof(values) / 16; n++) to[n] = ((const uint4 *)values)[n];
         } else {
             const int row = (i - units) / tail, column = l.width + (i - units) % tail;
             const int j = column - l.b_at;

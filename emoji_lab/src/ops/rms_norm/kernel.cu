@@ -60,12 +60,16 @@ __device__ void norm_backward(const float *dn, int ldn, Adapters adapters, const
     for (int i = threadIdx.x; i < total; i += blockDim.x) du[i] = dn[(size_t)token * ldn + width + i];
     __syncthreads();
     float dot = 0.0f;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) {
-        float g = dn[(size_t)token * ldn + i];
-        if (adapters.count > 0) g += adapters_back(adapters, du, masks, width, i);
-        g *= 1.0f + w[i];
-        row[i] = g;
-        dot += g * x[at + i];
+    for (int i = threadIdx.x * 4; i < width; i += blockDim.x * 4) {
+        float4 g = four(dn + (size_t)token * ldn, i);
+        if (adapters.count > 0) {
+            const float4 b = adapters_back(adapters, du, masks, width, i);
+            g.x += b.x, g.y += b.y, g.z += b.z, g.w += b.w;
+        }
+        const float4 f = four(w, i);
+        g.x *= 1.0f + f.x, g.y *= 1.0f + f.y, g.z *= 1.0f + f.z, g.w *= 1.0f + f.w;
+        *(float4 *)(row + i) = g;
+        dot += dot4(g, four(x + at, i));
     }
     float r = rstd[token];
     float mean = block_sum(dot) * r / width;
