@@ -34,6 +34,9 @@ pub struct Finetune {
     steps: usize,
     /// Forward passes done in training: dropout's stream.
     passes: u64,
+    /// Optimizer steps, since this was made, that moved the parameters: a warmup's first has a
+    /// learning rate of 0.
+    moved: usize,
 }
 
 /// What one optimizer step did.
@@ -88,7 +91,7 @@ impl Finetune {
                 })?
             }
         };
-        Ok(Self { model, arena, optimizer, max_grad_norm, seed, steps: 0, passes: 0 })
+        Ok(Self { model, arena, optimizer, max_grad_norm, seed, steps: 0, passes: 0, moved: 0 })
     }
 
     /// The model as it stands.
@@ -138,7 +141,7 @@ impl Finetune {
     ///
     /// # Errors
     /// [`Error::Training`] if there is nothing to learn in the batches, the loss or the gradients
-    /// are not finite, or (in the first two steps) a parameter gets no gradient.
+    /// are not finite, or (until the parameters have moved twice) one of them gets no gradient.
     pub fn step(&mut self, batches: &[Batch], learning_rate: f64) -> Result<StepResult> {
         on_pool(|| self.step_on_pool(batches, learning_rate))
     }
@@ -165,8 +168,8 @@ impl Finetune {
         let step = self.steps + 1;
         let loss = sum / targets as f64;
         let norm = grad_norm::global_norm(&self.arena.gradients)?;
-        if step <= 2 {
-            self.arena.check_gradients(step)?;
+        if self.moved < 2 {
+            self.arena.check_gradients(self.moved + 1)?;
         }
         if !loss.is_finite() || !norm.is_finite() {
             return Err(Error::training(
@@ -187,6 +190,7 @@ impl Finetune {
             scale,
         )?;
         self.steps = step;
+        self.moved += usize::from(learning_rate > 0.0);
         Ok(StepResult { loss, grad_norm: norm, tokens })
     }
 
