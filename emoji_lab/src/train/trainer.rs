@@ -36,6 +36,8 @@ pub struct SftTrainer {
     state: TrainerState,
     position: Position,
     events: Option<EventWriter>,
+    /// What HF's Trainer counts for a token that is trained on.
+    flops_per_token: f64,
 }
 
 /// Where a run stands beyond its step count: everything that resuming needs to go on bit for bit.
@@ -103,7 +105,12 @@ impl SftTrainer {
             state: TrainerState::default(),
             position: Position { fingerprint, ..Position::default() },
             events: None,
+            flops_per_token: 0.0,
         };
+        // Forward and backward take 6 operations a parameter; looking up an embedding takes none.
+        let parameters: u64 = trainer.parameter_report().rows.iter().map(|row| row.parameters).sum();
+        let embedding = trainer.finetune.model().embed_tokens.value.elem_count() as u64;
+        trainer.flops_per_token = 6.0 * (parameters - embedding) as f64;
         let plan = trainer.plan()?;
         trainer.state.max_steps = plan.total_steps;
         trainer.state.num_train_epochs = plan.total_steps.div_ceil(plan.steps_per_epoch);
@@ -134,6 +141,27 @@ impl SftTrainer {
         &self.finetune
     }
 
+    /// The order in which epoch `epoch` (from 0) goes through the rows of the training dataset.
+    ///
+    /// It is a function of the number of rows, `seed` and the epoch alone: the numbers 0, 1, 2, …
+    /// after [`Philox::shuffle`](crate::rng::Philox::shuffle) with the stream 2⁶² + `epoch` of the
+    /// seed.
+    pub fn epoch_order(&self, epoch: usize) -> Vec<usize> {
+        epoch_order(self.train_rows.len(), self.args.seed, epoch)
+    }
+
+    /// What the model gets to see in epoch `epoch`, batch by batch; the last one has the rows that
+    /// are left.
+    pub fn epoch_batches(&self, epoch: usize) -> Vec<Batch> {
+        let order = self.epoch_order(epoch);
+        order.chunks(self.args.per_device_train_batch_size).map(|rows| self.batch(rows)).collect()
+    }
+
+    /// The batches of an evaluation; none without evaluation rows.
+    pub fn eval_batches(&self) -> &[Batch] {
+        &self.eval_batches
+    }
+
     /// Trains to the end of the run, from where it stands: the start, or a resumed checkpoint.
     ///
     /// Prints a few progress lines; logs, evaluates and writes checkpoints as the settings say.
@@ -160,7 +188,7 @@ impl SftTrainer {
         while self.state.global_step < plan.total_steps {
             let epoch = self.state.global_step / plan.steps_per_epoch;
             if order.0 != epoch {
-                order = (epoch, epoch_order(self.train_rows.len(), self.args.seed, epoch));
+                order = (epoch, self.epoch_order(epoch));
             }
             let result = self.step(&plan, &order.1)?;
             let step = self.state.global_step;
@@ -249,18 +277,18 @@ impl SftTrainer {
         Ok(Plan { batches_per_epoch, steps_per_epoch, total_steps, warmup })
     }
 
+    fn batch(&self, rows: &[usize]) -> Batch {
+        Batch::from_rows(rows.iter().map(|&i| &self.train_rows[i]))
+    }
+
     fn step(&mut self, plan: &Plan, order: &[usize]) -> Result<StepResult> {
         let args = &self.args;
         let step = self.state.global_step;
         let size = args.per_device_train_batch_size;
         let first = step % plan.steps_per_epoch * args.gradient_accumulation_steps;
         let last = (first + args.gradient_accumulation_steps).min(plan.batches_per_epoch);
-        let batches: Vec<Batch> = order
-            .chunks(size)
-            .skip(first)
-            .take(last - first)
-            .map(|rows| Batch::from_rows(rows.iter().map(|&i| &self.train_rows[i])))
-            .collect();
+        let batches: Vec<Batch> =
+            order.chunks(size).skip(first).take(last - first).map(|rows| self.batch(rows)).collect();
         let learning_rate =
             args.learning_rate * args.lr_scheduler_type.factor(step, plan.warmup, plan.total_steps);
         let result = self.finetune.step(&batches, learning_rate)?;
@@ -271,6 +299,8 @@ impl SftTrainer {
         position.tokens += result.tokens;
         position.grad_norm = result.grad_norm;
         position.learning_rate = learning_rate;
+        let padded: usize = batches.iter().map(Batch::padded_len).sum();
+        self.state.total_flos += padded as f64 * self.flops_per_token;
         self.state.global_step = step + 1;
         let batches_done = step / plan.steps_per_epoch * plan.batches_per_epoch + last;
         self.state.epoch = batches_done as f64 / plan.batches_per_epoch as f64;
@@ -388,14 +418,22 @@ impl SftTrainer {
     fn finish(&mut self, plan: &Plan, first: usize, elapsed: Duration) -> Result<TrainOutput> {
         let steps = self.state.global_step - first;
         let seconds = elapsed.as_secs_f64();
-        let rows = steps * self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps;
+        // As HF's Trainer counts: the whole run's rows, by the share of its steps done in this call.
+        let whole = match self.args.max_steps {
+            Some(total) => {
+                total * self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+            }
+            None => (self.train_rows.len() as f64 * self.args.num_train_epochs) as usize,
+        };
+        let rows = whole as f64 * steps as f64 / plan.total_steps as f64;
         let train_loss = self.position.loss_total / self.state.global_step.max(1) as f64;
         let complete = self.state.global_step == plan.total_steps;
         if steps > 0 && complete {
             self.log(LogEntry {
                 train_runtime: Some(seconds),
-                train_samples_per_second: Some(rows as f64 / seconds),
+                train_samples_per_second: Some(rows / seconds),
                 train_steps_per_second: Some(steps as f64 / seconds),
+                total_flos: Some(self.state.total_flos),
                 train_loss: Some(train_loss),
                 ..LogEntry::default()
             })?;
@@ -426,9 +464,10 @@ fn fingerprint(args: &SftConfig, quant: &QuantConfig, lora: Option<&LoraConfig>,
     // FNV-1a over the tokens: not a cryptographic hash, only to notice another dataset.
     let hash = rows
         .iter()
-        .flat_map(|row| row.ids.iter().chain([&u32::MAX]))
+        // What is masked counts too: the same tokens with `assistant_only_loss` are another run.
+        .flat_map(|row| row.ids.iter().copied().chain([row.prompt_len as u32, u32::MAX]))
         .fold(0xcbf2_9ce4_8422_2325u64, |hash, id| {
-            (hash ^ u64::from(*id)).wrapping_mul(0x0000_0100_0000_01b3)
+            (hash ^ u64::from(id)).wrapping_mul(0x0000_0100_0000_01b3)
         });
     let lora = lora.map_or_else(
         || "no LoRA".to_string(),
