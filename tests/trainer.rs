@@ -42,17 +42,17 @@ fn losses(log: &[LogEntry]) -> Vec<(usize, Option<u64>, Option<u64>)> {
 fn resuming_goes_on_bit_for_bit_from_every_step() {
     assert!(LoraConfig::default().lora_dropout > 0.0);
     let data = rows(18); // 5 batches an epoch, the last one of 2 rows
-    let plain = |dir: &Path| settings(dir);
+    let plain = settings(Path::new(""));
     // 3 steps an epoch, the last one of a single batch.
-    let scheduled = |dir: &Path| SftConfig {
+    let scheduled = SftConfig {
         gradient_accumulation_steps: 2,
         lr_scheduler_type: Scheduler::Cosine,
         warmup_steps: 2,
-        ..settings(dir)
+        ..plain.clone()
     };
-    let cases: [(&dyn Fn(&Path) -> SftConfig, usize); 2] = [(&plain, 10), (&scheduled, 6)];
-    for (settings, steps) in cases {
+    for (args, steps) in [(plain, 10), (scheduled, 6)] {
         let dir = tempfile::tempdir().unwrap();
+        let settings = |output: &Path| SftConfig { output_dir: output.to_path_buf(), ..args.clone() };
         let mut whole = trainer(&settings(&dir.path().join("whole")), &data);
         whole.train().unwrap();
         let last = |output: &Path, file: &str| {
