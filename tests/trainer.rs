@@ -37,23 +37,42 @@ fn losses(log: &[LogEntry]) -> Vec<(usize, Option<u64>, Option<u64>)> {
 }
 
 /// Stopping after any step, mid-epoch and with dropout on, and going on in a new process' place
-/// gives the same bits as never stopping.
+/// gives the same bits as never stopping: losses, parameters and the optimizer's moments.
 #[test]
 fn resuming_goes_on_bit_for_bit_from_every_step() {
-    let dir = tempfile::tempdir().unwrap();
+    assert!(LoraConfig::default().lora_dropout > 0.0);
     let data = rows(18); // 5 batches an epoch, the last one of 2 rows
-    let args = settings(&dir.path().join("whole"));
-    let mut whole = trainer(&args, &data);
-    whole.train().unwrap();
-    let last = dir.path().join("whole/checkpoint-10/adapter_model.safetensors");
-    let expected = std::fs::read(last).unwrap();
-    for step in 1..10 {
-        let output = dir.path().join(format!("from-{step}"));
-        let mut resumed = trainer(&settings(&output), &data);
-        resumed.resume_from_checkpoint(Some(&dir.path().join(format!("whole/checkpoint-{step}")))).unwrap();
-        assert_eq!(losses(resumed.log_history()), losses(whole.log_history()), "resumed after step {step}");
-        let bytes = std::fs::read(output.join("checkpoint-10/adapter_model.safetensors")).unwrap();
-        assert!(bytes == expected, "resumed after step {step}: other final parameters");
+    let plain = settings(Path::new(""));
+    // 3 steps an epoch, the last one of a single batch.
+    let scheduled = SftConfig {
+        gradient_accumulation_steps: 2,
+        lr_scheduler_type: Scheduler::Cosine,
+        warmup_steps: 2,
+        ..plain.clone()
+    };
+    for (args, steps) in [(plain, 10), (scheduled, 6)] {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = |output: &Path| SftConfig { output_dir: output.to_path_buf(), ..args.clone() };
+        let mut whole = trainer(&settings(&dir.path().join("whole")), &data);
+        whole.train().unwrap();
+        let last = |output: &Path, file: &str| {
+            std::fs::read(output.join(format!("checkpoint-{steps}")).join(file)).unwrap()
+        };
+        for step in 1..steps {
+            let output = dir.path().join(format!("from-{step}"));
+            let mut resumed = trainer(&settings(&output), &data);
+            let checkpoint = dir.path().join(format!("whole/checkpoint-{step}"));
+            resumed.resume_from_checkpoint(Some(&checkpoint)).unwrap();
+            assert_eq!(
+                losses(resumed.log_history()),
+                losses(whole.log_history()),
+                "resumed after step {step} of {steps}"
+            );
+            for file in ["adapter_model.safetensors", "optimizer.safetensors", "training_state.json"] {
+                let same = last(&output, file) == last(&dir.path().join("whole"), file);
+                assert!(same, "resumed after step {step} of {steps}: another {file}");
+            }
+        }
     }
 }
 
@@ -253,6 +272,39 @@ fn without_lora_every_parameter_is_trained_and_resumed() {
     assert_eq!(saved.num_parameters(), model.num_parameters());
     let error = SftTrainer::new(&model, &data, None, &QuantConfig::default(), None, &args).unwrap_err();
     assert!(error.to_string().contains("QuantConfig::none()"), "{error}");
+}
+
+/// The first step of a warmup has a learning rate of 0, as in transformers: B is zero for another
+/// step, and so is A's gradient, which must not be taken for a parameter that is forgotten.
+#[test]
+fn a_warmup_starts_at_zero_and_trains() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = rows(16);
+    let args = SftConfig {
+        max_steps: Some(6),
+        lr_scheduler_type: Scheduler::Linear,
+        warmup_steps: 2,
+        eval_strategy: Strategy::No,
+        ..settings(dir.path())
+    };
+    let mut whole = trainer(&args, &data);
+    let start = dir.path().join("start");
+    whole.save_model(&start).unwrap();
+    let output = whole.train().unwrap();
+    assert_eq!(output.global_step, 6);
+    let entries = output.log_history.iter();
+    let rates: Vec<f64> = entries.filter_map(|e| e.learning_rate.map(|rate| rate / 2e-3)).collect();
+    for (rate, want) in rates.iter().zip([0.0, 0.5, 1.0, 0.75, 0.5, 0.25]) {
+        assert!((rate - want).abs() < 1e-15, "{rates:?}");
+    }
+    let bytes = |folder: &Path| std::fs::read(folder.join("adapter_model.safetensors")).unwrap();
+    assert!(bytes(&start) == bytes(&dir.path().join("checkpoint-1")), "a step at rate 0 moved something");
+    assert!(bytes(&start) != bytes(&dir.path().join("checkpoint-2")), "a step above 0 moved nothing");
+    // Taken up between the step that moved nothing and the first that does.
+    let again = SftConfig { output_dir: dir.path().join("again"), ..args };
+    let mut resumed = trainer(&again, &data);
+    resumed.resume_from_checkpoint(Some(&dir.path().join("checkpoint-1"))).unwrap();
+    assert!(bytes(&dir.path().join("checkpoint-6")) == bytes(&again.output_dir.join("checkpoint-6")));
 }
 
 /// The trainer looks at every gradient in the first two steps; one that is forgotten is named.

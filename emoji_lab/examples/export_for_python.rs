@@ -10,7 +10,9 @@ use std::process::ExitCode;
 
 use emoji_lab::model::{Gemma3, PackedTokens, Tokenizer, write_safetensors};
 use emoji_lab::prelude::*;
+use emoji_lab::train::Batch;
 use emoji_lab::{DType, Tensor};
+use serde_json::{Value, json};
 
 const TEXTS: [&str; 3] = ["let's go to the beach", "Happy birthday, dear Ada!", "rain again"];
 
@@ -39,6 +41,124 @@ fn export(dir: &Path, gemma: &Gemma3, tokenizer: &Tokenizer) -> Result<()> {
     write_safetensors(&dir.join("ours.safetensors"), &tensors, None)
 }
 
+/// The model's greedy answer, for the folder's pipeline to give too.
+fn export_answer(dir: &Path, model: &Model) -> Result<()> {
+    const MAX_NEW_TOKENS: usize = 24;
+    let config = GenerationConfig::greedy(MAX_NEW_TOKENS);
+    let answers = TEXTS.iter().map(|text| {
+        let messages = prompt(text);
+        let answer = generate(model, &messages, &config)?;
+        Ok(json!({"messages": messages, "max_new_tokens": MAX_NEW_TOKENS, "answer": answer}))
+    });
+    write_json(&dir.join("ours.json"), &Value::Array(answers.collect::<Result<_>>()?))
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<()> {
+    std::fs::write(path, value.to_string()).map_err(|e| Error::io(path, "writing", e))
+}
+
+fn write_rows(path: &Path, dataset: &ChatDataset) -> Result<()> {
+    let lines: String =
+        dataset.conversations.iter().map(|row| format!("{}\n", json!({"messages": row.messages}))).collect();
+    std::fs::write(path, lines).map_err(|e| Error::io(path, "writing", e))
+}
+
+/// Batches end to end: the tokens and their targets, how long each row is, how many rows a batch has.
+fn pack(tensors: &mut BTreeMap<String, Tensor>, name: &str, batches: &[Batch]) -> Result<()> {
+    let ids = batches.iter().flat_map(|b| &b.tokens.ids).map(|&id| i64::from(id)).collect();
+    let targets = batches.iter().flat_map(|b| &b.targets).copied().collect();
+    let lengths = batches.iter().flat_map(|b| &b.tokens.segments).map(|row| row.q_len as i64).collect();
+    let rows = batches.iter().map(|b| b.rows as i64).collect();
+    for (part, values) in [("ids", ids), ("targets", targets), ("lengths", lengths), ("rows", rows)] {
+        let values: Vec<i64> = values;
+        let len = values.len();
+        tensors.insert(format!("{name}.{part}"), Tensor::from_vec(values, len, &Device::Cpu)?);
+    }
+    Ok(())
+}
+
+/// A run that Python repeats from the same start, on the same rows in the same order. It has what is
+/// easily done in another way: rows that are cut, a last batch of one row, a last step of one batch,
+/// a warmup and a schedule. No dropout: the masks cannot be the same.
+fn export_twin(out: &Path, base: &Model, splits: &DatasetSplits) -> Result<()> {
+    let dir = out.join("twin");
+    let (train, test) = (splits.train.clone().take(19), splits.train.clone().take(10));
+    let rows = train.conversations.iter().map(|row| base.tokenizer.encode_chat(&row.messages, false));
+    let mut lengths: Vec<usize> = rows.map(|row| Ok(row?.len())).collect::<Result<_>>()?;
+    lengths.sort_unstable();
+    // Every fourth row is cut, by a token at least.
+    let max_length = lengths[lengths.len() * 3 / 4] - 1;
+    let lora = LoraConfig { r: 4, lora_alpha: 8.0, lora_dropout: 0.0, ..LoraConfig::default() };
+    let args = SftConfig {
+        output_dir: dir.join("run"),
+        num_train_epochs: 2.0,
+        per_device_train_batch_size: 2,
+        per_device_eval_batch_size: 4,
+        gradient_accumulation_steps: 3,
+        learning_rate: 2e-3,
+        lr_scheduler_type: Scheduler::Cosine,
+        warmup_steps: 2,
+        max_length,
+        logging_strategy: Strategy::Steps(1),
+        load_best_model_at_end: true,
+        progress_lines: 0,
+        ..SftConfig::default()
+    };
+    let new = |args: &SftConfig| {
+        SftTrainer::new(base, &train, Some(&test), &QuantConfig::none(), Some(&lora), args)
+    };
+    let mut trainer = new(&args)?;
+    trainer.save_model(dir.join("init"))?;
+    trainer.train()?;
+
+    write_rows(&dir.join("train.jsonl"), &train)?;
+    write_rows(&dir.join("eval.jsonl"), &test)?;
+    let longest = lengths[lengths.len() - 1];
+    let args_json = json!({
+        "num_train_epochs": args.num_train_epochs,
+        "per_device_train_batch_size": args.per_device_train_batch_size,
+        "per_device_eval_batch_size": args.per_device_eval_batch_size,
+        "gradient_accumulation_steps": args.gradient_accumulation_steps,
+        "learning_rate": args.learning_rate,
+        "lr_scheduler_type": args.lr_scheduler_type.name(),
+        "warmup_steps": args.warmup_steps,
+        "weight_decay": args.weight_decay,
+        "adam_beta1": args.adam_beta1,
+        "adam_beta2": args.adam_beta2,
+        "adam_epsilon": args.adam_epsilon,
+        "max_grad_norm": args.max_grad_norm,
+        "max_length": args.max_length,
+        "load_best_model_at_end": args.load_best_model_at_end,
+        "seed": args.seed,
+    });
+    write_json(&dir.join("args.json"), &args_json)?;
+    // Cut less: a row whose prompt alone fills `max_length` is refused here, and left out by TRL.
+    let answers = new(&SftConfig { assistant_only_loss: true, max_length: longest - 1, ..args })?;
+    let mut tensors = BTreeMap::new();
+    pack(&mut tensors, "eval", trainer.eval_batches())?;
+    pack(&mut tensors, "answers", &answers.epoch_batches(0))?;
+    for epoch in 0..2 {
+        pack(&mut tensors, &format!("train.{epoch}"), &trainer.epoch_batches(epoch))?;
+        let order: Vec<i64> = trainer.epoch_order(epoch).into_iter().map(|row| row as i64).collect();
+        let len = order.len();
+        tensors.insert(format!("order.{epoch}"), Tensor::from_vec(order, len, &Device::Cpu)?);
+    }
+    write_safetensors(&dir.join("batches.safetensors"), &tensors, None)?;
+
+    let mut schedules = vec![];
+    for scheduler in
+        [Scheduler::Constant, Scheduler::ConstantWithWarmup, Scheduler::Linear, Scheduler::Cosine]
+    {
+        for (warmup, total) in [(0, 10), (3, 10), (7, 597), (12, 10)] {
+            let factors: Vec<f64> = (0..total).map(|step| scheduler.factor(step, warmup, total)).collect();
+            schedules.push(
+                json!({"name": scheduler.name(), "warmup": warmup, "total": total, "factors": factors}),
+            );
+        }
+    }
+    write_json(&dir.join("schedules.json"), &Value::Array(schedules))
+}
+
 fn run(out: &Path) -> Result<()> {
     let base = load_model("embedded", &Device::Cpu)?;
     let folder = out.join("base");
@@ -54,23 +174,32 @@ fn run(out: &Path) -> Result<()> {
         // The tied run is the one whose logs are read.
         let run_dir = if tied { out.join("logs") } else { out.join("run_untied") };
         let args = SftConfig {
-            output_dir: run_dir,
+            output_dir: run_dir.clone(),
             num_train_epochs: 2.0,
             learning_rate: 2e-3,
-            save_strategy: Strategy::No,
+            logging_strategy: Strategy::Steps(1),
             progress_lines: 0,
             ..SftConfig::default()
         };
         // On the unrounded base: Python loads the adapter onto base/ as it is.
-        let mut trainer = SftTrainer::new(
-            &base,
-            &splits.train,
-            Some(&splits.test),
-            &QuantConfig::none(),
-            Some(&lora),
-            &args,
-        )?;
-        trainer.train()?;
+        let new = || {
+            SftTrainer::new(
+                &base,
+                &splits.train,
+                Some(&splits.test),
+                &QuantConfig::none(),
+                Some(&lora),
+                &args,
+            )
+        };
+        let mut trainer = new()?;
+        let steps = trainer.train()?.global_step;
+        if tied {
+            // Taken up in the middle, in the same folder, as if it had been killed at the end: what
+            // it logs again must not be there twice.
+            trainer = new()?;
+            trainer.resume_from_checkpoint(Some(&run_dir.join(format!("checkpoint-{}", steps / 2))))?;
+        }
         let adapter = out.join(format!("adapter_{form}"));
         trainer.save_model(&adapter)?;
         export(&adapter, trainer.finetune().model(), &base.tokenizer)?;
@@ -78,8 +207,9 @@ fn run(out: &Path) -> Result<()> {
         let folder = out.join(format!("merged_{form}"));
         merged.save_pretrained(&folder)?;
         export(&folder, &merged.gemma, &merged.tokenizer)?;
+        export_answer(&folder, &merged)?;
     }
-    Ok(())
+    export_twin(out, &base, &splits)
 }
 
 fn main() -> ExitCode {

@@ -9,7 +9,11 @@ DIR, as `cargo run --release -p emoji_lab --example export_for_python -- DIR` fi
     adapter_untied/  are one trained tensor, in the untied form two
     merged_tied/     those adapters merged into base/: transformers folders, whole
     merged_untied/
-    logs/            trainer_state.json of a run and, anywhere below, its TensorBoard event files
+    logs/            trainer_state.json of a run that was taken up from a checkpoint in its middle,
+                     and, anywhere below, its TensorBoard event files
+    twin/            a short run that Python repeats; see twin.py
+
+The merged folders hold `ours.json` too: chats with the greedy answers that we give.
 
 Each of the five model folders also holds `ours.safetensors`: what our own f32 forward computes
 for that model, or for that adapter on base/.
@@ -29,24 +33,19 @@ import traceback
 import warnings
 from pathlib import Path
 
+import datasets
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
 from transformers.trainer_callback import TrainerState
 from transformers.utils import logging as transformers_logging
 
+import twin
+from need import Failed, need
+
 transformers_logging.disable_progress_bar()
-
-
-class Failed(Exception):
-    """A check that fell short, with the reason."""
-
-
-def need(condition, reason):
-    if not condition:
-        raise Failed(reason)
 
 
 def load_model(folder):
@@ -111,18 +110,33 @@ def check_adapter_tensors(root, form, _):
     return f"{len(file)} equal", "exact"
 
 
+def fresh_peft(root, settings, tied):
+    """What PEFT makes of the settings as a person would write them in Python."""
+    lora = LoraConfig(
+        r=settings["r"], lora_alpha=settings["lora_alpha"], lora_dropout=settings["lora_dropout"],
+        target_modules="all-linear", modules_to_save=["lm_head", "embed_tokens"], bias="none",
+        task_type="CAUSAL_LM", ensure_weight_tying=tied,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return get_peft_model(load_model(root / "base"), lora)
+
+
 def check_adapter_config(root, form, _):
-    """adapter_config.json is what PEFT writes for the adapter it has read, field by field."""
-    model = load_adapter(root, form)
+    """adapter_config.json is what PEFT itself writes for these settings, field by field."""
     ours = json.loads((root / f"adapter_{form}" / "adapter_config.json").read_text())
     with tempfile.TemporaryDirectory() as folder:
-        model.peft_config["default"].save_pretrained(folder)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fresh_peft(root, ours, form == "tied").save_pretrained(folder)
         theirs = json.loads((Path(folder) / "adapter_config.json").read_text())
     need(set(ours) == set(theirs), f"fields differ: {sorted(set(ours) ^ set(theirs))}")
     for name, want in theirs.items():
         got = ours[name]
         if name == "peft_version":
-            continue  # the release that reads need not be the one whose files ours equal
+            continue  # the release that runs here need not be the one whose files ours equal
+        if name == "base_model_name_or_path":
+            got, want = Path(got).name, Path(want).name  # a folder may have moved since
         if isinstance(want, list):  # PEFT keeps sets
             got, want = sorted(got), sorted(want)
         need(got == want, f"{name} is {got!r}, PEFT writes {want!r}")
@@ -186,17 +200,25 @@ def check_merged_reload(root, form, tolerance):
 
 
 def check_merged_pipeline(root, form, _):
+    """The folder alone answers chats, word for word as we do."""
     folder = root / f"merged_{form}"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     need(tokenizer.chat_template, "the tokenizer has no chat template")
     generation = GenerationConfig.from_pretrained(folder)
     need(generation.eos_token_id is not None, "generation_config.json has no eos_token_id")
+    end_of_turn = tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    if end_of_turn != tokenizer.unk_token_id:
+        need(end_of_turn in generation.eos_token_id, "an answer does not end at <end_of_turn>")
     pipe = pipeline("text-generation", model=str(folder), tokenizer=str(folder), device="cpu")
-    chat = [{"role": "user", "content": "let's go to the beach"}]
-    out = pipe(chat, max_new_tokens=8, do_sample=False)
-    answer = out[0]["generated_text"][-1]
-    need(answer["role"] == "assistant" and isinstance(answer["content"], str), f"answered {out!r}")
-    return "answers", "runs"
+    ours = json.loads((folder / "ours.json").read_text())
+    need(len({chat["answer"] for chat in ours}) > 1, "all our answers are the same: too little to compare")
+    for chat in ours:
+        out = pipe(chat["messages"], max_new_tokens=chat["max_new_tokens"], do_sample=False)
+        answer = out[0]["generated_text"][-1]
+        need(answer["role"] == "assistant", f"answered {out!r}")
+        got = answer["content"].strip()
+        need(got == chat["answer"], f"answered {got!r}, we {chat['answer']!r}")
+    return f"{len(ours)} answers", "exact"
 
 
 # --- logs -----------------------------------------------------------------------------------
@@ -234,17 +256,56 @@ def check_events(root, _, __):
     for tag in ("train/loss", "train/grad_norm", "train/learning_rate", "train/epoch", "eval/loss"):
         need(tag in tags, f"no {tag}")
     need(any(tag.endswith("/num_tokens") for tag in tags), "no count of tokens")
-    count = 0
+    logged = {}
     for entry in history:
         for name, value in entry.items():
-            if name == "step" or not isinstance(value, (int, float)):
-                continue
-            tag = "eval/" + name[5:] if name.startswith("eval_") else "train/" + name
-            # Events are f32.
-            near = [v for v in found.get((tag, entry["step"]), []) if math.isclose(v, value, rel_tol=1e-6)]
-            need(near, f"{tag} at step {entry['step']} is {found.get((tag, entry['step']))}, logged {value}")
-            count += 1
-    return f"{count} values", "f32"
+            if name != "step" and isinstance(value, (int, float)):
+                tag = "eval/" + name[5:] if name.startswith("eval_") else "train/" + name
+                logged.setdefault((tag, entry["step"]), []).append(value)
+    # As often as logged: what a resumed run logs again replaces what was there.
+    need(set(found) == set(logged), f"not in both: {sorted(set(found) ^ set(logged))[:3]}")
+    for (tag, step), values in logged.items():
+        there = found[tag, step]
+        near = len(there) == len(values) and all(map(lambda a, b: math.isclose(a, b, rel_tol=1e-6), there, values))
+        need(near, f"{tag} at step {step} is {there}, logged {values}")
+    return f"{sum(map(len, logged.values()))} values", "f32"
+
+
+# --- training -------------------------------------------------------------------------------
+
+
+def check_start(root, _, __):
+    """A and B before the first step are drawn as PEFT draws them."""
+    init = root / "twin" / "init"
+    ours = load_file(init / "adapter_model.safetensors")
+    settings = json.loads((init / "adapter_config.json").read_text())
+    torch.manual_seed(0)
+    theirs = get_peft_model_state_dict(fresh_peft(root, settings, True))
+    need(set(ours) == set(theirs), f"names differ: {sorted(set(ours) ^ set(theirs))[:3]}")
+    # One uniform law a width: the layers of a width are taken together, for the numbers to be many.
+    drawn = {}
+    for name, tensor in theirs.items():
+        need(ours[name].shape == tensor.shape, f"{name} has shape {tuple(ours[name].shape)}")
+        if "lora_A" in name:
+            pair = drawn.setdefault(tensor.shape[1], ([], []))
+            pair[0].append(ours[name].flatten())
+            pair[1].append(tensor.flatten())
+        else:  # B is zero, head and embedding are the base's
+            need(torch.equal(ours[name], tensor.float()), f"{name} starts with other values")
+    for width, (a, b) in drawn.items():
+        a, b = torch.cat(a), torch.cat(b)
+        need(len(a) > 2000, f"only {len(a)} numbers of width {width}")
+        # kaiming_uniform_(a=sqrt(5)): within 1/sqrt(width), with both ends reached.
+        for ours_is, theirs_is, what in ((a.max(), b.max(), "highest"), (a.min(), b.min(), "lowest")):
+            need(abs(ours_is / theirs_is - 1) < 0.01, f"width {width}: {what} is {ours_is:.4f}, PEFT's {theirs_is:.4f}")
+        need(a.abs().max() <= width**-0.5, f"width {width}: beyond 1/sqrt(width)")
+        # A quarter of the numbers in each quarter of the range; five standard deviations.
+        quarters = torch.histc(a * width**0.5, bins=4, min=-1, max=1) / len(a)
+        slack = 5 * (3 / 16 / len(a)) ** 0.5
+        need((quarters - 0.25).abs().max() < slack, f"width {width}: uneven, {quarters.tolist()}")
+    firsts = [ours[name] for name in ours if name.endswith("q_proj.lora_A.weight")]
+    need(not torch.equal(firsts[0], firsts[1]), "two layers start with the same A")
+    return f"{len(ours)} tensors", "1% of the range"
 
 
 FORMS = ("tied", "untied")
@@ -261,6 +322,17 @@ CHECKS = [
     ("merged: pipeline", check_merged_pipeline, FORMS, "merged_{}"),
     ("trainer_state.json", check_trainer_state, (None,), "logs"),
     ("TensorBoard events", check_events, (None,), "logs"),
+    ("start: A and B", check_start, (None,), "twin"),
+    ("learning rates", twin.check_schedules, (None,), "twin"),
+    ("row order", twin.check_order, (None,), "twin"),
+    ("batches: labels, padding, cut", twin.check_batches, (None,), "twin"),
+    ("batches: answers alone", twin.check_answers, (None,), "twin"),
+    ("run: losses", twin.check_losses, (None,), "twin"),
+    ("run: grad_norm", twin.check_norms, (None,), "twin"),
+    ("run: grad_norm, summed in f64", twin.check_exact_norms, (None,), "twin"),
+    ("run: learning rates and counts", twin.check_counts, (None,), "twin"),
+    ("run: fields of trainer_state.json", twin.check_fields, (None,), "twin"),
+    ("run: last checkpoint's adapter", twin.check_adapter, (None,), "twin"),
 ]
 
 
@@ -286,6 +358,13 @@ def run_checks(root, tolerance=1e-4, only=None):
     return rows
 
 
+def quiet():
+    """Nothing but the table."""
+    logging.disable(logging.WARNING)
+    datasets.disable_progress_bars()
+    warnings.simplefilter("ignore")
+
+
 def print_table(rows):
     rows = [("check", "", "measured", "tolerance"), *rows]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
@@ -303,11 +382,11 @@ def main():
     args = parser.parse_args()
     if not args.dir.is_dir():
         parser.error(f"{args.dir} is not a folder")
-    logging.disable(logging.WARNING)
+    quiet()
     rows = run_checks(args.dir, args.tolerance)
     print_table(rows)
     failed = sum(row[1] != "ok" for row in rows)
-    print(f"\n{len(rows) - failed} of {len(rows)} checks passed")
+    print(f"\nPython: {len(rows) - failed} checks passed, {failed} failed")
     return 1 if failed else 0
 
 

@@ -5,7 +5,6 @@ spoiled in a copy of it, and the check that is for it must fail.
 """
 
 import json
-import logging
 import shutil
 import sys
 import tempfile
@@ -16,10 +15,11 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils.tensorboard import SummaryWriter
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast, get_scheduler, pipeline
 from transformers.trainer_callback import TrainerControl, TrainerState
 
 import oracle
+import twin
 
 TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m['role'] + ' ' + m['content'] }} {% endfor %}assistant "
 
@@ -84,7 +84,89 @@ def make_good(root):
         whole.save_pretrained(merged)
         tokenizer().save_pretrained(merged)
         write_ours(whole, merged)
+        write_answers(merged)
     make_logs(root / "logs")
+    make_twin(root)
+
+
+def write_answers(folder):
+    pipe = pipeline("text-generation", model=str(folder), tokenizer=str(folder), device="cpu")
+    ours = []
+    for text in ("beach", "rain"):
+        chat = [{"role": "user", "content": text}]
+        out = pipe(chat, max_new_tokens=8, do_sample=False)[0]["generated_text"][-1]["content"]
+        ours.append({"messages": chat, "max_new_tokens": 8, "answer": out.strip()})
+    (folder / "ours.json").write_text(json.dumps(ours))
+
+
+def make_twin(root):
+    """Python's own run stands in for ours."""
+    folder = root / "twin"
+    folder.mkdir()
+    words = "abcdefghijklmnopqrstuvwxyz"
+    rows = [
+        [{"role": "user", "content": words[: 3 + i]}, {"role": "assistant", "content": words[i : i + 5]}]
+        for i in range(7)
+    ]
+    for name, part in (("train", rows), ("eval", rows[:3])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in part))
+    args = {
+        "num_train_epochs": 2, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2,
+        "gradient_accumulation_steps": 3, "learning_rate": 2e-3, "lr_scheduler_type": "linear", "warmup_steps": 1,
+        "max_length": 39, "load_best_model_at_end": True, "seed": 42,
+    }  # fmt: skip
+    (folder / "args.json").write_text(json.dumps(args))
+    lora = LoraConfig(
+        r=24, lora_alpha=48, target_modules="all-linear", task_type="CAUSAL_LM",
+        modules_to_save=["lm_head", "embed_tokens"], ensure_weight_tying=True,
+    )  # fmt: skip
+    torch.manual_seed(4)
+    get_peft_model(oracle.load_model(root / "base"), lora).save_pretrained(folder / "init")
+    factors = []
+    for name in ("constant", "linear", "cosine"):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        schedule = get_scheduler(name, optimizer, 2, 6)
+        rates = []
+        for _ in range(6):
+            rates += schedule.get_last_lr()
+            optimizer.step()
+            schedule.step()
+        factors.append({"name": name, "warmup": 2, "total": 6, "factors": rates})
+    (folder / "schedules.json").write_text(json.dumps(factors))
+    orders = [twin.documented_order(len(rows), 42, epoch) for epoch in range(2)]
+    tensors = {f"order.{epoch}": torch.tensor(order) for epoch, order in enumerate(orders)}
+    save_file(tensors, folder / "batches.safetensors")
+
+    python = twin.python_run(root)
+    batches = [twin.without_padding(batch) for batch in python["seen"]["train"]]
+    half = len(batches) // 2
+    pack(tensors, "train.0", batches[:half])
+    pack(tensors, "train.1", batches[half:])
+    evaluated = [twin.without_padding(batch) for batch in python["seen"]["eval"]]
+    pack(tensors, "eval", evaluated[: len(evaluated) // 2])
+    uncut = [{"prompt": row[:-1], "completion": row[-1:]} for row in rows]
+    trainer = twin.trainer(folder, twin.base_model(root), str(folder / "none"), uncut, uncut[:1], orders, max_length=38)
+    pack(tensors, "answers", [twin.without_padding(batch) for batch in trainer.get_train_dataloader()])
+    save_file(tensors, folder / "batches.safetensors")
+
+    def without(log):
+        return [{name: value for name, value in entry.items() if name not in twin.NOT_OURS} for entry in log]
+
+    last = folder / "run" / f"checkpoint-{python['state']['global_step']}"
+    last.mkdir(parents=True)
+    save_file(python["adapter"], last / "adapter_model.safetensors")
+    state = python["state"] | {"log_history": without(python["state"]["log_history"])}
+    (last / "trainer_state.json").write_text(json.dumps(state))
+    whole = state | {"log_history": without(python["log"])}
+    (folder / "run" / "trainer_state.json").write_text(json.dumps(whole))
+
+
+def pack(tensors, name, batches):
+    rows = [row for batch in batches for row in batch]
+    tensors[f"{name}.ids"] = torch.tensor([id for ids, _ in rows for id in ids])
+    tensors[f"{name}.targets"] = torch.tensor([target for _, targets in rows for target in targets])
+    tensors[f"{name}.lengths"] = torch.tensor([len(ids) for ids, _ in rows])
+    tensors[f"{name}.rows"] = torch.tensor([len(batch) for batch in batches])
 
 
 def make_logs(folder):
@@ -136,6 +218,56 @@ def drop_field(root):
     path.write_text(json.dumps(fields))
 
 
+def add_events(root):
+    """A resumed run that does not tell TensorBoard to forget what came later."""
+    folder = next((root / "logs").rglob("events.out.tfevents.*")).parent
+    writer = SummaryWriter(str(folder), filename_suffix=".again")
+    writer.add_scalar("train/loss", 1.5, 2)
+    writer.close()
+
+
+def spoil_answer(root):
+    path = root / "merged_tied" / "ours.json"
+    ours = json.loads(path.read_text())
+    ours[1]["answer"] += "x"
+    path.write_text(json.dumps(ours))
+
+
+def spoil_entry(root, which, change):
+    """Changes an entry of the twin's log, in the checkpoint's file and in the run's."""
+    for path in (root / "twin" / "run").rglob("trainer_state.json"):
+        state = json.loads(path.read_text())
+        change(state["log_history"][which])
+        path.write_text(json.dumps(state))
+
+
+def scale_entry(name, factor, which=0):
+    return lambda root: spoil_entry(root, which, lambda entry: entry.update({name: entry[name] * factor}))
+
+
+def spoil_schedule(root):
+    path = root / "twin" / "schedules.json"
+    ours = json.loads(path.read_text())
+    ours[2]["factors"][4] += 1e-9
+    path.write_text(json.dumps(ours))
+
+
+def swapped(tensor):
+    return tensor[[1, 0, *range(2, len(tensor))]]
+
+
+def last_target(tensor):
+    """A row's end, which has nothing to predict, learned all the same."""
+    tensor = tensor.clone()
+    tensor[-1] = 1
+    return tensor
+
+
+def spoil_last_adapter(root):
+    path = next((root / "twin" / "run").glob("checkpoint-*")) / "adapter_model.safetensors"
+    spoil_tensor(path, "lora_A", lambda tensor: tensor * 1.01)
+
+
 # What is spoiled, and the row that must say so.
 SPOILED = [
     ("base: logits", lambda r: spoil_tensor(r / "base/ours.safetensors", "logits", bump)),
@@ -169,11 +301,38 @@ SPOILED = [
     ("trainer_state.json", lambda r: spoil_json(r / "logs/trainer_state.json", not_a_field=1)),
     ("trainer_state.json", lambda r: spoil_json(r / "logs/trainer_state.json", log_history=[])),
     ("TensorBoard events", cut_events),
+    ("TensorBoard events", add_events),
+    ("merged: pipeline, tied", spoil_answer),
+    (
+        "adapter: adapter_config.json, untied",
+        lambda r: spoil_json(r / "adapter_untied/adapter_config.json", ensure_weight_tying=True),
+    ),
+    ("start: A and B", lambda r: spoil_tensor(r / "twin/init/adapter_model.safetensors", "lora_A", lambda t: t * 1.1)),
+    ("start: A and B", lambda r: spoil_tensor(r / "twin/init/adapter_model.safetensors", "lora_A", lambda t: t.abs())),
+    ("start: A and B", lambda r: spoil_tensor(r / "twin/init/adapter_model.safetensors", "lora_B", bump)),
+    ("learning rates", spoil_schedule),
+    ("row order", lambda r: spoil_tensor(r / "twin/batches.safetensors", "order.1", swapped)),
+    ("batches: labels, padding, cut", lambda r: spoil_tensor(r / "twin/batches.safetensors", "train.0.targets", last_target)),
+    ("batches: labels, padding, cut", lambda r: spoil_tensor(r / "twin/batches.safetensors", "eval.ids", swapped)),
+    ("batches: labels, padding, cut", lambda r: spoil_json(r / "twin/args.json", max_length=40)),
+    ("batches: answers alone", lambda r: spoil_tensor(r / "twin/batches.safetensors", "answers.targets", last_target)),
+    ("run: losses", scale_entry("loss", 1 + 3e-5)),
+    ("run: losses", scale_entry("eval_loss", 1 + 3e-5, 2)),
+    ("run: grad_norm", scale_entry("grad_norm", 1 + 3e-4)),
+    ("run: grad_norm, summed in f64", scale_entry("grad_norm", 1 + 3e-5)),
+    ("run: learning rates and counts", scale_entry("num_tokens", 2)),
+    ("run: learning rates and counts", scale_entry("epoch", 1 + 1e-9)),
+    ("run: fields of trainer_state.json", lambda r: spoil_entry(r, 0, lambda entry: entry.pop("grad_norm"))),
+    (
+        "run: fields of trainer_state.json",
+        lambda r: [spoil_json(p, eval_steps=1) for p in (r / "twin/run").rglob("trainer_state.json")],
+    ),
+    ("run: last checkpoint's adapter", spoil_last_adapter),
 ]  # fmt: skip
 
 
 def main():
-    logging.disable(logging.WARNING)
+    oracle.quiet()
     bad = 0
     with tempfile.TemporaryDirectory() as folder:
         good = Path(folder) / "good"

@@ -8,10 +8,9 @@ use candle_core::{DType, Tensor};
 
 use super::adapter_config::AdapterConfig;
 use super::config::ALL_LINEAR;
-use super::tensor_file::{read_f32_tensors, write_tensors};
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomic;
-use crate::model::Gemma3Config;
+use crate::model::{Gemma3Config, read_safetensors, write_safetensors};
 
 const CONFIG_FILE: &str = "adapter_config.json";
 const TENSOR_FILE: &str = "adapter_model.safetensors";
@@ -83,7 +82,7 @@ impl Adapter {
         // The settings first: what they refuse should not wait for a gigabyte of tensors.
         let origin = config_file.display().to_string();
         AdapterConfig::from_json(&text, &origin, &ALL_LINEAR)?;
-        let tensors = own_names(read_f32_tensors(&tensor_file)?);
+        let tensors = own_names(read_safetensors(&tensor_file)?);
         let found: Vec<&str> = ALL_LINEAR
             .into_iter()
             .filter(|name| tensors.keys().any(|key| key.contains(&format!(".{name}.lora_"))))
@@ -102,8 +101,8 @@ impl Adapter {
     /// [`Error::Io`] if the folder cannot be written.
     pub fn save(&self, dir: &Path) -> Result<()> {
         fs::create_dir_all(dir).map_err(|e| Error::io(dir, "creating the adapter folder", e))?;
-        let named = self.tensors.iter().map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor));
-        write_tensors(&dir.join(TENSOR_FILE), &named.collect())?;
+        let named = self.tensors.iter().map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor.clone()));
+        write_safetensors(&dir.join(TENSOR_FILE), &named.collect(), None)?;
         write_bytes_atomic(&dir.join(CONFIG_FILE), self.config.to_json().as_bytes())
     }
 
@@ -407,7 +406,7 @@ mod tests {
         let bytes = fs::read(&file).unwrap();
         for cut in [0, 5, 100, bytes.len() - 1] {
             fs::write(&file, &bytes[..cut]).unwrap();
-            says("adapter_model.safetensors: not readable as safetensors");
+            says("adapter_model.safetensors: damaged or cut short");
         }
         fs::remove_file(&file).unwrap();
         says("no adapter_model.safetensors");
@@ -457,7 +456,7 @@ mod tests {
                 }
             }
         }
-        let live = read_f32_tensors(&Path::new(&golden).join("real/lora_init.safetensors")).unwrap();
+        let live = read_safetensors(&Path::new(&golden).join("real/lora_init.safetensors")).unwrap();
         let lora = LoraConfig { r: 2, lora_alpha: 4.0, modules_to_save: vec![], ..Default::default() };
         let real = Adapter::new(AdapterConfig::new(&lora, None, false), live).unwrap();
         assert_eq!(real.num_layers(), 18);

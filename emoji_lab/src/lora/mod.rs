@@ -4,7 +4,6 @@ mod adapter;
 mod adapter_config;
 mod config;
 mod merge;
-pub(crate) mod tensor_file;
 
 pub use adapter::{Adapter, EMBED_TOKENS, LM_HEAD, lora_a, lora_b, module_path};
 pub use adapter_config::AdapterConfig;

@@ -1,4 +1,5 @@
-//! One safetensors file: read through a memory map into f32 on the CPU, written in one stream.
+//! One safetensors file: read through a memory map into f32 on the CPU, written in one stream, in
+//! the layout that Python's library gives it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,6 +18,9 @@ use crate::files::write_atomic;
 /// Values handled at a time by one thread: large enough to be worth a task, small enough that the
 /// embedding (two thirds of the real model) is shared among all threads.
 const CHUNK: usize = 1 << 18;
+
+/// Values turned into bytes before they are written.
+const BLOCK: usize = 16 * CHUNK;
 
 /// Maps `path` into memory.
 pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
@@ -70,6 +74,12 @@ pub fn tensors_from_bytes(
     Ok(found)
 }
 
+/// Every tensor of the file `path`; else as [`tensors_from_bytes`].
+pub(crate) fn read_safetensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
+    let bytes = map_file(path)?;
+    tensors_from_bytes(&bytes, &path.display().to_string(), |name, _| Ok(Some(name.to_string())))
+}
+
 /// Converts `bytes` (F32, F16 or BF16, little-endian) to `values`, in parallel.
 fn fill_f32(dtype: Dtype, bytes: &[u8], values: &mut [f32]) {
     let width = if dtype == Dtype::F32 { 4 } else { 2 };
@@ -96,7 +106,7 @@ fn fill_f32(dtype: Dtype, bytes: &[u8], values: &mut [f32]) {
 ///
 /// Tensors of floats are written as `dtype` (F32, BF16 or F16), or as they are if it is `None`;
 /// U8, U32 and I64 stay what they are. The file's metadata is `format: pt`, which transformers
-/// asks for.
+/// asks for. Bytes depend on names and values alone, and are those of Python's library.
 ///
 /// # Errors
 /// [`Error::Model`] for another dtype, [`Error::Io`] if the file cannot be written.
@@ -105,9 +115,6 @@ pub fn write_safetensors(
     tensors: &BTreeMap<String, Tensor>,
     dtype: Option<DType>,
 ) -> Result<()> {
-    let mut header = Map::new();
-    header.insert("__metadata__".to_string(), json!({"format": "pt"}));
-    let mut offset = 0usize;
     let mut stored = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         let kind = match (tensor.dtype(), dtype) {
@@ -115,12 +122,12 @@ pub fn write_safetensors(
             (is, _) => is,
         };
         let label = match kind {
-            DType::F32 => "F32",
-            DType::BF16 => "BF16",
-            DType::F16 => "F16",
-            DType::U8 => "U8",
-            DType::U32 => "U32",
-            DType::I64 => "I64",
+            DType::F32 => Dtype::F32,
+            DType::BF16 => Dtype::BF16,
+            DType::F16 => Dtype::F16,
+            DType::U8 => Dtype::U8,
+            DType::U32 => Dtype::U32,
+            DType::I64 => Dtype::I64,
             other => {
                 return Err(Error::model(
                     path.display(),
@@ -129,10 +136,17 @@ pub fn write_safetensors(
                 ));
             }
         };
+        stored.push((name, tensor, kind, label));
+    }
+    // The library's order: wider types first, for alignment, then names.
+    stored.sort_by(|a, b| b.3.cmp(&a.3).then(a.0.cmp(b.0)));
+    let mut header = Map::new();
+    header.insert("__metadata__".to_string(), json!({"format": "pt"}));
+    let mut offset = 0usize;
+    for (name, tensor, kind, label) in &stored {
         let end = offset + tensor.elem_count() * kind.size_in_bytes();
         let entry = json!({"dtype": label, "shape": tensor.dims(), "data_offsets": [offset, end]});
-        header.insert(name.clone(), entry);
-        stored.push((tensor, kind));
+        header.insert((*name).clone(), entry);
         offset = end;
     }
     let mut text = Value::Object(header).to_string().into_bytes();
@@ -142,7 +156,7 @@ pub fn write_safetensors(
     write_atomic(path, |out| {
         out.write_all(&(text.len() as u64).to_le_bytes())?;
         out.write_all(&text)?;
-        for (tensor, kind) in &stored {
+        for (_, tensor, kind, _) in &stored {
             write_values(out, tensor, *kind)?;
         }
         Ok(())
@@ -155,13 +169,18 @@ fn write_values(out: &mut dyn Write, tensor: &Tensor, kind: DType) -> std::io::R
         values: &[T],
         to_bytes: impl Fn(T) -> [u8; N] + Sync,
     ) -> std::io::Result<()> {
-        let mut bytes = vec![0u8; values.len() * N];
-        bytes.par_chunks_mut(CHUNK * N).zip(values.par_chunks(CHUNK)).for_each(|(raw, part)| {
-            for (slot, &value) in raw.chunks_exact_mut(N).zip(part) {
-                slot.copy_from_slice(&to_bytes(value));
-            }
-        });
-        out.write_all(&bytes)
+        // In blocks, so that the embedding's bytes are not in memory once more as a whole.
+        let mut bytes = vec![0u8; values.len().min(BLOCK) * N];
+        for block in values.chunks(BLOCK) {
+            let bytes = &mut bytes[..block.len() * N];
+            bytes.par_chunks_mut(CHUNK * N).zip(block.par_chunks(CHUNK)).for_each(|(raw, part)| {
+                for (slot, &value) in raw.chunks_exact_mut(N).zip(part) {
+                    slot.copy_from_slice(&to_bytes(value));
+                }
+            });
+            out.write_all(bytes)?;
+        }
+        Ok(())
     }
     // A tensor on a GPU or of another dtype is converted one at a time, so that the peak is one
     // tensor and not a second model.
@@ -175,5 +194,52 @@ fn write_values(out: &mut dyn Write, tensor: &Tensor, kind: DType) -> std::io::R
         DType::U8 => out.write_all(&flat.to_vec1::<u8>().map_err(wrong)?),
         DType::U32 => put(out, &flat.to_vec1::<u32>().map_err(wrong)?, u32::to_le_bytes),
         _ => put(out, &flat.to_vec1::<i64>().map_err(wrong)?, i64::to_le_bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // safetensors 0.8 of Python: save_file of these tensors with metadata={"format": "pt"}.
+    const PYTHON: &str = "38010000000000007b225f5f6d657461646174615f5f223a7b22666f726d6174223a227074227d2c2263223a\
+        7b226474797065223a22493634222c227368617065223a5b315d2c22646174615f6f666673657473223a5b30\
+        2c385d7d2c2262223a7b226474797065223a22463332222c227368617065223a5b322c325d2c22646174615f\
+        6f666673657473223a5b382c32345d7d2c2265223a7b226474797065223a22553332222c227368617065223a\
+        5b315d2c22646174615f6f666673657473223a5b32342c32385d7d2c2264223a7b226474797065223a224246\
+        3136222c227368617065223a5b315d2c22646174615f6f666673657473223a5b32382c33305d7d2c2261223a\
+        7b226474797065223a225538222c227368617065223a5b335d2c22646174615f6f666673657473223a5b3330\
+        2c33335d7d7d202020202020f9ffffffffffffff0000c03f00000080ffff7f7f0100000009000000003f0102\
+        03";
+
+    #[test]
+    fn the_bytes_are_those_of_python() {
+        let cpu = &Device::Cpu;
+        let tensors = BTreeMap::from([
+            ("a".to_string(), Tensor::new(&[1u8, 2, 3], cpu).unwrap()),
+            ("b".to_string(), Tensor::new(&[[1.5f32, -0.0], [f32::MAX, 1e-45]], cpu).unwrap()),
+            ("c".to_string(), Tensor::new(&[-7i64], cpu).unwrap()),
+            ("d".to_string(), Tensor::new(&[0.5f32], cpu).unwrap().to_dtype(DType::BF16).unwrap()),
+            ("e".to_string(), Tensor::new(&[9u32], cpu).unwrap()),
+        ]);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("some.safetensors");
+        write_safetensors(&path, &tensors, None).unwrap();
+        let hex: String = std::fs::read(&path).unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, PYTHON);
+    }
+
+    #[test]
+    fn every_bit_of_more_than_a_block_comes_back() {
+        let bits = |i: u32| f32::from_bits(i.wrapping_mul(2_654_435_761));
+        let len = BLOCK + CHUNK + 3;
+        let values: Vec<f32> = (0..len as u32).map(bits).collect();
+        let tensors =
+            BTreeMap::from([("x".to_string(), Tensor::from_vec(values, len, &Device::Cpu).unwrap())]);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("some.safetensors");
+        write_safetensors(&path, &tensors, None).unwrap();
+        let back = read_safetensors(&path).unwrap()["x"].to_vec1::<f32>().unwrap();
+        assert!(back.len() == len && (0..len).all(|i| back[i].to_bits() == bits(i as u32).to_bits()));
     }
 }

@@ -84,6 +84,11 @@ impl Batch {
         Ok(batch)
     }
 
+    /// How many tokens there would be with every row padded to the longest, as transformers' are.
+    pub fn padded_len(&self) -> usize {
+        self.rows * self.tokens.segments.iter().map(|row| row.q_len).max().unwrap_or(0)
+    }
+
     /// How many tokens have a target.
     pub fn target_count(&self) -> usize {
         self.targets.iter().filter(|t| **t != IGNORE_INDEX).count()
@@ -106,7 +111,7 @@ mod tests {
         )?;
         assert_eq!(packed, padded);
         assert_eq!(packed.targets, [7, 8, 1, IGNORE_INDEX, 9, IGNORE_INDEX]);
-        assert_eq!((packed.target_count(), packed.rows), (4, 2));
+        assert_eq!((packed.target_count(), packed.rows, packed.padded_len()), (4, 2, 8));
         Ok(())
     }
 

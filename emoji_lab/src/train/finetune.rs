@@ -35,6 +35,9 @@ pub struct Finetune {
     steps: usize,
     /// Forward passes done in training: dropout's stream.
     passes: u64,
+    /// Optimizer steps, since this was made, that moved the parameters: a warmup's first has a
+    /// learning rate of 0.
+    moved: usize,
     /// What trains on a GPU, in place of `model` and `arena`, whose values stay those of the start.
     #[cfg(feature = "cuda")]
     cuda: Option<std::sync::Mutex<crate::cuda::CudaFinetune>>,
@@ -44,12 +47,24 @@ pub struct Finetune {
 #[derive(Debug)]
 pub struct Pending(Sent);
 
+impl Pending {
+    /// Whether every parameter's gradient is to be looked at, for which no other step may be
+    /// submitted before this one has been waited for.
+    pub fn is_looked_at(&self) -> bool {
+        match &self.0 {
+            Sent::Done(_) => false,
+            #[cfg(feature = "cuda")]
+            Sent::Cuda { look, .. } => look.is_some(),
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Sent {
     /// On the CPU it is done at once.
     Done(StepResult),
     #[cfg(feature = "cuda")]
-    Cuda { ticket: crate::cuda::Ticket, step: usize, targets: usize, tokens: usize },
+    Cuda { ticket: crate::cuda::Ticket, step: usize, look: Option<usize>, targets: usize, tokens: usize },
 }
 
 /// What one optimizer step did.
@@ -126,6 +141,7 @@ impl Finetune {
             seed,
             steps: 0,
             passes: 0,
+            moved: 0,
             #[cfg(feature = "cuda")]
             cuda,
         })
@@ -192,7 +208,7 @@ impl Finetune {
     ///
     /// # Errors
     /// [`Error::Training`] if there is nothing to learn in the batches, the loss or the gradients
-    /// are not finite, or (in the first two steps) a parameter gets no gradient.
+    /// are not finite, or (until the parameters have moved twice) one of them gets no gradient.
     pub fn step(&mut self, batches: &[Batch], learning_rate: f64) -> Result<StepResult> {
         let pending = self.submit(batches, learning_rate)?;
         self.wait(pending)
@@ -219,8 +235,10 @@ impl Finetune {
             let ticket = own(cuda).submit(batches, learning_rate, self.steps + 1, self.passes)?;
             self.steps += 1;
             self.passes += batches.len() as u64;
+            let look = (self.moved < 2).then_some(self.moved + 1);
+            self.moved += usize::from(learning_rate > 0.0);
             let tokens = batches.iter().map(|batch| batch.tokens.len()).sum();
-            return Ok(Pending(Sent::Cuda { ticket, step: self.steps, targets, tokens }));
+            return Ok(Pending(Sent::Cuda { ticket, step: self.steps, look, targets, tokens }));
         }
         Ok(Pending(Sent::Done(on_pool(|| self.step_on_pool(batches, learning_rate))?)))
     }
@@ -233,14 +251,15 @@ impl Finetune {
         match pending.0 {
             Sent::Done(result) => Ok(result),
             #[cfg(feature = "cuda")]
-            Sent::Cuda { ticket, step, targets, tokens } => {
+            Sent::Cuda { ticket, step, look, targets, tokens } => {
                 let Some(cuda) = &mut self.cuda else {
                     return Err(Error::training("a step of another trainer", "Wait for this trainer's own"));
                 };
                 let done = own(cuda).wait(ticket)?;
                 let loss = done.loss_sum / targets as f64;
-                if step <= 2 && self.steps == step {
-                    self.arena.check_gradients(step)?;
+                // Once another step has been sent, the gradients are no longer this one's.
+                if let Some(moved) = look.filter(|_| self.steps == step) {
+                    self.arena.check_gradients(moved)?;
                 }
                 check_finite(step, loss, done.grad_norm)?;
                 let device_ms = Some(f64::from(done.milliseconds));
@@ -265,8 +284,8 @@ impl Finetune {
         let step = self.steps + 1;
         let loss = sum / targets as f64;
         let norm = grad_norm::global_norm(&self.arena.gradients)?;
-        if step <= 2 {
-            self.arena.check_gradients(step)?;
+        if self.moved < 2 {
+            self.arena.check_gradients(self.moved + 1)?;
         }
         check_finite(step, loss, norm)?;
         let scale =
@@ -282,6 +301,7 @@ impl Finetune {
             scale,
         )?;
         self.steps = step;
+        self.moved += usize::from(learning_rate > 0.0);
         Ok(StepResult { loss, grad_norm: norm, tokens, device_ms: None })
     }
 

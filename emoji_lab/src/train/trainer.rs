@@ -37,6 +37,8 @@ pub struct SftTrainer {
     state: TrainerState,
     position: Position,
     events: Option<EventWriter>,
+    /// What HF's Trainer counts for a token that is trained on.
+    flops_per_token: f64,
 }
 
 /// Where a run stands beyond its step count: everything that resuming needs to go on bit for bit.
@@ -78,6 +80,12 @@ struct Submitted {
     last_batch: usize,
     /// Forward passes of the run up to its end.
     passes: u64,
+    /// Tokens with padding, as Trainer counts them.
+    padded: usize,
+}
+
+fn looked_at(ahead: &VecDeque<Submitted>) -> bool {
+    ahead.back().is_some_and(|step| step.pending.is_looked_at())
 }
 
 impl SftTrainer {
@@ -118,7 +126,12 @@ impl SftTrainer {
             state: TrainerState::default(),
             position: Position { fingerprint, ..Position::default() },
             events: None,
+            flops_per_token: 0.0,
         };
+        // Forward and backward take 6 operations a parameter; looking up an embedding takes none.
+        let parameters: u64 = trainer.parameter_report().rows.iter().map(|row| row.parameters).sum();
+        let embedding = trainer.finetune.model().embed_tokens.value.elem_count() as u64;
+        trainer.flops_per_token = 6.0 * (parameters - embedding) as f64;
         let plan = trainer.plan()?;
         trainer.state.max_steps = plan.total_steps;
         trainer.state.num_train_epochs = plan.total_steps.div_ceil(plan.steps_per_epoch);
@@ -147,6 +160,27 @@ impl SftTrainer {
     /// The model being trained and its optimizer.
     pub fn finetune(&self) -> &Finetune {
         &self.finetune
+    }
+
+    /// The order in which epoch `epoch` (from 0) goes through the rows of the training dataset.
+    ///
+    /// It is a function of the number of rows, `seed` and the epoch alone: the numbers 0, 1, 2, …
+    /// after [`Philox::shuffle`](crate::rng::Philox::shuffle) with the stream 2⁶² + `epoch` of the
+    /// seed.
+    pub fn epoch_order(&self, epoch: usize) -> Vec<usize> {
+        epoch_order(self.train_rows.len(), self.args.seed, epoch)
+    }
+
+    /// What the model gets to see in epoch `epoch`, batch by batch; the last one has the rows that
+    /// are left.
+    pub fn epoch_batches(&self, epoch: usize) -> Vec<Batch> {
+        let order = self.epoch_order(epoch);
+        order.chunks(self.args.per_device_train_batch_size).map(|rows| self.batch(rows)).collect()
+    }
+
+    /// The batches of an evaluation; none without evaluation rows.
+    pub fn eval_batches(&self) -> &[Batch] {
+        &self.eval_batches
     }
 
     /// Trains to the end of the run, from where it stands: the start, or a resumed checkpoint.
@@ -178,12 +212,12 @@ impl SftTrainer {
             loop {
                 let next = self.state.global_step + ahead.len();
                 let stop = next >= plan.total_steps || interrupt.requested() || !self.finetune.has_room();
-                if !ahead.is_empty() && (stop || self.pauses_after(&plan, next)) {
+                if !ahead.is_empty() && (stop || self.pauses_after(&plan, next) || looked_at(&ahead)) {
                     break;
                 }
                 let epoch = next / plan.steps_per_epoch;
                 if order.0 != epoch {
-                    order = (epoch, epoch_order(self.train_rows.len(), self.args.seed, epoch));
+                    order = (epoch, self.epoch_order(epoch));
                 }
                 ahead.push_back(self.submit(&plan, next, &order.1)?);
             }
@@ -275,13 +309,16 @@ impl SftTrainer {
         Ok(Plan { batches_per_epoch, steps_per_epoch, total_steps, warmup })
     }
 
-    /// Whether steps after `step` (counted from 1) must wait until it is done: for an evaluation, a
-    /// checkpoint, a look at the gradients.
+    /// Whether steps after `step` (counted from 1) must wait until it is done, for an evaluation or
+    /// a checkpoint.
     fn pauses_after(&self, plan: &Plan, step: usize) -> bool {
         let end_of_epoch = step.is_multiple_of(plan.steps_per_epoch) || step == plan.total_steps;
-        step <= 2
-            || self.args.eval_strategy.is_due(step, end_of_epoch)
+        self.args.eval_strategy.is_due(step, end_of_epoch)
             || self.args.save_strategy.is_due(step, end_of_epoch)
+    }
+
+    fn batch(&self, rows: &[usize]) -> Batch {
+        Batch::from_rows(rows.iter().map(|&i| &self.train_rows[i]))
     }
 
     /// Sends off step `step`, counted from 0.
@@ -290,22 +327,19 @@ impl SftTrainer {
         let size = args.per_device_train_batch_size;
         let first = step % plan.steps_per_epoch * args.gradient_accumulation_steps;
         let last = (first + args.gradient_accumulation_steps).min(plan.batches_per_epoch);
-        let batches: Vec<Batch> = order
-            .chunks(size)
-            .skip(first)
-            .take(last - first)
-            .map(|rows| Batch::from_rows(rows.iter().map(|&i| &self.train_rows[i])))
-            .collect();
+        let batches: Vec<Batch> =
+            order.chunks(size).skip(first).take(last - first).map(|rows| self.batch(rows)).collect();
         let learning_rate =
             args.learning_rate * args.lr_scheduler_type.factor(step, plan.warmup, plan.total_steps);
+        let padded: usize = batches.iter().map(Batch::padded_len).sum();
         let pending = self.finetune.submit(&batches, learning_rate)?;
-        Ok(Submitted { pending, learning_rate, last_batch: last, passes: self.finetune.passes() })
+        Ok(Submitted { pending, learning_rate, last_batch: last, passes: self.finetune.passes(), padded })
     }
 
     /// Waits for the next step and counts it.
     fn complete(&mut self, plan: &Plan, submitted: Submitted) -> Result<StepResult> {
         let step = self.state.global_step;
-        let Submitted { pending, learning_rate, last_batch: last, passes } = submitted;
+        let Submitted { pending, learning_rate, last_batch: last, passes, padded } = submitted;
         let result = self.finetune.wait(pending)?;
         let position = &mut self.position;
         position.passes = passes;
@@ -314,6 +348,7 @@ impl SftTrainer {
         position.tokens += result.tokens;
         position.grad_norm = result.grad_norm;
         position.learning_rate = learning_rate;
+        self.state.total_flos += padded as f64 * self.flops_per_token;
         self.state.global_step = step + 1;
         let batches_done = step / plan.steps_per_epoch * plan.batches_per_epoch + last;
         self.state.epoch = batches_done as f64 / plan.batches_per_epoch as f64;
@@ -431,14 +466,22 @@ impl SftTrainer {
     fn finish(&mut self, plan: &Plan, first: usize, elapsed: Duration) -> Result<TrainOutput> {
         let steps = self.state.global_step - first;
         let seconds = elapsed.as_secs_f64();
-        let rows = steps * self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps;
+        // As HF's Trainer counts: the whole run's rows, by the share of its steps done in this call.
+        let whole = match self.args.max_steps {
+            Some(total) => {
+                total * self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+            }
+            None => (self.train_rows.len() as f64 * self.args.num_train_epochs) as usize,
+        };
+        let rows = whole as f64 * steps as f64 / plan.total_steps as f64;
         let train_loss = self.position.loss_total / self.state.global_step.max(1) as f64;
         let complete = self.state.global_step == plan.total_steps;
         if steps > 0 && complete {
             self.log(LogEntry {
                 train_runtime: Some(seconds),
-                train_samples_per_second: Some(rows as f64 / seconds),
+                train_samples_per_second: Some(rows / seconds),
                 train_steps_per_second: Some(steps as f64 / seconds),
+                total_flos: Some(self.state.total_flos),
                 train_loss: Some(train_loss),
                 ..LogEntry::default()
             })?;
@@ -469,9 +512,10 @@ fn fingerprint(args: &SftConfig, quant: &QuantConfig, lora: Option<&LoraConfig>,
     // FNV-1a over the tokens: not a cryptographic hash, only to notice another dataset.
     let hash = rows
         .iter()
-        .flat_map(|row| row.ids.iter().chain([&u32::MAX]))
+        // What is masked counts too: the same tokens with `assistant_only_loss` are another run.
+        .flat_map(|row| row.ids.iter().copied().chain([row.prompt_len as u32, u32::MAX]))
         .fold(0xcbf2_9ce4_8422_2325u64, |hash, id| {
-            (hash ^ u64::from(*id)).wrapping_mul(0x0000_0100_0000_01b3)
+            (hash ^ u64::from(id)).wrapping_mul(0x0000_0100_0000_01b3)
         });
     let lora = lora.map_or_else(
         || "no LoRA".to_string(),

@@ -52,7 +52,8 @@ pub struct TrainerState {
     pub save_steps: usize,
     /// What callbacks keep, by class name.
     pub stateful_callbacks: Map<String, Value>,
-    /// Floating-point operations so far.
+    /// Floating-point operations so far, as Trainer counts them: 6 for each parameter but the
+    /// embedding's and each token, padding included.
     pub total_flos: f64,
     /// Rows a batch.
     pub train_batch_size: Option<usize>,
