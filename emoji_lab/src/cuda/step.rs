@@ -52,7 +52,10 @@ impl Pinned {
         gpu.bind()?;
         // SAFETY: a plain allocation.
         let ptr = unsafe { result::malloc_host(bytes, 0) }.map_err(|e| gpu.error(e.0))?;
-        Ok(Self { gpu: gpu.clone(), ptr, bytes })
+        let mut pinned = Self { gpu: gpu.clone(), ptr, bytes };
+        // It holds what was there before; a graph's trial run reads all columns as token ids.
+        pinned.as_mut_slice::<u8>().fill(0);
+        Ok(pinned)
     }
 
     pub(super) fn as_mut_slice<T: Copy>(&mut self) -> &mut [T] {
