@@ -121,7 +121,8 @@ const int DECODE_WARPS = 8, DECODE_KEYS = 4;    // keys a warp has in flight
 template <class T>
 __device__ void decode_attention(const T *qkv, const float *w_q, const float *w_k, const float *cos, const float *sin,
                                  T *keys, T *values, T *y, const DecodeState *state, DecodeHeads h) {
-    __shared__ float query[256], key[256], maxima[DECODE_WARPS], sums[DECODE_WARPS], outs[DECODE_WARPS][256];
+    __shared__ __align__(16) float query[256], key[256];
+    __shared__ float maxima[DECODE_WARPS], sums[DECODE_WARPS], outs[DECODE_WARPS][256];
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, head = blockIdx.x;
     const int group = h.heads / h.kv_heads, kv = head / group, position = state->position;
     const size_t angle = (size_t)position * (h.dim / 2);
@@ -135,49 +136,51 @@ __device__ void decode_attention(const T *qkv, const float *w_q, const float *w_
             keys[((size_t)slot * h.kv_heads + kv) * h.dim + i] = from_f32<T>(key[i]);
             values[((size_t)slot * h.kv_heads + kv) * h.dim + i] = value[i];
         }
-    // The new key and value are read from where this block has them, not from the cache: another
-    // block may be writing there.
-    float out[8], max = -INFINITY, sum = 0.0f;
+    // The new key and value are taken from where this block has them, not from the cache: another
+    // block may be writing there. What is loaded from there is thrown away.
+    const int N = 8;    // dims a lane holds
+    float mine[N], new_key[N], new_value[N], out[N], max = -INFINITY, sum = 0.0f;
+    load_row(mine, query, h.dim, lane);
+    load_row(new_key, key, h.dim, lane);
+    load_row(new_value, value, h.dim, lane);
 #pragma unroll
-    for (int n = 0; n < 8; n++) out[n] = 0.0f;
+    for (int n = 0; n < N; n++) out[n] = 0.0f;
     for (int j = warp * DECODE_KEYS; j < seen; j += DECODE_WARPS * DECODE_KEYS) {
-        float scores[DECODE_KEYS], vs[DECODE_KEYS][8], top = max;
+        float scores[DECODE_KEYS], vs[DECODE_KEYS][N], ks[DECODE_KEYS][N], top = max;
 #pragma unroll
         for (int g = 0; g < DECODE_KEYS; g++) {
             const int from = j + g < seen ? j + g : seen - 1;
             const size_t at = ((size_t)from * h.kv_heads + kv) * h.dim;
-            scores[g] = 0.0f;
-#pragma unroll
-            for (int n = 0; n < 8; n++) {
-                const int i = lane + 32 * n;
-                const bool there = i < h.dim;
-                const float k = there ? (from == slot ? key[i] : to_f32(keys[at + i])) : 0.0f;
-                vs[g][n] = there ? to_f32(from == slot ? value[i] : values[at + i]) : 0.0f;
-                scores[g] += there ? query[i] * k : 0.0f;
-            }
+            load_row(ks[g], keys + at, h.dim, lane);
+            load_row(vs[g], values + at, h.dim, lane);
         }
 #pragma unroll
         for (int g = 0; g < DECODE_KEYS; g++) {
-            scores[g] = j + g < seen ? warp_sum(scores[g]) * h.scale : -INFINITY;
+            if (j + g == slot) {
+#pragma unroll
+                for (int n = 0; n < N; n++) ks[g][n] = new_key[n], vs[g][n] = new_value[n];
+            }
+            scores[g] = j + g < seen ? warp_sum(dot(mine, ks[g])) * h.scale : -INFINITY;
             top = fmaxf(top, scores[g]);
         }
         const float fade = expf(max - top);
         max = top;
         sum *= fade;
 #pragma unroll
-        for (int n = 0; n < 8; n++) out[n] *= fade;
+        for (int n = 0; n < N; n++) out[n] *= fade;
 #pragma unroll
         for (int g = 0; g < DECODE_KEYS; g++) {
+            if (j + g >= seen) continue;    // the last key again, perhaps half-written: 0 · NaN is NaN
             const float p = expf(scores[g] - max);
             sum += p;
 #pragma unroll
-            for (int n = 0; n < 8; n++) out[n] += p * vs[g][n];
+            for (int n = 0; n < N; n++) out[n] += p * vs[g][n];
         }
     }
     if (lane == 0) maxima[warp] = max, sums[warp] = sum;
 #pragma unroll
-    for (int n = 0; n < 8; n++)
-        if (lane + 32 * n < h.dim) outs[warp][lane + 32 * n] = out[n];
+    for (int n = 0; n < N; n++)
+        if (lane * N + n < h.dim) outs[warp][lane * N + n] = out[n];
     __syncthreads();
     float top = -INFINITY, total = 0.0f;
     for (int w = 0; w < DECODE_WARPS; w++) top = fmaxf(top, maxima[w]);
