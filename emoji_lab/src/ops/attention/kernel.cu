@@ -12,8 +12,8 @@ struct AttentionSizes {
     float scale;
 };
 
-const int GROUP = 4;    // keys a warp has in flight, forward
-const int PAIR = 2;     // and backward, where each needs more registers
+const int GROUP = 8;    // keys a warp has in flight, forward
+const int PAIR = 4;     // and backward, where each needs more registers
 
 template <class T, int N>
 __device__ void attention_forward_n(const T *q, const T *k, const T *qkv, const int *start, T *y, int ldy, float *lse,
