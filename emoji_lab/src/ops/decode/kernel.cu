@@ -95,14 +95,21 @@ __device__ void decode_norm_geglu(const float *x_in, const T *branch, const floa
     if (lane == 0) y[row] = from_f32<T>(g / (1.0f + expf(-2.0f * u)) * up);
 }
 
-// y = W · x.
-template <class T> __device__ void decode_linear(const T *in, const T *matrix, int ld, T *y, int rows, int width) {
-    extern __shared__ float x[];
-    for (int i = threadIdx.x; i < width; i += blockDim.x) x[i] = to_f32(in[i]);
-    __syncthreads();
+// y = W · x, x of the compute type and read as the matrix is: nothing is shared, nothing waits.
+template <class T> __device__ void decode_linear(const T *x, const T *matrix, int ld, T *y, int rows, int width) {
+    const int N = Wide<T>::N;
     const int lane = threadIdx.x & 31, row = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);
     if (row >= rows) return;
-    const float sum = row_dot(matrix + (size_t)row * ld, x, width, lane);
+    const T *w = matrix + (size_t)row * ld;
+    float sum = 0.0f;
+#pragma unroll 8
+    for (int i = lane * N; i < width; i += 32 * N) {
+        const uint4 a = __ldg((const uint4 *)(w + i)), b = *(const uint4 *)(x + i);
+        const T *u = (const T *)&a, *v = (const T *)&b;
+#pragma unroll
+        for (int n = 0; n < N; n++) sum += to_f32(u[n]) * to_f32(v[n]);
+    }
+    sum = warp_sum(sum);
     if (lane == 0) y[row] = from_f32<T>(sum);
 }
 
@@ -276,8 +283,8 @@ extern "C" __global__ void decode_pick(const float *best, const int *best_row, i
 FOR_BOTH_TYPES(decode_norm_linear, PARAMS, (x_in, branch, w_post, x_out, w, matrix, ld, y, rows, width, eps))
 FOR_BOTH_TYPES(decode_norm_geglu, PARAMS, (x_in, branch, w_post, x_out, w, matrix, ld, y, rows, width, eps))
 #undef PARAMS
-#define PARAMS(T) (const T *in, const T *matrix, int ld, T *y, int rows, int width)
-FOR_BOTH_TYPES(decode_linear, PARAMS, (in, matrix, ld, y, rows, width))
+#define PARAMS(T) (const T *x, const T *matrix, int ld, T *y, int rows, int width)
+FOR_BOTH_TYPES(decode_linear, PARAMS, (x, matrix, ld, y, rows, width))
 #undef PARAMS
 #define PARAMS(T)                                                                                                     \
     (const T *qkv, const float *w_q, const float *w_k, const float *cos, const float *sin, T *keys, T *values, T *y,  \
