@@ -48,7 +48,7 @@ fn find_nvcc() -> Option<PathBuf> {
         return Some(nvcc);
     }
     let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
-    let ours = cache.map(|dir| dir.join("emoji_lab/cuda-13.0/nvidia/cu13"));
+    let ours = cache.map(|dir| dir.join("emoji_lab/cuda/nvidia/cu13"));
     let homes = [set("CUDA_HOME"), set("CUDA_PATH"), ours, Some("/usr/local/cuda".into())];
     let in_homes = homes.into_iter().flatten().map(|home| home.join("bin/nvcc"));
     let path = env::var_os("PATH").unwrap_or_default();

@@ -128,12 +128,13 @@ fn compare(shape: &Shape, lora: &LoraConfig, quant: &QuantConfig, accumulated: u
         assert_eq!(ours.tokens, theirs.tokens);
         assert!((ours.loss / theirs.loss - 1.0).abs() < 1e-5, "{label}: loss {} and {}", ours.loss, theirs.loss);
         assert!((ours.grad_norm / theirs.grad_norm - 1.0).abs() < 1e-4, "{label}: norms {ours:?} {theirs:?}");
-        if i < 2 {
-            close(&format!("{label}, gradients of step {}", i + 1), &card, &host, Buffer::Gradients, 1e-3);
-        }
+        // AdamW's first steps go by a gradient's sign: where it is nearly zero rounding decides, and
+        // from the second step on the two models are no longer quite the same.
+        let bar = if i == 0 { 1e-4 } else { 1e-2 };
+        close(&format!("{label}, gradients of step {}", i + 1), &card, &host, Buffer::Gradients, bar);
     }
-    close(&format!("{label}, values"), &card, &host, Buffer::Values, 1e-3);
-    close(&format!("{label}, first moments"), &card, &host, Buffer::ExpAvg, 2e-3);
+    close(&format!("{label}, values"), &card, &host, Buffer::Values, 1e-2);
+    close(&format!("{label}, first moments"), &card, &host, Buffer::ExpAvg, 1e-2);
     let held_out = batches(7, 11);
     for (ours, theirs) in card.losses(&held_out).unwrap().iter().zip(host.losses(&held_out).unwrap()) {
         assert_eq!(ours.rows, theirs.rows);

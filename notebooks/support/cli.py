@@ -44,6 +44,9 @@ def parse(arguments):
     )
     parser.add_argument("--timeout", type=float, default=3600, metavar="S", help="seconds a cell may take; 0: any")
     parser.add_argument("--inplace", action="store_true", help="also write the executed notebook over NOTEBOOK")
+    parser.add_argument(
+        "--cuda", action="store_true", help='build the crate with `features = ["cuda"]`, whatever the first cell says'
+    )
     group = parser.add_argument_group("instead of running a notebook")
     group.add_argument("--setup", action="store_true", help="install what is missing, and stop")
     group.add_argument("--lab", action="store_true", help="install JupyterLab too, and start it here")
@@ -100,6 +103,8 @@ def main():
             return 0
         settings = notebook_settings(parser, args)
         notebook = args.notebook.expanduser().resolve()
+        if args.cuda and args.inplace:
+            parser.error("--cuda is for this run only: with --inplace, write the feature into the first cell")
         acts = args.setup or args.lab or args.install_kernel
         if not acts and not notebook.is_file():
             parser.error(f"{args.notebook}: there is no such notebook")
@@ -121,7 +126,8 @@ def main():
     runner = Path(__file__).resolve().parent / "runner.py"
     command = [str(python), str(runner), str(notebook), "--out", str(out), "--timeout", str(args.timeout)]
     sys.stdout.flush()
-    os.execv(python, command + (["--inplace"] if args.inplace else []))
+    command += ["--inplace"] * args.inplace + ["--cuda"] * args.cuda
+    os.execv(python, command)
 
 
 if __name__ == "__main__":

@@ -122,6 +122,7 @@ unsafe impl Send for Generator {}
 impl Generator {
     /// Puts the model's weights on the card.
     pub(crate) fn new(gpu: &Gpu, model: &Gemma3) -> Result<Self> {
+        let gpu = &gpu.new_lane()?;
         let positions = model.config().max_position_embeddings;
         let network = Network::new(gpu, model, None, positions)?;
         Ok(Self { gpu: gpu.clone(), network, sequence: None, prompt: None })

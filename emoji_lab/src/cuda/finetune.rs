@@ -112,6 +112,7 @@ impl CudaFinetune {
                 "Give a LoraConfig, or train every parameter on the CPU: Device::Cpu",
             ));
         }
+        let gpu = &gpu.new_lane()?;
         let head_name = if model.lm_head.is_none() { EMBED_TOKENS } else { LM_HEAD };
         let head = slots.iter().find(|s| s.name == head_name).map_or((0, 0), |s| (s.offset, s.offset + s.len()));
         let arena = host::read(&host_arena.values, |values| Ok(DeviceArena::new(gpu, values, head)))?;

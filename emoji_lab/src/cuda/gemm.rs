@@ -24,7 +24,7 @@ impl Blas {
             Error::device(device, format!("cuBLAS does not start: {:?}", e.0), "Compute on the CPU: Device::Cpu")
         };
         let handle = result::create_handle().map_err(fail)?;
-        // SAFETY: handle and stream are alive; the workspace is never freed.
+        // SAFETY: handle and stream are alive; the workspace is freed after both, in `drop`.
         unsafe {
             result::set_stream(handle, stream.cu_stream().cast()).map_err(fail)?;
             let workspace = cudarc::driver::result::malloc_sync(WORKSPACE)
@@ -34,8 +34,19 @@ impl Blas {
         }
     }
 
+    /// What it takes of the card's memory.
     pub(super) fn workspace_bytes(&self) -> usize {
         if self.workspace == 0 { 0 } else { WORKSPACE }
+    }
+}
+
+impl Drop for Blas {
+    fn drop(&mut self) {
+        // SAFETY: nothing uses the handle any more; cuBLAS waits for what it has under way.
+        unsafe {
+            let _ = result::destroy_handle(self.handle);
+            let _ = cudarc::driver::result::free_sync(self.workspace);
+        }
     }
 }
 

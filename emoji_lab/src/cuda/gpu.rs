@@ -19,10 +19,11 @@ const OLDEST: (i32, i32) = (7, 5);
 /// From here on there is bf16 arithmetic: Ampere.
 const BF16: (i32, i32) = (8, 0);
 
-/// An NVIDIA GPU with its stream, kernels and cuBLAS handle. Clones share them.
+/// An NVIDIA GPU, its kernels, and a lane to send work on. Clones share them.
 #[derive(Clone)]
 pub struct Gpu {
     shared: Arc<Shared>,
+    lane: Arc<Lane>,
     dtype: DType,
     /// Whether work goes to the side stream.
     beside: bool,
@@ -30,14 +31,32 @@ pub struct Gpu {
 
 struct Shared {
     context: Arc<CudaContext>,
-    stream: Arc<CudaStream>,
-    side: Arc<CudaStream>,
     module: sys::CUmodule,
     functions: Mutex<HashMap<String, Function>>,
-    blas: Blas,
     name: String,
     capability: (i32, i32),
     ordinal: usize,
+}
+
+/// Two streams and a cuBLAS handle. Whoever trains or generates has a lane of its own, so that two
+/// threads do not get into each other's graphs.
+struct Lane {
+    stream: Arc<CudaStream>,
+    side: Arc<CudaStream>,
+    blas: Blas,
+}
+
+// SAFETY: as for `Shared`.
+unsafe impl Send for Lane {}
+// SAFETY: one thread at a time sends work on a lane: its owner is behind a `&mut` or a lock.
+unsafe impl Sync for Lane {}
+
+impl Lane {
+    fn new(context: &Arc<CudaContext>, device: &str) -> Result<Self> {
+        let stream = || context.new_stream().map_err(|e| Error::device(device, describe(e.0), "See nvidia-smi"));
+        let (stream, side) = (stream()?, stream()?);
+        Ok(Self { blas: Blas::new(&stream, device)?, stream, side })
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -127,10 +146,8 @@ impl Gpu {
             );
         }
         // Who waits for what is said where it happens (`fork`, `mark`, `wait`): cudarc need not track it.
-        // SAFETY: of this context only these two streams are ever used.
+        // SAFETY: each lane's two streams wait for each other; lanes share nothing that is written.
         unsafe { context.disable_event_tracking() };
-        let stream = context.new_stream().map_err(driver_error)?;
-        let side = context.new_stream().map_err(driver_error)?;
         // SAFETY: the image is a whole fatbin, made by nvcc.
         let module = match unsafe { result::module::load_data(KERNELS.as_ptr().cast()) } {
             Ok(module) => module,
@@ -141,11 +158,11 @@ impl Gpu {
                 );
             }
         };
-        let blas = Blas::new(&stream, &device)?;
+        let lane = Arc::new(Lane::new(&context, &device)?);
         let dtype = if capability >= BF16 { DType::BF16 } else { DType::F32 };
         let functions = Mutex::new(HashMap::new());
-        let shared = Shared { context, stream, side, module, functions, blas, name, capability, ordinal };
-        Ok(Self { shared: Arc::new(shared), dtype, beside: false })
+        let shared = Shared { context, module, functions, name, capability, ordinal };
+        Ok(Self { shared: Arc::new(shared), lane, dtype, beside: false })
     }
 
     /// The same card computing in `dtype`.
@@ -166,7 +183,13 @@ impl Gpu {
                 return Err(Error::setting("dtype", dtype.as_str(), help));
             }
         }
-        Ok(Self { shared: self.shared.clone(), dtype, beside: false })
+        Ok(Self { dtype, ..self.clone() })
+    }
+
+    /// The same card with a lane of its own.
+    pub(super) fn new_lane(&self) -> Result<Self> {
+        self.bind()?;
+        Ok(Self { lane: Arc::new(Lane::new(&self.shared.context, &self.short_name())?), ..self.clone() })
     }
 
     /// The type it computes in.
@@ -203,33 +226,33 @@ impl Gpu {
     }
 
     pub(super) fn stream(&self) -> &Arc<CudaStream> {
-        &self.shared.stream
+        &self.lane.stream
     }
 
     pub(super) fn raw_stream(&self) -> sys::CUstream {
-        if self.beside { self.shared.side.cu_stream() } else { self.shared.stream.cu_stream() }
+        if self.beside { self.lane.side.cu_stream() } else { self.lane.stream.cu_stream() }
     }
 
     /// The same card, for work beside what is on its way, begun after all that was asked so far.
     /// cuBLAS stays on the main stream.
     pub(super) fn fork(&self) -> Result<Self> {
-        let now = self.shared.stream.record_event(None).map_err(|e| self.error(e.0))?;
-        self.shared.side.wait(&now).map_err(|e| self.error(e.0))?;
+        let now = self.lane.stream.record_event(None).map_err(|e| self.error(e.0))?;
+        self.lane.side.wait(&now).map_err(|e| self.error(e.0))?;
         Ok(Self { beside: true, ..self.clone() })
     }
 
     /// Marks what the side stream has been asked so far.
     pub(super) fn mark(&self) -> Result<CudaEvent> {
-        self.shared.side.record_event(None).map_err(|e| self.error(e.0))
+        self.lane.side.record_event(None).map_err(|e| self.error(e.0))
     }
 
     /// Has what follows on the main stream begin after `mark`.
     pub(super) fn wait_for(&self, mark: &CudaEvent) -> Result<()> {
-        self.shared.stream.wait(mark).map_err(|e| self.error(e.0))
+        self.lane.stream.wait(mark).map_err(|e| self.error(e.0))
     }
 
     pub(super) fn blas(&self) -> &Blas {
-        &self.shared.blas
+        &self.lane.blas
     }
 
     /// Makes the card's context the calling thread's: cells and pool threads come and go.
@@ -240,7 +263,7 @@ impl Gpu {
     /// Waits until everything asked of the card is done.
     pub(super) fn synchronize(&self) -> Result<()> {
         self.bind()?;
-        self.shared.stream.synchronize().map_err(|e| self.error(e.0))
+        self.lane.stream.synchronize().map_err(|e| self.error(e.0))
     }
 
     /// The kernel `name`, in the version of the compute type where `typed`.
