@@ -1,7 +1,8 @@
 //! What went wrong on the way to the Hub, in words that say what to do.
 
 use super::repo::Repo;
-use super::wire::{Refusal, Trouble, Wire};
+use super::trouble::{Refusal, Trouble};
+use super::wire::Wire;
 use crate::error::Error;
 
 /// What to try when nothing answers.
