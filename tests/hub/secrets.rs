@@ -148,7 +148,7 @@ const PUSHES: [&str; 12] = [
     "refused",
     "storage",
     "committed",
-    "moved",
+    "away",
     "card",
     "leaky",
 ];
@@ -207,7 +207,7 @@ fn no_step_shows_the_token() {
         Answer::new(307).with("location", format!("{elsewhere}/{}?{}", stolen(request), stolen(request)))
     };
     hub.fault("GET", "ann/moved/resolve", 99, to.clone());
-    hub.fault("POST", "models/ann/moved/commit", 1, to);
+    hub.fault("POST", "models/ann/away/preupload", 1, to);
     hub.fault("GET", "ann/range/resolve", 99, move |request, answer| match request.range() {
         Some(_) => Answer::new(206).with("content-range", stolen(request)).body(answer.body),
         None => Answer { cut: Some(2), ..answer },
@@ -220,7 +220,7 @@ fn no_step_shows_the_token() {
         Answer::json(serde_json::json!({ "objects": [{ "oid": oid, "error": error }] }))
     });
     let cards = hub.clone();
-    hub.fault("GET", "models/ann/moved/revision", 1, move |_, answer| {
+    hub.fault("GET", "models/ann/away/revision", 1, move |_, answer| {
         // The next push, of the repository card, is refused by its card.
         cards.fault("POST", "validate-yaml", 1, move |request, _| {
             let body = serde_json::json!({ "errors": [{ "message": stolen(request) }], "warnings": [] });
