@@ -85,7 +85,7 @@ fn a_starts_kaiming_uniform_and_b_at_zero() {
 
 fn eye(n: usize, value: f32) -> Tensor {
     let values = (0..n * n).map(|i| if i % (n + 1) == 0 { value } else { 0.0 }).collect();
-    Tensor::from_vec(values, (n, n), &Device::Cpu).unwrap()
+    Tensor::from_vec(values, (n, n), &candle_core::Device::Cpu).unwrap()
 }
 
 /// PEFT: `base(x) + scale · B(A(dropout(x)))`. The frozen layer sees all of x.
@@ -95,7 +95,7 @@ fn dropout_is_on_the_input_of_a_alone() {
     const WIDTH: usize = 50;
     let p = 0.25;
     let dropout = Some(Dropout { p, seed: 1, stream: 2 });
-    let x = Tensor::rand(1f32, 2f32, (TOKENS, WIDTH), &Device::Cpu).unwrap();
+    let x = Tensor::rand(1f32, 2f32, (TOKENS, WIDTH), &candle_core::Device::Cpu).unwrap();
     let (a, b) = (eye(WIDTH, 1.0), eye(WIDTH, 1.0));
     let apply = |w: f32, a: &Tensor| {
         let lora = Lora { a, b: &b, scale: 1.0, dropout };
@@ -117,7 +117,7 @@ fn dropout_is_on_the_input_of_a_alone() {
     // The frozen weight's part is whole.
     assert!(apart(&apply(1.0, &a), &(&x + &dropped).unwrap()) < 1e-5);
     // Dropped before A, not after it.
-    let mixing = Tensor::randn(0f32, 1f32, (WIDTH, WIDTH), &Device::Cpu).unwrap();
+    let mixing = Tensor::randn(0f32, 1f32, (WIDTH, WIDTH), &candle_core::Device::Cpu).unwrap();
     let expected = dropped.matmul(&mixing.t().unwrap()).unwrap();
     assert!(apart(&apply(0.0, &mixing), &expected) < 1e-3);
     // None is dropped outside training.

@@ -328,5 +328,5 @@ fn a_parameter_without_a_gradient_is_named() {
 }
 
 fn vec_tensor(value: f32, len: usize) -> emoji_lab::Tensor {
-    emoji_lab::Tensor::full(value, len, &Device::Cpu).unwrap()
+    emoji_lab::Tensor::full(value, len, &candle_core::Device::Cpu).unwrap()
 }

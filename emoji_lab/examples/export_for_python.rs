@@ -72,7 +72,7 @@ fn pack(tensors: &mut BTreeMap<String, Tensor>, name: &str, batches: &[Batch]) -
     for (part, values) in [("ids", ids), ("targets", targets), ("lengths", lengths), ("rows", rows)] {
         let values: Vec<i64> = values;
         let len = values.len();
-        tensors.insert(format!("{name}.{part}"), Tensor::from_vec(values, len, &Device::Cpu)?);
+        tensors.insert(format!("{name}.{part}"), Tensor::from_vec(values, len, &candle_core::Device::Cpu)?);
     }
     Ok(())
 }
@@ -141,7 +141,7 @@ fn export_twin(out: &Path, base: &Model, splits: &DatasetSplits) -> Result<()> {
         pack(&mut tensors, &format!("train.{epoch}"), &trainer.epoch_batches(epoch))?;
         let order: Vec<i64> = trainer.epoch_order(epoch).into_iter().map(|row| row as i64).collect();
         let len = order.len();
-        tensors.insert(format!("order.{epoch}"), Tensor::from_vec(order, len, &Device::Cpu)?);
+        tensors.insert(format!("order.{epoch}"), Tensor::from_vec(order, len, &candle_core::Device::Cpu)?);
     }
     write_safetensors(&dir.join("batches.safetensors"), &tensors, None)?;
 

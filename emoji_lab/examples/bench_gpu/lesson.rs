@@ -11,14 +11,16 @@ use emoji_lab::quant::QuantConfig;
 use emoji_lab::train::{SftConfig, SftTrainer};
 use emoji_lab::{Error, Result};
 
-use crate::{Options, random, steps};
+use crate::{Options, generation, random, steps};
 
 pub fn bench(gguf: &str, options: &Options) -> Result<()> {
     let started = Instant::now();
     let model = load_model(gguf, &options.device)?;
     println!("model loaded in {:.2} s", started.elapsed().as_secs_f64());
+    generation::bench(&model.gemma)?;
     let Some(data) = &options.data else {
-        return steps::bench(&model.gemma, &random::batches(4, model.gemma.config().vocab_size as u64));
+        let batches = random::batches(4, model.gemma.config().vocab_size as u64);
+        return steps::bench(&model.gemma, &batches, options.rounds);
     };
     let chat = format_chat(&load_dataset(data, EmojiFilter::default())?, SYSTEM_PROMPT);
     let splits = match &options.split {

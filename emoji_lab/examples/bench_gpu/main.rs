@@ -1,12 +1,13 @@
 //! How fast training and generation are on a GPU, with the floor beside it.
 //!
 //! `cargo run --release --features cuda --example bench_gpu -- [--gguf FILE] [--data CSV]
-//!  [--split JSON] [--dtype bf16|f32] [--device cuda:0] [--untied]`
+//!  [--split JSON] [--dtype bf16|f32] [--device cuda:0] [--rounds 3] [--only steps|generation]`
 //!
 //! Without `--gguf` the model has Gemma 3 270M's sizes and random weights, and rows are random
 //! tokens of the real rows' lengths: speed does not depend on the values. With `--gguf` and `--data`
 //! the whole lesson is timed. Times are device events; each table is made twice, to show the spread.
 
+mod generation;
 mod lesson;
 mod random;
 mod steps;
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 use emoji_lab::{DType, Device, Result};
 
 const USAGE: &str =
-    "usage: bench_gpu [--gguf FILE [--data CSV] [--split JSON]] [--dtype bf16|f32] [--device cuda:0]";
+    "usage: bench_gpu [--gguf FILE [--data CSV] [--split JSON]] [--dtype bf16|f32] [--device cuda:0] [--rounds 3] [--only steps|generation]";
 
 /// What the command line says.
 pub struct Options {
@@ -24,12 +25,15 @@ pub struct Options {
     data: Option<String>,
     split: Option<String>,
     out: String,
+    rounds: usize,
+    only: Option<String>,
     device: Device,
 }
 
 fn options() -> Option<Options> {
     let (mut gguf, mut data, mut split) = (None, None, None);
     let (mut device, mut dtype, mut out) = ("cuda".to_string(), None, "bench-gpu-run".to_string());
+    let (mut rounds, mut only) = (3, None);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
@@ -38,6 +42,8 @@ fn options() -> Option<Options> {
             "--split" => split = Some(args.next()?),
             "--device" => device = args.next()?,
             "--out" => out = args.next()?,
+            "--only" => only = Some(args.next()?),
+            "--rounds" => rounds = args.next()?.parse().ok()?,
             "--dtype" => dtype = Some(args.next()?.parse::<DType>().ok()?),
             _ => return None,
         }
@@ -47,13 +53,23 @@ fn options() -> Option<Options> {
         None => Ok(device),
     });
     let device = device.map_err(|error| eprintln!("{error}")).ok()?;
-    Some(Options { gguf, data, split, out, device })
+    Some(Options { gguf, data, split, out, rounds, only, device })
 }
 
 fn run(options: &Options) -> Result<()> {
     println!("{}, computing in {}", options.device, options.device.dtype().as_str());
     match &options.gguf {
-        None => steps::bench(&random::model(&options.device)?, &random::batches(4, 262_144)),
+        None => {
+            let model = random::model(&options.device)?;
+            if options.only.as_deref() != Some("steps") {
+                generation::bench(&model)?;
+            }
+            model.release_device();
+            if options.only.as_deref() == Some("generation") {
+                return Ok(());
+            }
+            steps::bench(&model, &random::batches(4, 262_144), options.rounds)
+        }
         Some(gguf) => lesson::bench(gguf, options),
     }
 }

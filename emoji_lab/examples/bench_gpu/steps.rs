@@ -34,7 +34,7 @@ pub fn run(finetune: &mut Finetune, batches: &[Batch]) -> Result<Vec<StepResult>
     Ok(results)
 }
 
-pub fn bench(model: &Gemma3, batches: &[Batch]) -> Result<()> {
+pub fn bench(model: &Gemma3, batches: &[Batch], rounds: usize) -> Result<()> {
     let started = Instant::now();
     let lora = LoraConfig::default();
     let mut finetune = Finetune::new(model, &QuantConfig::default(), Some(&lora), OPTIMIZER, 1.0, 42)?;
@@ -48,7 +48,7 @@ pub fn bench(model: &Gemma3, batches: &[Batch]) -> Result<()> {
         println!("loss {:.4}, grad_norm {:.4}", result.loss, result.grad_norm);
     }
     println!("first two steps {:.3} s", first.elapsed().as_secs_f64());
-    for round in 1..=3 {
+    for round in 1..=rounds {
         let started = Instant::now();
         let results = run(&mut finetune, batches)?;
         let wall = started.elapsed().as_secs_f64();

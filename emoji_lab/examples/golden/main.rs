@@ -11,6 +11,7 @@
 
 mod files;
 mod forward;
+mod generation;
 mod nf4;
 mod real;
 mod report;
@@ -79,6 +80,7 @@ fn run(options: &Options, report: &mut Report) -> Result<()> {
     if options.device.is_cuda() {
         println!("    {} in {}", options.device, options.device.dtype().as_str());
         let base = files::model(&options.dir.join("model"))?.to_device(&options.device);
+        generation::check(&base, report)?;
         training::check(options, Some(&base), report)?;
         return real::check(options, report);
     }

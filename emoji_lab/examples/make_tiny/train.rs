@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::time::Instant;
 
-use emoji_lab::Device;
 use emoji_lab::data::{ChatTemplate, Conversation, Message};
 use emoji_lab::lora::LoraConfig;
 use emoji_lab::model::{Gemma3, KvCache};

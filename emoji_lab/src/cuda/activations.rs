@@ -92,7 +92,7 @@ impl Activations {
         let logit_rows = (LOGIT_BYTES / row).clamp(1, tokens);
         let place = |base: u64| Self::place(gpu, s, tokens, logit_rows, training, base);
         let bytes = (place(0).1) as usize;
-        let memory = Memory::zeros(gpu, bytes, &format!("activations of {tokens} tokens"))?;
+        let memory = Memory::poisoned(gpu, bytes, &format!("activations of {tokens} tokens"))?;
         let (mut placed, _) = place(memory.ptr());
         placed._memory = memory;
         placed.bytes = bytes;

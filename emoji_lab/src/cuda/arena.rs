@@ -1,9 +1,11 @@
 //! The optimizer's arena on the card: trained values, gradients and moments, each one flat buffer.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::Gpu;
 use super::memory::Memory;
+use super::step::Pinned;
 use crate::error::Result;
 use crate::ops::grad_norm::cuda::{RANGE_PARTIALS, squares_by_range};
 use crate::train::{Buffer, Slot};
@@ -24,23 +26,29 @@ pub(crate) struct DeviceArena {
     gpu: Gpu,
     /// Whether values were written from outside since the head's copy was made.
     written: AtomicBool,
+    /// Page-locked memory on the way to the host.
+    staging: Mutex<Option<[Pinned; 2]>>,
 }
 
+/// Bytes of each half of it.
+const STAGING: usize = 32 << 20;
+
 impl DeviceArena {
-    /// With `values`, of which `head` are the head, and zeros for the rest.
+    /// With `values`, of which `head` are the head, zeros for the moments, and no gradients yet.
     pub(crate) fn new(gpu: &Gpu, values: &[f32], head: (usize, usize)) -> Result<Self> {
         let bytes = size_of_val(values);
         let in_head = head.1 - head.0;
         Ok(Self {
             values: Memory::from_slice(gpu, values, "the trained parameters")?,
-            gradients: Memory::zeros(gpu, bytes - in_head * 4, "gradients")?,
-            head_gradients: Memory::zeros(gpu, in_head * gpu.size(), "gradients of the head")?,
+            gradients: Memory::poisoned(gpu, bytes - in_head * 4, "gradients")?,
+            head_gradients: Memory::poisoned(gpu, in_head * gpu.size(), "gradients of the head")?,
             head,
             exp_avg: Memory::zeros(gpu, bytes, "AdamW's first moment")?,
             exp_avg_sq: Memory::zeros(gpu, bytes, "AdamW's second moment")?,
             len: values.len(),
             gpu: gpu.clone(),
             written: AtomicBool::new(true),
+            staging: Mutex::new(None),
         })
     }
 
@@ -72,7 +80,7 @@ impl DeviceArena {
 
     /// `len` values from `offset` on.
     pub(crate) fn read(&self, which: Buffer, offset: usize, len: usize) -> Result<Vec<f32>> {
-        let mut values = vec![0f32; len];
+        let mut values = vec![0f32; if which == Buffer::Gradients { len } else { 0 }];
         match which == Buffer::Gradients {
             true if self.in_head(offset) && self.gpu.bf16() => {
                 let mut rounded = vec![half::bf16::ZERO; len];
@@ -83,7 +91,14 @@ impl DeviceArena {
                 self.head_gradients.read((offset - self.head.0) * 4, &mut values)?;
             }
             true => self.gradients.read(self.beside_head(offset) * 4, &mut values)?,
-            false => self.buffer(which).read(offset * 4, &mut values)?,
+            false => {
+                let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+                let staging = match &mut *staging {
+                    Some(staging) => staging,
+                    none => none.insert([Pinned::new(&self.gpu, STAGING)?, Pinned::new(&self.gpu, STAGING)?]),
+                };
+                return self.buffer(which).read_f32(offset * 4, len, staging);
+            }
         }
         Ok(values)
     }

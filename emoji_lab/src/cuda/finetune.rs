@@ -172,6 +172,7 @@ impl CudaFinetune {
         first_pass: u64,
     ) -> Result<Ticket> {
         self.gpu.bind()?;
+        self.check_batches(batches)?;
         self.take_up_values()?;
         let longest = batches.iter().map(|b| b.tokens.len()).max().unwrap_or(0);
         let targets: usize = batches.iter().map(Batch::target_count).sum();
@@ -233,6 +234,7 @@ impl CudaFinetune {
     /// Each batch's summed loss, without dropout.
     pub(crate) fn losses(&mut self, batches: &[Batch]) -> Result<Vec<LossSum>> {
         self.gpu.synchronize()?;
+        self.check_batches(batches)?;
         self.take_up_values()?;
         self.waited = self.sent;
         let longest = batches.iter().map(|b| b.tokens.len()).max().unwrap_or(0);
@@ -263,6 +265,23 @@ impl CudaFinetune {
             .zip(batches)
             .map(|(sum, batch)| LossSum { sum: *sum, rows: batch.target_count() })
             .collect())
+    }
+
+    /// A kernel does not look where it reads: what is outside the model's tables is found here.
+    fn check_batches(&self, batches: &[Batch]) -> Result<()> {
+        let (limit, vocab) = (self.network.positions, self.network.sizes.vocab);
+        let longest = batches.iter().flat_map(|b| &b.tokens.positions).max().map_or(0, |p| *p as usize + 1);
+        if longest > limit {
+            return Err(Error::setting("max_length", longest, format!("rows may have up to {limit} tokens here")));
+        }
+        let ids = batches.iter().flat_map(|b| b.tokens.ids.iter().map(|id| i64::from(*id)).chain(b.targets.iter().copied()));
+        match ids.max().filter(|id| *id >= vocab as i64) {
+            None => Ok(()),
+            Some(id) => Err(Error::training(
+                format!("token {id} is outside the vocabulary of {vocab}"),
+                "The rows were made by another model's tokenizer",
+            )),
+        }
     }
 
     fn loss_of(&mut self, slot: usize) -> Result<f64> {
@@ -334,6 +353,7 @@ impl CudaFinetune {
             inputs: &room.inputs,
             tokens,
             training: work != Work::Loss,
+            caches: None,
         };
         // SAFETY: `Inputs::send` puts a batch of at most `tokens` tokens there before each replay.
         unsafe {

@@ -4,6 +4,7 @@ use cudarc::driver::CudaEvent;
 
 use super::Gpu;
 use super::activations::Activations;
+use super::decode::Caches;
 use super::gemm::{Out, gemm, matrix};
 use super::network::{DOWN, GATE_UP, Layer, Network, O, QKV};
 use super::step::Inputs;
@@ -24,6 +25,8 @@ pub(super) struct Pass<'a> {
     pub(super) tokens: usize,
     /// Whether dropout is on.
     pub(super) training: bool,
+    /// Where keys and values are kept for generation.
+    pub(super) caches: Option<&'a Caches>,
 }
 
 impl Pass<'_> {
@@ -112,6 +115,7 @@ impl Pass<'_> {
 
                 let (h, angles) = (self.heads(index), (layer.cos, layer.sin));
                 qk_norm_rope(gpu, h, (n_q, n_k), angles, i.positions, rows, s.eps)?;
+                self.fill_cache(index)?;
                 let (to, adapters) = ((a.attended, self.ld(O)), self.adapters(layer, O));
                 attention::forward(
                     gpu,

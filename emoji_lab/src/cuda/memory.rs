@@ -1,9 +1,11 @@
 //! Device memory, with errors that say how much was needed.
 
-use cudarc::driver::{result, sys};
+use cudarc::driver::{CudaEvent, result, sys};
+use rayon::prelude::*;
 
 use super::Gpu;
 use super::gpu::describe;
+use super::step::Pinned;
 use crate::error::{Error, Result};
 
 /// Bytes on the card, freed when dropped.
@@ -16,6 +18,16 @@ pub(crate) struct Memory {
 impl Memory {
     /// `bytes` of zeros for `what`.
     pub(crate) fn zeros(gpu: &Gpu, bytes: usize, what: &str) -> Result<Self> {
+        Self::filled(gpu, bytes, 0, what)
+    }
+
+    /// `bytes` for `what`, in which every number is NaN, f32 or bf16: what a kernel forgets to write is
+    /// found out instead of passing for a zero.
+    pub(crate) fn poisoned(gpu: &Gpu, bytes: usize, what: &str) -> Result<Self> {
+        Self::filled(gpu, bytes, 0xff, what)
+    }
+
+    fn filled(gpu: &Gpu, bytes: usize, with: u8, what: &str) -> Result<Self> {
         gpu.bind()?;
         let bytes = bytes.max(16);
         // SAFETY: a plain allocation of the context that is current.
@@ -25,7 +37,7 @@ impl Memory {
         })?;
         let memory = Self { gpu: gpu.clone(), ptr, bytes };
         // SAFETY: the range was just allocated.
-        unsafe { result::memset_d8_async(ptr, 0, bytes, gpu.raw_stream()) }.map_err(|e| gpu.error(e.0))?;
+        unsafe { result::memset_d8_async(ptr, with, bytes, gpu.raw_stream()) }.map_err(|e| gpu.error(e.0))?;
         Ok(memory)
     }
 
@@ -69,6 +81,43 @@ impl Memory {
         unsafe { result::memcpy_dtoh_async(values, self.ptr + offset as u64, self.gpu.raw_stream()) }
             .map_err(|e| self.gpu.error(e.0))?;
         self.gpu.synchronize()
+    }
+
+    /// [`Self::read`] of `len` f32 values, for gigabytes: through page-locked memory, the host copying
+    /// one part while the card sends the next.
+    pub(crate) fn read_f32(&self, offset: usize, len: usize, staging: &mut [Pinned; 2]) -> Result<Vec<f32>> {
+        self.check(offset, len * 4)?;
+        self.gpu.bind()?;
+        let mut values: Vec<f32> = Vec::with_capacity(len);
+        let event = || self.gpu.stream().record_event(None).map_err(|e| self.gpu.error(e.0));
+        let part = staging[0].len() / 4;
+        let mut sent: [Option<(CudaEvent, usize, usize)>; 2] = [None, None];
+        for (i, first) in (0..len).step_by(part).map(Some).chain([None, None]).enumerate() {
+            let slot = i % 2;
+            if let Some((event, first, count)) = sent[slot].take() {
+                event.synchronize().map_err(|e| self.gpu.error(e.0))?;
+                let source = &staging[slot].as_mut_slice::<f32>()[..count];
+                let room = &mut values.spare_capacity_mut()[first..first + count];
+                // Parallel: most of the time is the system's, handing out pages of memory.
+                room.par_chunks_mut(1 << 18).zip(source.par_chunks(1 << 18)).for_each(|(room, source)| {
+                    room.iter_mut().zip(source).for_each(|(to, from)| {
+                        to.write(*from);
+                    });
+                });
+            }
+            if let Some(first) = first {
+                let count = part.min(len - first);
+                let to = &mut staging[slot].as_mut_slice::<f32>()[..count];
+                let from = self.ptr + (offset + first * 4) as u64;
+                // SAFETY: the range was checked, and the part is not touched until the event has come.
+                unsafe { result::memcpy_dtoh_async(to, from, self.gpu.raw_stream()) }
+                    .map_err(|e| self.gpu.error(e.0))?;
+                sent[slot] = Some((event()?, first, count));
+            }
+        }
+        // SAFETY: the parts cover all of it, and each was written above.
+        unsafe { values.set_len(len) };
+        Ok(values)
     }
 
     fn check(&self, offset: usize, bytes: usize) -> Result<()> {

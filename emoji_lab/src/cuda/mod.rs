@@ -20,6 +20,7 @@
 mod activations;
 mod arena;
 mod backward;
+mod decode;
 mod finetune;
 mod forward;
 mod gemm;
@@ -31,5 +32,6 @@ mod network;
 mod step;
 
 pub(crate) use arena::DeviceArena;
+pub(crate) use decode::{Generator, OnCard};
 pub(crate) use finetune::{CudaFinetune, Settings, Ticket};
 pub use gpu::Gpu;

@@ -38,13 +38,13 @@ pub(super) struct StepResult {
 pub(super) const SLOTS: usize = 4;
 
 /// Page-locked host memory.
-pub(super) struct Pinned {
+pub(crate) struct Pinned {
     gpu: Gpu,
     ptr: *mut c_void,
     bytes: usize,
 }
 
-// SAFETY: plain memory, reached through `&mut self` or after the card has written it.
+// SAFETY: plain memory, reached through `&mut self`.
 unsafe impl Send for Pinned {}
 
 impl Pinned {
@@ -52,7 +52,15 @@ impl Pinned {
         gpu.bind()?;
         // SAFETY: a plain allocation.
         let ptr = unsafe { result::malloc_host(bytes, 0) }.map_err(|e| gpu.error(e.0))?;
-        Ok(Self { gpu: gpu.clone(), ptr, bytes })
+        let mut pinned = Self { gpu: gpu.clone(), ptr, bytes };
+        // It holds what was there before; a graph's trial run reads all columns as token ids.
+        pinned.as_mut_slice::<u8>().fill(0);
+        Ok(pinned)
+    }
+
+    /// How many bytes there are.
+    pub(super) fn len(&self) -> usize {
+        self.bytes
     }
 
     pub(super) fn as_mut_slice<T: Copy>(&mut self) -> &mut [T] {
@@ -193,5 +201,11 @@ impl Inputs {
         slot.done.synchronize().map_err(|e| self.gpu.error(e.0))?;
         let milliseconds = slot.begun.elapsed_ms(&slot.done).map_err(|e| self.gpu.error(e.0))?;
         Ok((slot.result.as_mut_slice::<StepResult>()[0], milliseconds))
+    }
+}
+
+impl std::fmt::Debug for Pinned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pinned({} bytes)", self.bytes)
     }
 }

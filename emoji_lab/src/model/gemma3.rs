@@ -27,6 +27,9 @@ pub struct Gemma3 {
     pub(crate) norm: Param,
     /// `None` where the head is the embedding.
     pub(crate) lm_head: Option<Param>,
+    /// The model's form on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) on_card: crate::cuda::OnCard,
 }
 
 /// What the backward pass needs of a forward pass.
@@ -98,6 +101,8 @@ impl Gemma3 {
                 true => None,
                 false => Some(Param::frozen(get("lm_head.weight", &embedding_dims)?)),
             },
+            #[cfg(feature = "cuda")]
+            on_card: crate::cuda::OnCard::default(),
         })
     }
 
@@ -110,6 +115,25 @@ impl Gemma3 {
     #[must_use]
     pub fn to_device(&self, device: &Device) -> Self {
         Self { device: device.clone(), ..self.clone() }
+    }
+
+    /// Puts the model on its GPU, which otherwise happens when it is first asked; nothing on the CPU.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the card has too little memory.
+    pub fn prepare_device(&self) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(gpu) = &self.device {
+            return self.on_card.with(gpu, self, |_| Ok(()));
+        }
+        Ok(())
+    }
+
+    /// Gives back the memory that [`Self::prepare_device`] took on the GPU. The model can still be
+    /// asked: it is put there again.
+    pub fn release_device(&self) {
+        #[cfg(feature = "cuda")]
+        self.on_card.release();
     }
 
     /// Where the model is trained and generates. Its tensors stay in the host's memory; a GPU gets

@@ -3,7 +3,7 @@
 use candle_transformers::generation::{LogitsProcessor, Sampling};
 use candle_transformers::utils::apply_repeat_penalty;
 
-use super::{KvCache, Model};
+use super::{Gemma3, KvCache, Model};
 use crate::data::Message;
 use crate::error::{Error, Result};
 use crate::ops::pool::on_pool;
@@ -115,6 +115,11 @@ pub fn generate_ids(model: &Model, prompt: &[u32], config: &GenerationConfig) ->
         return Err(Error::setting("prompt", format!("{} tokens", prompt.len()), help));
     }
     let room = (prompt.len() + config.max_new_tokens).min(limit);
+    let is_stop = |token: u32| model.tokenizer.stop_ids().contains(&token);
+    #[cfg(feature = "cuda")]
+    if let crate::device::Device::Cuda(gpu) = gemma.device() {
+        return gemma.on_card.with(gpu, gemma, |card| on_card(card, prompt, room, config, &is_stop));
+    }
     let mut cache = KvCache::new(gemma.config(), room)?;
     let mut sampler = LogitsProcessor::from_sampling(config.seed, config.sampling());
     let mut tokens = prompt.to_vec();
@@ -124,7 +129,7 @@ pub fn generate_ids(model: &Model, prompt: &[u32], config: &GenerationConfig) ->
             logits = apply_repeat_penalty(&logits, config.repetition_penalty as f32, &tokens)?;
         }
         let next = sampler.sample(&logits)?;
-        if model.tokenizer.stop_ids().contains(&next) {
+        if is_stop(next) {
             break;
         }
         tokens.push(next);
@@ -133,4 +138,66 @@ pub fn generate_ids(model: &Model, prompt: &[u32], config: &GenerationConfig) ->
         }
     }
     Ok(tokens.split_off(prompt.len()))
+}
+
+/// [`generate_ids`] on a GPU. The likeliest token is found there, and the host only looks on; for a
+/// draw, or a penalty, logits come over, so that the CPU's and the GPU's draws are the same.
+#[cfg(feature = "cuda")]
+fn on_card(
+    card: &mut crate::cuda::Generator,
+    prompt: &[u32],
+    room: usize,
+    config: &GenerationConfig,
+    is_stop: &dyn Fn(u32) -> bool,
+) -> Result<Vec<u32>> {
+    if !config.do_sample && config.repetition_penalty == 1.0 {
+        return card.greedy(prompt, room - prompt.len(), is_stop);
+    }
+    let mut sampler = LogitsProcessor::from_sampling(config.seed, config.sampling());
+    let mut tokens = prompt.to_vec();
+    card.start(prompt, room, 0)?;
+    loop {
+        let values = card.logits()?;
+        let len = values.len();
+        let mut logits = candle_core::Tensor::from_vec(values, len, &candle_core::Device::Cpu)?;
+        if config.repetition_penalty != 1.0 {
+            logits = apply_repeat_penalty(&logits, config.repetition_penalty as f32, &tokens)?;
+        }
+        let next = sampler.sample(&logits)?;
+        if is_stop(next) {
+            break;
+        }
+        tokens.push(next);
+        if tokens.len() >= room {
+            break;
+        }
+        card.read(next, tokens.len() - 1)?;
+    }
+    Ok(tokens.split_off(prompt.len()))
+}
+
+impl Gemma3 {
+    /// The `count` likeliest tokens after `prompt`, without a look at what they mean: no token stops
+    /// it.
+    ///
+    /// # Errors
+    /// If the prompt is empty or outside the vocabulary, or the device fails.
+    pub fn greedy(&self, prompt: &[u32], count: usize) -> Result<Vec<u32>> {
+        #[cfg(feature = "cuda")]
+        if let crate::device::Device::Cuda(gpu) = self.device() {
+            return self.on_card.with(gpu, self, |card| card.greedy(prompt, count, &|_| false));
+        }
+        let mut cache = KvCache::new(self.config(), prompt.len() + count)?;
+        let mut sampler = LogitsProcessor::from_sampling(0, Sampling::ArgMax);
+        let mut logits = on_pool(|| self.decode(prompt, &mut cache))?;
+        let mut tokens = vec![];
+        while tokens.len() < count {
+            let next = sampler.sample(&logits)?;
+            tokens.push(next);
+            if tokens.len() < count {
+                logits = on_pool(|| self.decode(&[next], &mut cache))?;
+            }
+        }
+        Ok(tokens)
+    }
 }

@@ -33,6 +33,7 @@ pub struct Model {
 pub fn load_model(source: &str, device: &Device) -> Result<Model> {
     let files = open_pretrained(source)?;
     let gemma = Gemma3::new(&files.config, &files.weights, device)?;
+    gemma.prepare_device()?;
     Ok(Model {
         gemma,
         tokenizer: files.tokenizer,

@@ -132,15 +132,24 @@ __device__ __forceinline__ float4 kept(float4 x, const uint8_t *mask, int i) {
     return make_float4(bits & 1 ? x.x : 0.0f, bits & 2 ? x.y : 0.0f, bits & 4 ? x.z : 0.0f, bits & 8 ? x.w : 0.0f);
 }
 
+const int MAX_U = 192;       // three adapters of rank 64
+const int MAX_PARTS = 4;
+
 // u = dropout(row) Aᵀ for every adapter of a group, into `u` [count · padded]. `row` [width] and
-// `masks` are in shared memory and complete. A warp makes four dot products at a time: loads from
-// A are what takes the time, and so there are many under way.
+// `masks` are in shared memory and complete. A warp makes four dot products at a time, and where
+// there are more warps than that, each takes a part of the row: loads from A are what takes the
+// time, so there are many under way.
 template <class T>
 __device__ __forceinline__ void adapters_down(const Adapters &l, const float *row, const uint8_t *masks, int width, T *u) {
-    const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
-    const int lane = thread & 31;
-    for (int d = thread / 32 * 4; d < l.count * l.padded; d += threads / 32 * 4) {
+    __shared__ float partial[MAX_PARTS][MAX_U];
+    const int thread = threadIdx.y * blockDim.x + threadIdx.x, warps = blockDim.x * blockDim.y / 32;
+    const int lane = thread & 31, total = l.count * l.padded, quads = total / 4;
+    const int parts = warps >= 4 * quads ? 4 : warps >= 2 * quads ? 2 : 1;
+    const int span = (width / parts + 3) / 4 * 4;
+    for (int job = thread / 32; job < quads * parts; job += warps) {
+        const int part = job / quads, d = job % quads * 4;
         const int which = d / l.padded, j = d % l.padded;
+        const int end = part == parts - 1 ? width : (part + 1) * span;
         const float *a = which == 0 ? l.a[0] : which == 1 ? l.a[1] : l.a[2];
         float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
         if (a != nullptr && j < l.rank) {
@@ -148,8 +157,8 @@ __device__ __forceinline__ void adapters_down(const Adapters &l, const float *ro
 #pragma unroll
             for (int n = 0; n < 4; n++) rows[n] = a + (size_t)(j + n < l.rank ? j + n : j) * width;
             const uint8_t *mask = masks + which * (width / 8);
-#pragma unroll 4
-            for (int i = lane * 4; i < width; i += 128) {
+#pragma unroll 5
+            for (int i = part * span + lane * 4; i < end; i += 128) {
                 float4 x = four(row, i);
                 if (l.threshold != 0) x = kept(x, mask, i);
 #pragma unroll
@@ -158,35 +167,91 @@ __device__ __forceinline__ void adapters_down(const Adapters &l, const float *ro
         }
 #pragma unroll
         for (int n = 0; n < 4; n++) {
-            float sum = warp_sum(sums[n]);
-            if (l.threshold != 0) sum *= l.keep_scale;
-            if (lane == n) u[d + n] = from_f32<T>(j + n < l.rank ? sum : 0.0f);
+            const float sum = warp_sum(sums[n]);
+            if (lane == n) partial[part][d + n] = j + n < l.rank ? sum : 0.0f;
         }
+    }
+    __syncthreads();
+    for (int d = thread; d < total; d += warps * 32) {
+        float sum = 0.0f;
+        for (int part = 0; part < parts; part++) sum += partial[part][d];
+        u[d] = from_f32<T>(l.threshold != 0 ? sum * l.keep_scale : sum);
     }
 }
 
-// What flows back through the adapters to elements `i` to `i + 3` of the row: Σ mask · (du A).
-// `du` [count · padded] is in shared memory.
-__device__ __forceinline__ float4 adapters_back(const Adapters &l, const float *du, const uint8_t *masks, int width, int i) {
-    float4 total = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll
-    for (int which = 0; which < 3; which++) {
-        if (which >= l.count || l.a[which] == nullptr) continue;
-        const float *a = l.a[which] + i, *d = du + which * l.padded;
+// What flows back through the adapters to every element of the row: Σ mask · (du A), adapter by
+// adapter into `back` [count · width]. `du` [count · padded], `masks` and `back` are in shared
+// memory; `back` is complete after the next __syncthreads.
+__device__ __forceinline__ void adapters_back(const Adapters &l, const float *du, const uint8_t *masks, int width, float *back) {
+    const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
+    const int fours = width / 4;
+    for (int job = thread; job < l.count * fours; job += threads) {
+        const int which = job / fours, i = job % fours * 4;
+        const float *a = which == 0 ? l.a[0] : which == 1 ? l.a[1] : l.a[2], *d = du + which * l.padded;
         float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll 8
-        for (int j = 0; j < l.rank; j++) {
-            const float4 v = __ldg((const float4 *)(a + (size_t)j * width));
-            const float f = d[j];
-            sum.x += f * v.x, sum.y += f * v.y, sum.z += f * v.z, sum.w += f * v.w;
+        if (a != nullptr) {
+#pragma unroll 16
+            for (int j = 0; j < l.rank; j++) {
+                const float4 v = __ldg((const float4 *)(a + (size_t)j * width + i));
+                const float f = d[j];
+                sum.x += f * v.x, sum.y += f * v.y, sum.z += f * v.z, sum.w += f * v.w;
+            }
+            if (l.threshold != 0) {
+                sum = kept(sum, masks + which * (width / 8), i);
+                sum.x *= l.keep_scale, sum.y *= l.keep_scale, sum.z *= l.keep_scale, sum.w *= l.keep_scale;
+            }
         }
-        if (l.threshold != 0) {
-            sum = kept(sum, masks + which * (width / 8), i);
-            sum.x *= l.keep_scale, sum.y *= l.keep_scale, sum.z *= l.keep_scale, sum.w *= l.keep_scale;
-        }
-        total.x += sum.x, total.y += sum.y, total.z += sum.z, total.w += sum.w;
+        *(float4 *)(back + which * width + i) = sum;
+    }
+}
+
+// Elements i to i + 3 of the sum over adapters.
+__device__ __forceinline__ float4 back_of(const Adapters &l, const float *back, int width, int i) {
+    float4 total = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    for (int which = 0; which < l.count; which++) {
+        const float4 b = four(back + which * width, i);
+        total.x += b.x, total.y += b.y, total.z += b.z, total.w += b.w;
     }
     return total;
+}
+
+// N consecutive values of a row, by one lane of a warp: zeros past `dim`. Rows are aligned to N
+// values, and `dim` is a multiple of N.
+template <int N> __device__ __forceinline__ void load_row(float (&r)[N], const float *x, int dim, int lane) {
+#pragma unroll
+    for (int n = 0; n < N; n++) r[n] = 0.0f;
+    if (lane * N >= dim) return;
+    x += lane * N;
+    if constexpr (N >= 4) {
+#pragma unroll
+        for (int n = 0; n < N; n += 4) {
+            const float4 v = *(const float4 *)(x + n);
+            r[n] = v.x, r[n + 1] = v.y, r[n + 2] = v.z, r[n + 3] = v.w;
+        }
+    } else {
+#pragma unroll
+        for (int n = 0; n < N; n++) r[n] = x[n];
+    }
+}
+template <int N> __device__ __forceinline__ void load_row(float (&r)[N], const bf16 *x, int dim, int lane) {
+    __align__(16) bf16 values[N];
+#pragma unroll
+    for (int n = 0; n < N; n++) values[n] = from_f32<bf16>(0.0f);
+    if (lane * N < dim) {
+        x += lane * N;
+        if constexpr (N == 8) *(uint4 *)values = *(const uint4 *)x;
+        else if constexpr (N == 4) *(uint2 *)values = *(const uint2 *)x;
+        else if constexpr (N == 2) *(uint32_t *)values = *(const uint32_t *)x;
+        else values[0] = x[0];
+    }
+#pragma unroll
+    for (int n = 0; n < N; n++) r[n] = to_f32(values[n]);
+}
+template <int N> __device__ __forceinline__ float dot(const float (&a)[N], const float (&b)[N]) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int n = 0; n < N; n++) sum += a[n] * b[n];
+    return sum;
 }
 
 // Both versions of a kernel, by name: `name_f32` and `name_bf16`.

@@ -1,6 +1,7 @@
 // All kernels, compiled into one module.
 #include "adamw/kernel.cu"
 #include "attention/kernel.cu"
+#include "decode/kernel.cu"
 #include "embedding/kernel.cu"
 #include "geglu/kernel.cu"
 #include "grad_norm/kernel.cu"

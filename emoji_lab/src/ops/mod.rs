@@ -11,6 +11,8 @@
 
 pub mod adamw;
 pub mod attention;
+#[cfg(feature = "cuda")]
+pub(crate) mod decode;
 pub mod embedding;
 pub mod geglu;
 pub(crate) mod gemm;

@@ -168,6 +168,19 @@ impl Arena {
         Ok(slot.view(self.host(buffer))?.force_contiguous()?)
     }
 
+    /// A parameter's part of `buffer` to be read at once: on the CPU without a copy, so the next step
+    /// changes it.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(super) fn peek(&self, buffer: Buffer, slot: &Slot) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if self.device.is_some() {
+            return self.read(buffer, slot);
+        }
+        slot.view(self.host(buffer))
+    }
+
     /// Overwrites a parameter's part of `buffer`.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ mod output;
 mod parameters;
 mod rows;
 mod schedule;
+mod snapshot;
 mod tensorboard;
 mod trainer;
 mod trainer_state;

@@ -1,7 +1,7 @@
 //! Supervised fine-tuning from settings to a saved adapter: what TRL calls `SFTTrainer`.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use super::log::LogEntry;
 use super::output::TrainOutput;
 use super::rows::{batches_in_order, epoch_order, longest_batch, tokenize};
 use super::schedule::warmup_steps;
+use super::snapshot::{ModelSnapshot, Snapshot, Writing};
 use super::tensorboard::EventWriter;
 use super::trainer_state::{TRAINER_STATE_FILE, TrainerState};
 use super::training_state::TrainingState;
@@ -39,6 +40,8 @@ pub struct SftTrainer {
     events: Option<EventWriter>,
     /// What HF's Trainer counts for a token that is trained on.
     flops_per_token: f64,
+    /// The checkpoint that is being written beside the training.
+    writing: Option<Writing>,
 }
 
 /// Where a run stands beyond its step count: everything that resuming needs to go on bit for bit.
@@ -110,6 +113,8 @@ impl SftTrainer {
             Some(dataset) => tokenize(dataset, "for evaluation", &base.tokenizer, args)?,
             None => vec![],
         };
+        // The base's form on the card makes room for its training; it comes back when it is asked.
+        base.gemma.release_device();
         let mut finetune =
             Finetune::new(&base.gemma, quant, lora, args.optimizer(), args.max_grad_norm, args.seed)?;
         let eval_batches = batches_in_order(&eval_rows, args.per_device_eval_batch_size);
@@ -126,6 +131,7 @@ impl SftTrainer {
             state: TrainerState::default(),
             position: Position { fingerprint, ..Position::default() },
             events: None,
+            writing: None,
             flops_per_token: 0.0,
         };
         // Forward and backward take 6 operations a parameter; looking up an embedding takes none.
@@ -236,11 +242,12 @@ impl SftTrainer {
                 if !saved {
                     self.save_checkpoint()?;
                 }
+                self.finish_writing()?;
                 println!("interrupted after step {step}; trainer.train()? goes on from here");
                 break;
             }
         }
-        self.finish(&plan, first, started.elapsed())
+        self.finish(&plan, first, started)
     }
 
     /// Takes up the run saved in `checkpoint` (`None` for the last one in `output_dir`) and trains
@@ -267,12 +274,7 @@ impl SftTrainer {
     /// # Errors
     /// [`Error::Io`] if the folder cannot be written.
     pub fn save_model(&self, dir: impl AsRef<Path>) -> Result<()> {
-        let dir = dir.as_ref();
-        self.save_weights(dir)?;
-        if self.lora.is_some() {
-            self.base.tokenizer.save_pretrained(dir)?;
-        }
-        Ok(())
+        ModelSnapshot::take(self)?.save(dir.as_ref())
     }
 
     /// Mean loss over the evaluation rows, as HF's Trainer counts it.
@@ -422,26 +424,45 @@ impl SftTrainer {
     }
 
     fn save_checkpoint(&mut self) -> Result<()> {
-        let dir = self.args.output_dir.clone();
-        let written = CheckpointDir::write(&dir, self.state.global_step, |part| {
-            self.save_model(part)?;
-            TrainingState {
+        self.finish_writing()?;
+        let snapshot = Snapshot {
+            output_dir: self.args.output_dir.clone(),
+            model: ModelSnapshot::take(self)?,
+            training: TrainingState {
                 global_step: self.state.global_step,
                 tensors: self.optimizer_tensors()?,
                 position: self.position.clone(),
-            }
-            .save(part)?;
-            self.state.save(&part.join(TRAINER_STATE_FILE))
-        })?;
-        if self.args.progress_lines > 0 {
-            println!("checkpoint saved to {}", written.path.display());
+            },
+            state: self.state.clone(),
+            save_total_limit: self.args.save_total_limit,
+        };
+        if self.base.gemma.device().is_cuda() {
+            // The card trains on while the host writes.
+            self.writing = Some(Writing::begin(snapshot));
+            return Ok(());
         }
-        let best = self.state.best_model_checkpoint.as_ref().map(PathBuf::from);
-        CheckpointDir::rotate(&dir, self.args.save_total_limit, best.as_deref())?;
+        let written = snapshot.write()?;
+        self.say_saved(&written);
         Ok(())
     }
 
+    /// Waits for the checkpoint that is being written, if one is.
+    fn finish_writing(&mut self) -> Result<()> {
+        if let Some(writing) = self.writing.take() {
+            let written = writing.finish()?;
+            self.say_saved(&written);
+        }
+        Ok(())
+    }
+
+    fn say_saved(&self, written: &CheckpointDir) {
+        if self.args.progress_lines > 0 {
+            println!("checkpoint saved to {}", written.path.display());
+        }
+    }
+
     fn load_checkpoint(&mut self, dir: &Path) -> Result<()> {
+        self.finish_writing()?;
         let mut saved: TrainingState<Position> = TrainingState::load(dir)?;
         let state = TrainerState::load(&dir.join(TRAINER_STATE_FILE))?;
         if saved.position.fingerprint != self.position.fingerprint {
@@ -463,7 +484,9 @@ impl SftTrainer {
         Ok(())
     }
 
-    fn finish(&mut self, plan: &Plan, first: usize, elapsed: Duration) -> Result<TrainOutput> {
+    fn finish(&mut self, plan: &Plan, first: usize, started: Instant) -> Result<TrainOutput> {
+        self.finish_writing()?;
+        let elapsed = started.elapsed();
         let steps = self.state.global_step - first;
         let seconds = elapsed.as_secs_f64();
         // As HF's Trainer counts: the whole run's rows, by the share of its steps done in this call.

@@ -12,7 +12,7 @@ use super::trainer::SftTrainer;
 use super::training_state::TrainingState;
 use crate::error::Result;
 use crate::lora::{Adapter, AdapterConfig, EMBED_TOKENS, LM_HEAD};
-use crate::model::{Weights, save_pretrained_folder};
+use crate::model::Weights;
 
 /// AdamW's moments, by PyTorch's names.
 const MOMENTS: [(&str, Buffer); 2] = [("exp_avg", Buffer::ExpAvg), ("exp_avg_sq", Buffer::ExpAvgSq)];
@@ -39,23 +39,6 @@ impl SftTrainer {
         Ok(Some(Adapter::new(config, tensors)?))
     }
 
-    pub(super) fn save_weights(&self, dir: &Path) -> Result<()> {
-        match self.adapter()? {
-            Some(adapter) => adapter.save(dir),
-            None => {
-                let model = self.finetune.model();
-                save_pretrained_folder(
-                    dir,
-                    model.config(),
-                    &model.named_weights()?.tensors,
-                    &self.base.tokenizer,
-                    &self.base.generation_config,
-                    candle_core::DType::F32,
-                )
-            }
-        }
-    }
-
     pub(super) fn load_weights(&self, dir: &Path) -> Result<()> {
         let tensors = match &self.lora {
             Some(_) => Adapter::load(dir)?.tensors,
@@ -69,7 +52,7 @@ impl SftTrainer {
         let mut tensors = BTreeMap::new();
         for slot in arena.slots() {
             for (name, buffer) in MOMENTS {
-                tensors.insert(format!("{name}.{}", slot.name), arena.read(buffer, slot)?);
+                tensors.insert(format!("{name}.{}", slot.name), arena.peek(buffer, slot)?);
             }
         }
         Ok(tensors)

@@ -83,7 +83,7 @@ pub(crate) unsafe fn delta(
     sizes: AttentionSizes,
     tokens: usize,
 ) -> Result<()> {
-    let grid = sizes.grid(tokens, adapters.shared_bytes(sizes.width()));
+    let grid = sizes.grid(tokens, adapters.back_bytes(sizes.width()));
     // SAFETY: the caller's.
     unsafe { launch!(gpu, typed "attention_delta", grid, d_y, y, ldy as i32, adapters, step, delta, sizes) }
 }

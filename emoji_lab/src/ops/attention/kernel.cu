@@ -1,6 +1,6 @@
 // Causal attention over packed sequences, with grouped key/value heads and a sliding window.
 // One block a token, one warp a query head; rows of emoji data are about thirty tokens, so a warp
-// walks its keys, and no score is ever written. A lane holds dims lane, lane + 32, …
+// walks its keys, and no score is ever written. A lane holds N consecutive dims.
 //
 // `q` [tokens, heads, dim], `k` [tokens, kv_heads, dim]; `v` are the last kv_heads · dim columns of
 // `qkv` [tokens, (heads + 2 · kv_heads) · dim]. Token t belongs to the sequence that begins at
@@ -12,23 +12,8 @@ struct AttentionSizes {
     float scale;
 };
 
-template <int N> __device__ __forceinline__ void load_row(float (&r)[N], const float *x, int dim, int lane) {
-#pragma unroll
-    for (int n = 0; n < N; n++) r[n] = lane + 32 * n < dim ? x[lane + 32 * n] : 0.0f;
-}
-template <int N> __device__ __forceinline__ void load_row(float (&r)[N], const bf16 *x, int dim, int lane) {
-#pragma unroll
-    for (int n = 0; n < N; n++) r[n] = lane + 32 * n < dim ? to_f32(x[lane + 32 * n]) : 0.0f;
-}
-template <int N> __device__ __forceinline__ float dot(const float (&a)[N], const float (&b)[N]) {
-    float sum = 0.0f;
-#pragma unroll
-    for (int n = 0; n < N; n++) sum += a[n] * b[n];
-    return sum;
-}
-
-const int GROUP = 4;    // keys a warp has in flight, forward
-const int PAIR = 2;     // and backward, where each needs more registers
+const int GROUP = 8;    // keys a warp has in flight, forward
+const int PAIR = 4;     // and backward, where each needs more registers
 
 template <class T, int N>
 __device__ void attention_forward_n(const T *q, const T *k, const T *qkv, const int *start, T *y, int ldy, float *lse,
@@ -78,7 +63,7 @@ __device__ void attention_forward_n(const T *q, const T *k, const T *qkv, const 
     if (lane == 0) lse[(size_t)token * s.heads + head] = max + logf(sum);
 #pragma unroll
     for (int n = 0; n < N; n++) {
-        const int i = lane + 32 * n;
+        const int i = lane * N + n;
         if (i < s.dim) {
             const T value = from_f32<T>(out[n] / sum);
             y[(size_t)token * ldy + head * s.dim + i] = value;
@@ -104,21 +89,22 @@ __device__ void attention_forward(const T *q, const T *k, const T *qkv, const in
 template <class T>
 __device__ void attention_delta(float *d_y, const T *y, int ldy, Adapters adapters, const Step *step, float *delta,
                                 AttentionSizes s) {
-    extern __shared__ float du[];
+    extern __shared__ float back[];
     const int token = blockIdx.x, head = threadIdx.y, lane = threadIdx.x, width = s.heads * s.dim;
+    float *du = back + adapters.count * width;
     const int total = adapters.count * adapters.padded, thread = head * 32 + lane;
     uint8_t *masks = (uint8_t *)(du + total);
     load_masks(adapters, step, token, width, masks);
     for (int i = thread; i < total; i += blockDim.y * 32) du[i] = d_y[(size_t)token * ldy + width + i];
     __syncthreads();
+    adapters_back(adapters, du, masks, width, back);
+    __syncthreads();
     float sum = 0.0f;
     for (int i = head * s.dim + lane * 4; i < (head + 1) * s.dim; i += 128) {
         float *at = d_y + (size_t)token * ldy + i;
         float4 d = *(const float4 *)at;
-        if (adapters.count > 0) {
-            const float4 b = adapters_back(adapters, du, masks, width, i);
-            d.x += b.x, d.y += b.y, d.z += b.z, d.w += b.w;
-        }
+        const float4 b = back_of(adapters, back, width, i);
+        d.x += b.x, d.y += b.y, d.z += b.z, d.w += b.w;
         *(float4 *)at = d;
         const T *out = y + (size_t)token * ldy + i;
         sum += dot4(d, make_float4(to_f32(out[0]), to_f32(out[1]), to_f32(out[2]), to_f32(out[3])));
@@ -194,7 +180,7 @@ __device__ void attention_backward_n(const float *d_y, int ldy, const T *q, cons
         float *row = rows + head * s.dim;
 #pragma unroll
         for (int n = 0; n < N; n++)
-            if (lane + 32 * n < s.dim) row[lane + 32 * n] = d_query[n];
+            if (lane * N + n < s.dim) row[lane * N + n] = d_query[n];
         __syncwarp();
         norm_rope_backward(row, qkv + (size_t)token * ldv + head * s.dim, norm.w_q, rstd[head], norm.cos + angle,
                            norm.sin + angle, d_qkv + (size_t)token * ldv + head * s.dim, s.dim, lane);
@@ -232,7 +218,7 @@ __device__ void attention_backward_n(const float *d_y, int ldy, const T *q, cons
     float *key_row = rows + head * s.dim, *value_row = rows + (s.heads + head) * s.dim;
 #pragma unroll
     for (int n = 0; n < N; n++) {
-        const int i = lane + 32 * n;
+        const int i = lane * N + n;
         if (i < s.dim) key_row[i] = d_key[n], value_row[i] = d_value[n];
     }
     __syncthreads();

@@ -22,11 +22,26 @@ __device__ void embedding_backward(T *d_table, const int *ids, const float *dx, 
     int earlier = 0;
     for (int t = threadIdx.x; t < blockIdx.x; t += blockDim.x) earlier |= all_ids[t] == id;
     if (__syncthreads_or(earlier)) return;
+    // The id's tokens, in order, in place of the ids.
+    __shared__ int count;
+    if (threadIdx.x < 32) {
+        int found = 0;
+        for (int first = blockIdx.x; first < tokens; first += 32) {
+            const int t = first + threadIdx.x;
+            const bool same = t < tokens && all_ids[t] == id;
+            const unsigned votes = __ballot_sync(0xffffffffu, same);
+            // Written behind what has been read: `found` is at most `first`.
+            if (same) all_ids[found + __popc(votes & ((1u << threadIdx.x) - 1))] = t;
+            found += __popc(votes);
+            __syncwarp();
+        }
+        if (threadIdx.x == 0) count = found;
+    }
+    __syncthreads();
     T *row = d_table + (size_t)id * width;
     for (int i = threadIdx.x; i < width; i += blockDim.x) {
         float sum = 0.0f;
-        for (int t = blockIdx.x; t < tokens; t++)
-            if (all_ids[t] == id) sum += dx[(size_t)t * width + i];
+        for (int n = 0; n < count; n++) sum += dx[(size_t)all_ids[n] * width + i];
         row[i] = from_f32<T>(to_f32(row[i]) + sum * scale);
     }
 }

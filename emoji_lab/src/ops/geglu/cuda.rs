@@ -5,7 +5,7 @@ use crate::cuda::launch::{Grid, launch};
 use crate::error::Result;
 use crate::ops::lora_linear::cuda::Adapters;
 
-const THREADS: usize = 256;
+const THREADS: usize = 512;
 
 /// `y = gelu(gate) · up`, and the adapter's u behind it.
 ///
@@ -38,7 +38,7 @@ pub(crate) unsafe fn backward(
     d_gate_up: u64,
     (tokens, width): (usize, usize),
 ) -> Result<()> {
-    let grid = Grid::new(tokens, THREADS).shared(adapters.shared_bytes(width));
+    let grid = Grid::new(tokens, THREADS).shared(adapters.back_bytes(width));
     let (ldy, width) = (ldy as i32, width as i32);
     // SAFETY: the caller's.
     unsafe { launch!(gpu, typed "geglu_backward", grid, dy, ldy, adapters, step, gate_up, d_gate_up, width) }

@@ -29,20 +29,21 @@ __device__ void geglu_forward(const T *gate_up, T *y, int ldy, Adapters adapters
 template <class T>
 __device__ void geglu_backward(const float *dy, int ldy, Adapters adapters, const Step *step, const T *gate_up,
                                T *d_gate_up, int width) {
-    extern __shared__ float du[];
+    extern __shared__ float back[];
+    float *du = back + adapters.count * width;
     const int total = adapters.count * adapters.padded, token = blockIdx.x;
     uint8_t *masks = (uint8_t *)(du + total);
     load_masks(adapters, step, token, width, masks);
     for (int i = threadIdx.x; i < total; i += blockDim.x) du[i] = dy[(size_t)token * ldy + width + i];
     __syncthreads();
+    adapters_back(adapters, du, masks, width, back);
+    __syncthreads();
     const T *gate = gate_up + (size_t)token * 2 * width, *up = gate + width;
     T *d_gate = d_gate_up + (size_t)token * 2 * width, *d_up = d_gate + width;
     for (int i = threadIdx.x * 4; i < width; i += blockDim.x * 4) {
         float4 d4 = four(dy + (size_t)token * ldy, i);
-        if (adapters.count > 0) {
-            const float4 b = adapters_back(adapters, du, masks, width, i);
-            d4.x += b.x, d4.y += b.y, d4.z += b.z, d4.w += b.w;
-        }
+        const float4 b = back_of(adapters, back, width, i);
+        d4.x += b.x, d4.y += b.y, d4.z += b.z, d4.w += b.w;
         const float ds[4] = {d4.x, d4.y, d4.z, d4.w};
 #pragma unroll
         for (int n = 0; n < 4; n++) {

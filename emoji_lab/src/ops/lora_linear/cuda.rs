@@ -29,10 +29,15 @@ impl Adapters {
         Self { threshold: 0, ..self }
     }
 
-    /// Bytes of shared memory for the dropout masks and gradients of `u` of one row.
+    /// Bytes of shared memory for the dropout masks of one row.
     pub(crate) fn shared_bytes(&self, width: usize) -> usize {
-        let masks = if self.threshold > 0 { self.count as usize * width / 8 } else { 0 };
-        masks + (self.count * self.padded) as usize * 4
+        if self.threshold > 0 { self.count as usize * width / 8 } else { 0 }
+    }
+
+    /// Bytes of shared memory for one row's backward pass: the masks, the gradients of `u`, and what
+    /// comes of them for every adapter.
+    pub(crate) fn back_bytes(&self, width: usize) -> usize {
+        self.shared_bytes(width) + self.count as usize * (self.padded as usize + width) * 4
     }
 
     pub(crate) fn dropout(&self) -> (u32, f32) {

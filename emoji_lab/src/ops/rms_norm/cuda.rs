@@ -5,7 +5,7 @@ use crate::cuda::launch::{Grid, launch};
 use crate::error::Result;
 use crate::ops::lora_linear::cuda::Adapters;
 
-const THREADS: usize = 256;
+const THREADS: usize = 512;
 
 /// A branch that joins the stream before the norm: its rows, its norm's weight, its `rstd`, and
 /// where the sum goes.
@@ -61,7 +61,7 @@ pub(crate) unsafe fn backward(
     d_branch: u64,
     (tokens, width): (usize, usize),
 ) -> Result<()> {
-    let grid = Grid::new(tokens, THREADS).shared(width * 4 + adapters.shared_bytes(width));
+    let grid = Grid::new(tokens, THREADS).shared(width * 4 + adapters.back_bytes(width));
     let (ldy, width) = (ldy as i32, width as i32);
     // SAFETY: the caller's.
     unsafe {

@@ -52,20 +52,20 @@ __device__ void norm_backward(const float *dn, int ldn, Adapters adapters, const
                               const float *w_post, const float *rstd_post, T *d_branch, int width) {
     extern __shared__ float row[];
     const int total = adapters.count * adapters.padded;
-    float *du = row + width;
+    float *back = row + width, *du = back + adapters.count * width;
     uint8_t *masks = (uint8_t *)(du + total);
     const int token = blockIdx.x;
     const size_t at = (size_t)token * width;
     load_masks(adapters, step, token, width, masks);
     for (int i = threadIdx.x; i < total; i += blockDim.x) du[i] = dn[(size_t)token * ldn + width + i];
     __syncthreads();
+    adapters_back(adapters, du, masks, width, back);
+    __syncthreads();
     float dot = 0.0f;
     for (int i = threadIdx.x * 4; i < width; i += blockDim.x * 4) {
         float4 g = four(dn + (size_t)token * ldn, i);
-        if (adapters.count > 0) {
-            const float4 b = adapters_back(adapters, du, masks, width, i);
-            g.x += b.x, g.y += b.y, g.z += b.z, g.w += b.w;
-        }
+        const float4 b = back_of(adapters, back, width, i);
+        g.x += b.x, g.y += b.y, g.z += b.z, g.w += b.w;
         const float4 f = four(w, i);
         g.x *= 1.0f + f.x, g.y *= 1.0f + f.y, g.z *= 1.0f + f.z, g.w *= 1.0f + f.w;
         *(float4 *)(row + i) = g;

@@ -1,0 +1,301 @@
+// Decoding one token: matrix times vector, one warp a row.
+#include "../common.cuh"
+
+// Where generation stands. The Rust side has the same struct.
+struct DecodeState {
+    int token;       // the one to be read
+    int position;    // its place in the sequence
+    int count;       // tokens written to `written` so far
+    int limit;       // room there
+};
+
+template <class T> struct Wide;
+template <> struct Wide<float> { static const int N = 4; };
+template <> struct Wide<bf16> { static const int N = 8; };
+
+// row · x, in every lane. `width` is a multiple of eight; `x` is in shared memory.
+template <class T> __device__ __forceinline__ float row_dot(const T *row, const float *x, int width, int lane) {
+    const int N = Wide<T>::N;
+    float sum = 0.0f;
+#pragma unroll 8
+    for (int i = lane * N; i < width; i += 32 * N) {
+        const uint4 word = __ldg((const uint4 *)(row + i));
+        const T *v = (const T *)&word;
+#pragma unroll
+        for (int n = 0; n < N; n++) sum += to_f32(v[n]) * x[i + n];
+    }
+    return warp_sum(sum);
+}
+
+// The same for two rows at once.
+template <class T>
+__device__ __forceinline__ float2 two_row_dots(const T *a, const T *b, const float *x, int width, int lane) {
+    const int N = Wide<T>::N;
+    float2 sums = make_float2(0.0f, 0.0f);
+#pragma unroll 4
+    for (int i = lane * N; i < width; i += 32 * N) {
+        const uint4 first = __ldg((const uint4 *)(a + i)), second = __ldg((const uint4 *)(b + i));
+        const T *v = (const T *)&first, *w = (const T *)&second;
+#pragma unroll
+        for (int n = 0; n < N; n++) sums.x += to_f32(v[n]) * x[i + n], sums.y += to_f32(w[n]) * x[i + n];
+    }
+    return make_float2(warp_sum(sums.x), warp_sum(sums.y));
+}
+
+// The stream after a branch has joined it, and its norm, in every block: `x` [width] in shared memory.
+// The first block writes the stream.
+template <class T>
+__device__ __forceinline__ void join_and_norm(const float *x_in, const T *branch, const float *w_post, float *x_out,
+                                              const float *w, float *x, int width, float eps) {
+    float r = 0.0f;
+    if (branch != nullptr) {
+        float squares = 0.0f;
+        for (int i = threadIdx.x; i < width; i += blockDim.x) {
+            const float b = to_f32(branch[i]);
+            squares += b * b;
+        }
+        r = rsqrtf(block_sum(squares) / width + eps);
+    }
+    float squares = 0.0f;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
+        float v = x_in[i];
+        if (branch != nullptr) v += to_f32(branch[i]) * r * (1.0f + w_post[i]);
+        if (blockIdx.x == 0) x_out[i] = v;
+        x[i] = v;
+        squares += v * v;
+    }
+    r = rsqrtf(block_sum(squares) / width + eps);
+    for (int i = threadIdx.x; i < width; i += blockDim.x) x[i] = to_f32(from_f32<T>(x[i] * r * (1.0f + w[i])));
+    __syncthreads();
+}
+
+// y = W · norm(x + branch).
+template <class T>
+__device__ void decode_norm_linear(const float *x_in, const T *branch, const float *w_post, float *x_out, const float *w,
+                                   const T *matrix, int ld, T *y, int rows, int width, float eps) {
+    extern __shared__ float x[];
+    join_and_norm(x_in, branch, w_post, x_out, w, x, width, eps);
+    const int lane = threadIdx.x & 31, row = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);
+    if (row >= rows) return;
+    const float sum = row_dot(matrix + (size_t)row * ld, x, width, lane);
+    if (lane == 0) y[row] = from_f32<T>(sum);
+}
+
+// y = gelu(W_gate · n) · (W_up · n) with n = norm(x + branch).
+template <class T>
+__device__ void decode_norm_geglu(const float *x_in, const T *branch, const float *w_post, float *x_out, const float *w,
+                                  const T *matrix, int ld, T *y, int rows, int width, float eps) {
+    extern __shared__ float x[];
+    join_and_norm(x_in, branch, w_post, x_out, w, x, width, eps);
+    const int lane = threadIdx.x & 31, row = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);
+    if (row >= rows) return;
+    const float2 both = two_row_dots(matrix + (size_t)row * ld, matrix + (size_t)(rows + row) * ld, x, width, lane);
+    const float g = to_f32(from_f32<T>(both.x)), up = to_f32(from_f32<T>(both.y));
+    const float u = 0.7978846f * (g + 0.044715f * g * g * g);
+    if (lane == 0) y[row] = from_f32<T>(g / (1.0f + expf(-2.0f * u)) * up);
+}
+
+// y = W · x, x of the compute type and read as the matrix is: nothing is shared, nothing waits.
+template <class T> __device__ void decode_linear(const T *x, const T *matrix, int ld, T *y, int rows, int width) {
+    const int N = Wide<T>::N;
+    const int lane = threadIdx.x & 31, row = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);
+    if (row >= rows) return;
+    const T *w = matrix + (size_t)row * ld;
+    float sum = 0.0f;
+#pragma unroll 8
+    for (int i = lane * N; i < width; i += 32 * N) {
+        const uint4 a = __ldg((const uint4 *)(w + i)), b = *(const uint4 *)(x + i);
+        const T *u = (const T *)&a, *v = (const T *)&b;
+#pragma unroll
+        for (int n = 0; n < N; n++) sum += to_f32(u[n]) * to_f32(v[n]);
+    }
+    sum = warp_sum(sum);
+    if (lane == 0) y[row] = from_f32<T>(sum);
+}
+
+struct DecodeHeads {
+    int heads, kv_heads, dim, capacity;    // capacity: keys the cache holds; a ring for a sliding window
+    float scale, eps;
+};
+
+// Normalises and rotates one head [dim], by one warp, into shared memory.
+template <class T>
+__device__ __forceinline__ void head_norm_rope(const T *x, const float *w, const float *cos, const float *sin, float *out,
+                                               int dim, float eps, int lane) {
+    const int half = dim / 2;
+    float squares = 0.0f;
+    for (int i = lane; i < dim; i += 32) {
+        const float v = to_f32(x[i]);
+        squares += v * v;
+    }
+    const float r = rsqrtf(warp_sum(squares) / dim + eps);
+    for (int i = lane; i < half; i += 32) {
+        const float a = to_f32(x[i]) * r * (1.0f + w[i]), b = to_f32(x[i + half]) * r * (1.0f + w[i + half]);
+        out[i] = to_f32(from_f32<T>(a * cos[i] - b * sin[i]));
+        out[i + half] = to_f32(from_f32<T>(b * cos[i] + a * sin[i]));
+    }
+}
+
+const int DECODE_WARPS = 8, DECODE_KEYS = 4;    // keys a warp has in flight
+
+// One block a query head: norm and rotation of its query and of the new key, which goes into the
+// cache, then attention over all keys there, each warp over its share of them.
+template <class T>
+__device__ void decode_attention(const T *qkv, const float *w_q, const float *w_k, const float *cos, const float *sin,
+                                 T *keys, T *values, T *y, const DecodeState *state, DecodeHeads h) {
+    __shared__ __align__(16) float query[256], key[256];
+    __shared__ float maxima[DECODE_WARPS], sums[DECODE_WARPS], outs[DECODE_WARPS][256];
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, head = blockIdx.x;
+    const int group = h.heads / h.kv_heads, kv = head / group, position = state->position;
+    const size_t angle = (size_t)position * (h.dim / 2);
+    if (warp == 0) head_norm_rope(qkv + head * h.dim, w_q, cos + angle, sin + angle, query, h.dim, h.eps, lane);
+    if (warp == 1) head_norm_rope(qkv + (h.heads + kv) * h.dim, w_k, cos + angle, sin + angle, key, h.dim, h.eps, lane);
+    __syncthreads();
+    const T *value = qkv + (h.heads + h.kv_heads + kv) * h.dim;
+    const int slot = position % h.capacity, seen = position < h.capacity ? position + 1 : h.capacity;
+    if (head % group == 0)
+        for (int i = threadIdx.x; i < h.dim; i += blockDim.x) {
+            keys[((size_t)slot * h.kv_heads + kv) * h.dim + i] = from_f32<T>(key[i]);
+            values[((size_t)slot * h.kv_heads + kv) * h.dim + i] = value[i];
+        }
+    // The new key and value are taken from where this block has them, not from the cache: another
+    // block may be writing there. What is loaded from there is thrown away.
+    const int N = 8;    // dims a lane holds
+    float mine[N], new_key[N], new_value[N], out[N], max = -INFINITY, sum = 0.0f;
+    load_row(mine, query, h.dim, lane);
+    load_row(new_key, key, h.dim, lane);
+    load_row(new_value, value, h.dim, lane);
+#pragma unroll
+    for (int n = 0; n < N; n++) out[n] = 0.0f;
+    for (int j = warp * DECODE_KEYS; j < seen; j += DECODE_WARPS * DECODE_KEYS) {
+        float scores[DECODE_KEYS], vs[DECODE_KEYS][N], ks[DECODE_KEYS][N], top = max;
+#pragma unroll
+        for (int g = 0; g < DECODE_KEYS; g++) {
+            const int from = j + g < seen ? j + g : seen - 1;
+            const size_t at = ((size_t)from * h.kv_heads + kv) * h.dim;
+            load_row(ks[g], keys + at, h.dim, lane);
+            load_row(vs[g], values + at, h.dim, lane);
+        }
+#pragma unroll
+        for (int g = 0; g < DECODE_KEYS; g++) {
+            if (j + g == slot) {
+#pragma unroll
+                for (int n = 0; n < N; n++) ks[g][n] = new_key[n], vs[g][n] = new_value[n];
+            }
+            scores[g] = j + g < seen ? warp_sum(dot(mine, ks[g])) * h.scale : -INFINITY;
+            top = fmaxf(top, scores[g]);
+        }
+        const float fade = expf(max - top);
+        max = top;
+        sum *= fade;
+#pragma unroll
+        for (int n = 0; n < N; n++) out[n] *= fade;
+#pragma unroll
+        for (int g = 0; g < DECODE_KEYS; g++) {
+            if (j + g >= seen) continue;    // the last key again, perhaps half-written: 0 · NaN is NaN
+            const float p = expf(scores[g] - max);
+            sum += p;
+#pragma unroll
+            for (int n = 0; n < N; n++) out[n] += p * vs[g][n];
+        }
+    }
+    if (lane == 0) maxima[warp] = max, sums[warp] = sum;
+#pragma unroll
+    for (int n = 0; n < N; n++)
+        if (lane * N + n < h.dim) outs[warp][lane * N + n] = out[n];
+    __syncthreads();
+    float top = -INFINITY, total = 0.0f;
+    for (int w = 0; w < DECODE_WARPS; w++) top = fmaxf(top, maxima[w]);
+    for (int w = 0; w < DECODE_WARPS; w++)
+        if (maxima[w] != -INFINITY) total += sums[w] * expf(maxima[w] - top);
+    for (int i = threadIdx.x; i < h.dim; i += blockDim.x) {
+        float v = 0.0f;
+        for (int w = 0; w < DECODE_WARPS; w++)
+            if (maxima[w] != -INFINITY) v += outs[w][i] * expf(maxima[w] - top);
+        y[head * h.dim + i] = from_f32<T>(v / total);
+    }
+}
+
+// Keys and values of a prompt into the cache: one block a token, of which the last `capacity` stay.
+template <class T>
+__device__ void fill_cache(const T *k, const T *qkv, T *keys, T *values, int tokens, int heads, int kv_heads, int dim,
+                           int capacity) {
+    const int token = blockIdx.x, width = kv_heads * dim;
+    if (token + capacity < tokens) return;
+    const size_t to = (size_t)(token % capacity) * width;
+    const T *v = qkv + (size_t)token * (heads + 2 * kv_heads) * dim + (heads + kv_heads) * dim;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
+        keys[to + i] = k[(size_t)token * width + i];
+        values[to + i] = v[i];
+    }
+}
+
+// Logits of all rows of the head, and the best of each block's (the lowest of equals).
+template <class T>
+__device__ void decode_head(const T *hidden, const T *matrix, float *logits, float *best, int *best_row, int rows, int width) {
+    extern __shared__ float x[];
+    __shared__ float warp_best[32];
+    __shared__ int warp_row[32];
+    for (int i = threadIdx.x; i < width; i += blockDim.x) x[i] = to_f32(hidden[i]);
+    __syncthreads();
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+    float top = -INFINITY;
+    int at = rows;
+    for (int row = blockIdx.x * warps + warp; row < rows; row += gridDim.x * warps) {
+        const float logit = row_dot(matrix + (size_t)row * width, x, width, lane);
+        if (lane == 0) logits[row] = logit;
+        if (logit > top) top = logit, at = row;
+    }
+    if (lane == 0) warp_best[warp] = top, warp_row[warp] = at;
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    for (int w = 1; w < warps; w++)
+        if (warp_best[w] > top || (warp_best[w] == top && warp_row[w] < at)) top = warp_best[w], at = warp_row[w];
+    best[blockIdx.x] = top;
+    best_row[blockIdx.x] = at;
+}
+
+// The likeliest token is written, and becomes the next to be read. One block of 32 warps.
+extern "C" __global__ void decode_pick(const float *best, const int *best_row, int count, int *written, DecodeState *state) {
+    __shared__ float tops[1024];
+    __shared__ int rows[1024];
+    float top = -INFINITY;
+    int at = 0x7fffffff;
+    for (int i = threadIdx.x; i < count; i += blockDim.x)
+        if (best[i] > top || (best[i] == top && best_row[i] < at)) top = best[i], at = best_row[i];
+    tops[threadIdx.x] = top, rows[threadIdx.x] = at;
+    for (int half = blockDim.x / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x >= half) continue;
+        const int other = threadIdx.x + half;
+        if (tops[other] > tops[threadIdx.x] || (tops[other] == tops[threadIdx.x] && rows[other] < rows[threadIdx.x]))
+            tops[threadIdx.x] = tops[other], rows[threadIdx.x] = rows[other];
+    }
+    if (threadIdx.x != 0) return;
+    state->token = rows[0];
+    state->position += 1;
+    if (state->count < state->limit) written[state->count++] = rows[0];
+}
+
+#define PARAMS(T)                                                                                                     \
+    (const float *x_in, const T *branch, const float *w_post, float *x_out, const float *w, const T *matrix, int ld,  \
+     T *y, int rows, int width, float eps)
+FOR_BOTH_TYPES(decode_norm_linear, PARAMS, (x_in, branch, w_post, x_out, w, matrix, ld, y, rows, width, eps))
+FOR_BOTH_TYPES(decode_norm_geglu, PARAMS, (x_in, branch, w_post, x_out, w, matrix, ld, y, rows, width, eps))
+#undef PARAMS
+#define PARAMS(T) (const T *x, const T *matrix, int ld, T *y, int rows, int width)
+FOR_BOTH_TYPES(decode_linear, PARAMS, (x, matrix, ld, y, rows, width))
+#undef PARAMS
+#define PARAMS(T)                                                                                                     \
+    (const T *qkv, const float *w_q, const float *w_k, const float *cos, const float *sin, T *keys, T *values, T *y,  \
+     const DecodeState *state, DecodeHeads h)
+FOR_BOTH_TYPES(decode_attention, PARAMS, (qkv, w_q, w_k, cos, sin, keys, values, y, state, h))
+#undef PARAMS
+#define PARAMS(T)                                                                                                     \
+    (const T *k, const T *qkv, T *keys, T *values, int tokens, int heads, int kv_heads, int dim, int capacity)
+FOR_BOTH_TYPES(fill_cache, PARAMS, (k, qkv, keys, values, tokens, heads, kv_heads, dim, capacity))
+#undef PARAMS
+#define PARAMS(T)                                                                                                     \
+    (const T *hidden, const T *matrix, float *logits, float *best, int *best_row, int rows, int width)
+FOR_BOTH_TYPES(decode_head, PARAMS, (hidden, matrix, logits, best, best_row, rows, width))
+#undef PARAMS

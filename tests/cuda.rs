@@ -1,0 +1,201 @@
+//! The GPU against the CPU: the same model, rows, seed and dropout on both, in f32.
+//!
+//! Activations and gradients on the card begin as NaN, so what a kernel leaves out does not pass for
+//! a zero. Without a GPU the error is looked at instead, and the comparisons say that they are
+//! skipped.
+#![cfg(feature = "cuda")]
+
+use candle_core::Tensor;
+use emoji_lab::lora::LoraConfig;
+use emoji_lab::model::{Gemma3, Gemma3Config, Weights, tensor_shapes};
+use emoji_lab::ops::adamw::AdamW;
+use emoji_lab::quant::QuantConfig;
+use emoji_lab::rng::Philox;
+use emoji_lab::train::{Batch, Buffer, Finetune, Row};
+use emoji_lab::{DType, Device};
+
+const OPTIMIZER: AdamW = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
+
+/// The GPU in f32, or none, said aloud.
+fn gpu() -> Option<Device> {
+    match Device::cuda(0) {
+        Ok(device) => Some(device.with_dtype(DType::F32).unwrap()),
+        Err(error) => {
+            let text = error.to_string();
+            assert!(text.starts_with("device cuda:0: "), "{text}");
+            assert!(text.contains("Device::Cpu"), "no way out: {text}");
+            println!("skipped on the GPU: {text}");
+            None
+        }
+    }
+}
+
+struct Shape {
+    heads: usize,
+    kv_heads: usize,
+    dim: usize,
+    hidden: usize,
+    inner: usize,
+    window: usize,
+    tied: bool,
+}
+
+const SHAPES: [Shape; 4] = [
+    Shape { heads: 4, kv_heads: 1, dim: 32, hidden: 64, inner: 128, window: 6, tied: true },
+    Shape { heads: 2, kv_heads: 2, dim: 8, hidden: 40, inner: 72, window: 3, tied: false },
+    Shape { heads: 6, kv_heads: 3, dim: 48, hidden: 136, inner: 200, window: 64, tied: true },
+    Shape { heads: 4, kv_heads: 1, dim: 256, hidden: 640, inner: 264, window: 16, tied: true },
+];
+const VOCAB: usize = 520;
+
+fn model(shape: &Shape, seed: u64) -> Gemma3 {
+    let config = format!(
+        r#"{{"model_type": "gemma3_text", "vocab_size": {VOCAB}, "hidden_size": {}, "intermediate_size": {},
+        "num_hidden_layers": 4, "num_attention_heads": {}, "num_key_value_heads": {}, "head_dim": {},
+        "max_position_embeddings": 512, "rms_norm_eps": 1e-6, "query_pre_attn_scalar": {}, "sliding_window": {},
+        "sliding_window_pattern": 2, "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0,
+        "tie_word_embeddings": {}, "hidden_activation": "gelu_pytorch_tanh", "bos_token_id": 2,
+        "eos_token_id": 1, "pad_token_id": 0, "attention_bias": false}}"#,
+        shape.hidden, shape.inner, shape.heads, shape.kv_heads, shape.dim, shape.dim, shape.window, shape.tied
+    );
+    let config = Gemma3Config::from_json(&config, "tests/cuda.rs").unwrap();
+    let mut random = Philox::new(seed, 0);
+    let mut weights = Weights { origin: "random".into(), ..Weights::default() };
+    for (name, dims) in tensor_shapes(&config) {
+        let values: Vec<f32> = (0..dims.iter().product()).map(|_| (random.next_f32() - 0.5) * 0.3).collect();
+        weights.tensors.insert(name, Tensor::from_vec(values, dims, &candle_core::Device::Cpu).unwrap());
+    }
+    Gemma3::new(&config, &weights, &Device::Cpu).unwrap()
+}
+
+/// Batches of rows of odd lengths, some ids more than once, the prompt of every third left out of
+/// the loss.
+fn batches(count: usize, seed: u64) -> Vec<Batch> {
+    let mut random = Philox::new(seed, 1);
+    let mut row = |i: usize| {
+        let len = 2 + random.below(37) as usize;
+        let ids = (0..len).map(|_| random.below(if i % 2 == 0 { VOCAB as u64 } else { 9 }) as u32).collect();
+        Row { ids, prompt_len: if i % 3 == 0 { len / 2 } else { 0 } }
+    };
+    (0..count).map(|b| Batch::from_rows(&(0..1 + b % 4).map(&mut row).collect::<Vec<_>>())).collect()
+}
+
+fn relative(ours: &[f32], theirs: &[f32]) -> f64 {
+    let (mut difference, mut norm) = (0.0, 0.0);
+    for (a, b) in ours.iter().zip(theirs) {
+        difference += (f64::from(*a) - f64::from(*b)).powi(2);
+        norm += f64::from(*b).powi(2);
+    }
+    assert!(ours.iter().all(|v| v.is_finite()));
+    (difference / norm.max(1e-30)).sqrt()
+}
+
+fn all(finetune: &Finetune, buffer: Buffer) -> Vec<(String, Vec<f32>)> {
+    let arena = finetune.arena();
+    let values = |slot| arena.read(buffer, slot).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    arena.slots().iter().map(|slot| (slot.name.clone(), values(slot))).collect()
+}
+
+fn close(what: &str, ours: &Finetune, theirs: &Finetune, buffer: Buffer, bar: f64) {
+    let mut worst = (0.0, String::new());
+    for ((name, ours), (_, theirs)) in all(ours, buffer).iter().zip(all(theirs, buffer)) {
+        // A tensor whose gradients nearly cancel has more rounding than value.
+        if theirs.iter().all(|v| v.abs() < 1e-7) {
+            continue;
+        }
+        let error = relative(ours, &theirs);
+        assert!(error < bar, "{what}: {name} differs by {error:.2e}");
+        if error > worst.0 {
+            worst = (error, name.clone());
+        }
+    }
+    println!("{what}: worst {:.1e} ({})", worst.0, worst.1);
+}
+
+fn compare(shape: &Shape, lora: &LoraConfig, quant: &QuantConfig, accumulated: usize, device: &Device) {
+    let base = model(shape, 7);
+    let of = |device: &Device| {
+        Finetune::new(&base.to_device(device), quant, Some(lora), OPTIMIZER, 1.0, 42).unwrap()
+    };
+    let (mut card, mut host) = (of(device), of(&Device::Cpu));
+    let steps = batches(4 * accumulated, 3);
+    let label = format!(
+        "{} heads of {}, r {}, {} × accumulated, 4 bit {}",
+        shape.heads, shape.dim, lora.r, accumulated, quant.load_in_4bit
+    );
+    for (i, step) in steps.chunks(accumulated).enumerate() {
+        let (ours, theirs) = (card.step(step, 1e-3).unwrap(), host.step(step, 1e-3).unwrap());
+        assert_eq!(ours.tokens, theirs.tokens);
+        assert!((ours.loss / theirs.loss - 1.0).abs() < 1e-5, "{label}: loss {} and {}", ours.loss, theirs.loss);
+        assert!((ours.grad_norm / theirs.grad_norm - 1.0).abs() < 1e-4, "{label}: norms {ours:?} {theirs:?}");
+        if i < 2 {
+            close(&format!("{label}, gradients of step {}", i + 1), &card, &host, Buffer::Gradients, 1e-3);
+        }
+    }
+    close(&format!("{label}, values"), &card, &host, Buffer::Values, 1e-3);
+    close(&format!("{label}, first moments"), &card, &host, Buffer::ExpAvg, 2e-3);
+    let held_out = batches(7, 11);
+    for (ours, theirs) in card.losses(&held_out).unwrap().iter().zip(host.losses(&held_out).unwrap()) {
+        assert_eq!(ours.rows, theirs.rows);
+        assert!((ours.sum / theirs.sum - 1.0).abs() < 1e-5, "{label}: evaluation {ours:?} {theirs:?}");
+    }
+}
+
+#[test]
+fn steps_are_the_cpus() {
+    let Some(device) = gpu() else { return };
+    let whole = LoraConfig { lora_dropout: 0.25, ..LoraConfig::default() };
+    let some = LoraConfig {
+        r: 3,
+        target_modules: vec!["q_proj".into(), "v_proj".into(), "down_proj".into()],
+        modules_to_save: vec![],
+        ..whole.clone()
+    };
+    let high = LoraConfig { r: 24, lora_dropout: 0.0, ensure_weight_tying: false, ..whole.clone() };
+    for shape in &SHAPES {
+        for quant in [QuantConfig::default(), QuantConfig::none()] {
+            compare(shape, &whole, &quant, 1, &device);
+        }
+        compare(shape, &some, &QuantConfig::default(), 1, &device);
+        compare(shape, &high, &QuantConfig::none(), 3, &device);
+    }
+}
+
+#[test]
+fn greedy_tokens_are_the_cpus() {
+    let Some(device) = gpu() else { return };
+    for shape in &SHAPES {
+        let base = model(shape, 5);
+        let card = base.to_device(&device);
+        for length in [1, 2, 5, 17, 70] {
+            let prompt: Vec<u32> = (0..length).map(|i| (i * 31 + length) % VOCAB as u32).collect();
+            assert_eq!(card.greedy(&prompt, 30).unwrap(), base.greedy(&prompt, 30).unwrap(), "{length}");
+        }
+        assert!(card.greedy(&[VOCAB as u32], 1).unwrap_err().to_string().contains("ids below"));
+    }
+}
+
+#[test]
+fn a_run_repeats_itself_bit_for_bit() {
+    let Some(device) = gpu() else { return };
+    let base = model(&SHAPES[0], 1).to_device(&device.with_dtype(DType::F32).unwrap());
+    let run = || {
+        let lora = LoraConfig::default();
+        let mut finetune =
+            Finetune::new(&base, &QuantConfig::default(), Some(&lora), OPTIMIZER, 1.0, 42).unwrap();
+        let losses: Vec<f64> =
+            batches(6, 2).iter().map(|b| finetune.step(std::slice::from_ref(b), 1e-3).unwrap().loss).collect();
+        (losses, all(&finetune, Buffer::Values))
+    };
+    assert!(run() == run());
+}
+
+#[test]
+fn types_it_cannot_compute_in_are_refused() {
+    let f16 = Device::Cpu.with_dtype(DType::F16).unwrap_err().to_string();
+    assert!(f16.contains("overflow in f16"), "{f16}");
+    assert!(Device::by_name("tpu").unwrap_err().to_string().contains("use auto, cpu, cuda"));
+    let Some(device) = gpu() else { return };
+    assert!(device.with_dtype(DType::F16).is_err() && device.with_dtype(DType::I64).is_err());
+    assert!(Device::cuda(99).unwrap_err().to_string().contains("the driver shows"));
+}
