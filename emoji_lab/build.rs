@@ -25,7 +25,10 @@ fn main() {
         );
     };
     let mut command = Command::new(&nvcc);
-    command.args(["-fatbin", "-O3", "-std=c++17", "--threads", "0", "-o"]).arg(&out).arg(ops.join("kernels.cu"));
+    command
+        .args(["-fatbin", "-O3", "-std=c++17", "--threads", "0", "-o"])
+        .arg(&out)
+        .arg(ops.join("kernels.cu"));
     for capability in CAPABILITIES {
         command.arg(format!("-gencode=arch=compute_{capability},code=sm_{capability}"));
     }

@@ -41,13 +41,14 @@ def notebook(*cells):
 class Run:
     """One call of `notebooks/run` on cells; `.code`, `.log`, `.cells` (the executed ones)."""
 
-    def __init__(self, *cells, options=(), interrupt_at=()):
+    def __init__(self, *cells, options=(), interrupt_at=(), variables=None):
         moments = list(interrupt_at)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "it.ipynb"
             path.write_text(json.dumps(notebook(*cells)))
             process = subprocess.Popen(
-                [RUN, path, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                [RUN, path, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                env={**os.environ, **(variables or {})},
             )
             log = []
             for line in process.stdout:
@@ -62,6 +63,8 @@ class Run:
             self.html = (Path(folder) / "out" / "it.html").read_text() if executed.exists() else ""
             read = json.loads(executed.read_text())["cells"] if executed.exists() else []
             self.cells = [cell for cell in read if cell["cell_type"] == "code"]
+            # Everything that was written beside the notebook, to search.
+            self.written = b"".join(p.read_bytes() for p in Path(folder).rglob("*") if p.is_file())
             self.left = sorted(p.name for p in (Path(folder) / "out").iterdir()) if executed.exists() else []
 
     def text(self, number, kind="stdout"):
@@ -184,6 +187,26 @@ class Passing(unittest.TestCase):
         run = Run(("\"a\".parse::<i32>()?;", "raises-exception"), 'println!("goes on");')
         self.assertEqual(run.code, 0, run.log)
         self.assertEqual(run.text(1), "goes on\n")
+
+    def test_token_stays_out(self):
+        marker = "hf_MARKERmarkerMARKERmarker0123456789"
+        run = Run(
+            'println!("length {}", std::env::var("HF_TOKEN")?.len());',
+            ("// how a prompt is answered by a run without a front end\n"
+             'println!("EVCXR_INPUT_REQUEST_PASSWORD:Hugging Face token?");\n'
+             "let mut typed = String::new();\nstd::io::stdin().read_line(&mut typed)?;\n"
+             'println!("typed {:?}", typed.trim());'),
+            ('std::env::var("HF_TOKEN")?.parse::<i32>()?;', "raises-exception"),
+            ('panic!("token: {}", std::env::var("HF_TOKEN").is_ok())', "raises-exception"),
+            ":vars",
+            variables={"HF_TOKEN": marker},
+        )  # fmt: skip
+        self.assertEqual(run.code, 0, run.log)
+        self.assertEqual(run.text(0), f"length {len(marker)}\n")
+        self.assertIn('typed ""', run.text(1), "a prompt that nobody can answer ends at once")
+        self.assertIn(b"length 37", run.written, "the outputs are in what is searched")
+        for name, content in (("log", run.log.encode()), ("notebook, html, other files", run.written)):
+            self.assertNotIn(b"MARKERmarker", content, name)
 
     def test_settings_reach_the_notebook(self):
         show = 'for name in ["MODEL", "CSV", "ROWS", "EPOCHS", "SEED", "OUTPUT"] {\n'

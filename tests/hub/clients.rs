@@ -109,7 +109,7 @@ fn python_downloads_from_it_and_shares_the_cache() {
         PathBuf::from(run_python(&python, &hub, home.path(), &["snapshot", "dataset", "ann/rows"], &[]));
     let offline = HubEnv { offline: true, ..hub.env(home.path()) };
     assert_eq!(download_model_with(&offline, "ann/tiny", None).unwrap(), theirs);
-    assert_eq!(download_dataset_with(&offline, "ann/rows", None).unwrap(), rows.join("train.csv"));
+    assert_eq!(download_dataset_with(&offline, "ann/rows", None).unwrap(), [rows.join("train.csv")]);
     // Ours first, theirs from our cache, without a network.
     let other = tempfile::tempdir().unwrap();
     let ours = download_model_with(&hub.env(other.path()), "ann/tiny", None).unwrap();

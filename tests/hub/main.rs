@@ -8,6 +8,7 @@ mod login;
 mod push;
 mod push_faults;
 mod secrets;
+mod sharded;
 mod stand_in;
 
 use std::fs;

@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use emoji_lab::data::{EmojiFilter, SYSTEM_PROMPT, format_chat, load_dataset, split_at_rows, train_test_split};
+use emoji_lab::data::{
+    EmojiFilter, SYSTEM_PROMPT, format_chat, load_dataset, split_at_rows, train_test_split,
+};
 use emoji_lab::lora::LoraConfig;
 use emoji_lab::model::load_model;
 use emoji_lab::quant::QuantConfig;
@@ -41,7 +43,11 @@ pub fn bench(gguf: &str, options: &Options) -> Result<()> {
     }
     let started = Instant::now();
     let loss = trainer.evaluate()?;
-    println!("evaluation of {} rows: {:.3} s, loss {loss:.4}", splits.test.len(), started.elapsed().as_secs_f64());
+    println!(
+        "evaluation of {} rows: {:.3} s, loss {loss:.4}",
+        splits.test.len(),
+        started.elapsed().as_secs_f64()
+    );
     Ok(())
 }
 

@@ -65,7 +65,11 @@ pub fn bench(model: &Gemma3, batches: &[Batch], rounds: usize) -> Result<()> {
     for round in 1..=2 {
         let started = Instant::now();
         let loss = finetune.evaluate(held_out)?;
-        println!("evaluation of {} batches, round {round}: {:.3} s, loss {loss:.4}", held_out.len(), started.elapsed().as_secs_f64());
+        println!(
+            "evaluation of {} batches, round {round}: {:.3} s, loss {loss:.4}",
+            held_out.len(),
+            started.elapsed().as_secs_f64()
+        );
     }
     let mut total = 0;
     for (what, bytes) in finetune.device_memory() {

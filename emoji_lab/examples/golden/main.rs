@@ -24,7 +24,8 @@ use std::process::ExitCode;
 use emoji_lab::{DType, Device, Result};
 use report::Report;
 
-const USAGE: &str = "usage: golden DIR [--gguf FILE] [--tokenizer FILE] [--device cpu|cuda] [--dtype f32|bf16]";
+const USAGE: &str =
+    "usage: golden DIR [--gguf FILE] [--tokenizer FILE] [--device cpu|cuda] [--dtype f32|bf16]";
 
 /// What the command line says.
 struct Options {

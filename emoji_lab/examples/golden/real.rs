@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use emoji_lab::Result;
 use emoji_lab::data::Message;
 use emoji_lab::lora::LoraConfig;
 use emoji_lab::model::{
@@ -11,7 +12,6 @@ use emoji_lab::ops::IGNORE_INDEX;
 use emoji_lab::ops::adamw::AdamW;
 use emoji_lab::quant::QuantConfig;
 use emoji_lab::train::{Batch, Finetune, Row};
-use emoji_lab::Result;
 use serde_json::Value;
 
 use crate::Options;

@@ -10,9 +10,9 @@ use emoji_lab::train::{Batch, Finetune, Row};
 use emoji_lab::{Error, Result};
 use serde_json::Value;
 
-use crate::{Bars, Options};
 use crate::files::{self, Tensors, max_difference, relative};
 use crate::report::Report;
+use crate::{Bars, Options};
 
 /// transformers' default, which the traces do not name.
 const EVAL_BATCH_SIZE: u64 = 8;
@@ -108,9 +108,11 @@ fn replay(name: &str, run: &Path, base: &Gemma3, bars: Bars, report: &mut Report
             evals.push(relative_error(finetune.evaluate(&eval)?, loss));
         }
     }
-    for (what, errors, bar) in
-        [("losses", &losses, bars.losses), ("grad norms", &norms, bars.grad_norms), ("eval losses", &evals, bars.losses)]
-    {
+    for (what, errors, bar) in [
+        ("losses", &losses, bars.losses),
+        ("grad norms", &norms, bars.grad_norms),
+        ("eval losses", &evals, bars.losses),
+    ] {
         let label = format!("{name}: {} {what}, worst relative", errors.len());
         match errors.iter().copied().reduce(f64::max) {
             Some(worst) => report.error(&label, worst, bar),
@@ -139,7 +141,11 @@ fn replay(name: &str, run: &Path, base: &Gemma3, bars: Bars, report: &mut Report
         finetune.arena().slots().len(),
     );
     for (what, ours, theirs) in parts.iter().filter(|(_, ours, _)| !ours.is_empty()) {
-        report.error(&format!("{name}: final adapter, {what}, relative"), relative(ours, theirs), bars.adapter);
+        report.error(
+            &format!("{name}: final adapter, {what}, relative"),
+            relative(ours, theirs),
+            bars.adapter,
+        );
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! Everything a pass writes, laid out once for the longest batch.
 
+use super::Gpu;
 use super::memory::{Layout, Memory};
 use super::network::Sizes;
-use super::Gpu;
 use crate::error::Result;
 
 /// One layer's activations, kept from its forward pass for its backward pass. Where a linear
@@ -104,7 +104,14 @@ impl Activations {
         &self.gradients[index % 2]
     }
 
-    fn place(gpu: &Gpu, s: &Sizes, tokens: usize, logit_rows: usize, training: bool, base: u64) -> (Self, u64) {
+    fn place(
+        gpu: &Gpu,
+        s: &Sizes,
+        tokens: usize,
+        logit_rows: usize,
+        training: bool,
+        base: u64,
+    ) -> (Self, u64) {
         let mut layout = Layout::new(base);
         let t = gpu.size();
         let mut rows = |columns: usize, bytes: usize| layout.take(tokens * columns * bytes);

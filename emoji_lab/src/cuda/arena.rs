@@ -120,7 +120,8 @@ impl DeviceArena {
     pub(crate) fn gradient_squares(&self, slots: &[Slot]) -> Result<Vec<f64>> {
         let mut squares = vec![0f64; slots.len()];
         for of_head in [false, true] {
-            let picked: Vec<usize> = (0..slots.len()).filter(|i| self.in_head(slots[*i].offset) == of_head).collect();
+            let picked: Vec<usize> =
+                (0..slots.len()).filter(|i| self.in_head(slots[*i].offset) == of_head).collect();
             if picked.is_empty() {
                 continue;
             }

@@ -44,7 +44,17 @@ impl Pass<'_> {
             let from = (a.d_hidden, s.hidden);
             let stream = (a.last, self.network.final_norm, a.rstd_last);
             let none = Adapters::default();
-            rms_norm::backward(gpu, from, none, step, stream, (0, d_stream), branch_of(last), a.gradients_of(last).d_down, shape)?;
+            rms_norm::backward(
+                gpu,
+                from,
+                none,
+                step,
+                stream,
+                (0, d_stream),
+                branch_of(last),
+                a.gradients_of(last).d_down,
+                shape,
+            )?;
             // The forward pass left the last layers' matrices where they are.
             let mut unpacked = None;
             let mut above = None;
@@ -63,7 +73,17 @@ impl Pass<'_> {
                 let (from, adapters) = ((g.d_middle_normed, self.ld(GATE_UP)), self.adapters(layer, GATE_UP));
                 let stream = (a.middle, n_middle, a.rstd_middle);
                 let branch = Branch { rows: a.o, weight: n_o, rstd: a.rstd_o, stream: 0 };
-                rms_norm::backward(gpu, from, adapters, step, stream, (d_stream, g.d_middle), branch, g.d_o, shape)?;
+                rms_norm::backward(
+                    gpu,
+                    from,
+                    adapters,
+                    step,
+                    stream,
+                    (d_stream, g.d_middle),
+                    branch,
+                    g.d_o,
+                    shape,
+                )?;
 
                 self.linear_back(layer, O, g.d_o, g.d_attended)?;
                 let sizes = self.attention_sizes(index);
@@ -94,12 +114,24 @@ impl Pass<'_> {
                     Some(below) => (branch_of(below), self.activations.gradients_of(below).d_down),
                     None => (Branch::default(), 0),
                 };
-                rms_norm::backward(gpu, from, adapters, step, stream, (g.d_middle, d_stream), below, d_below, shape)?;
+                rms_norm::backward(
+                    gpu,
+                    from,
+                    adapters,
+                    step,
+                    stream,
+                    (g.d_middle, d_stream),
+                    below,
+                    d_below,
+                    shape,
+                )?;
             }
             self.wait_for(above.as_ref())?;
             let tied = self.network.table.d_lookup == self.network.table.d_head;
             match self.network.table.d_lookup.map(|table| (table, !tied || !gpu.bf16())) {
-                Some(table) => embedding::cuda::backward(gpu, table, i.ids, d_stream, shape, s.embedding_scale),
+                Some(table) => {
+                    embedding::cuda::backward(gpu, table, i.ids, d_stream, shape, s.embedding_scale)
+                }
                 None => Ok(()),
             }
         }

@@ -5,19 +5,19 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaGraph, sys};
 
+use super::Gpu;
 use super::activations::Activations;
 use super::arena::DeviceArena;
 use super::forward::Pass;
 use super::memory::Memory;
 use super::network::Network;
 use super::step::{Inputs, SLOTS, Step, StepResult};
-use super::Gpu;
 use crate::error::{Error, Result};
 use crate::model::{EMBED_TOKENS, Gemma3, LM_HEAD};
 use crate::ops::adamw::{self, AdamW, Factors};
 use crate::ops::grad_norm;
-use crate::ops::linear_cross_entropy::LossSum;
 use crate::ops::host;
+use crate::ops::linear_cross_entropy::LossSum;
 use crate::train::{Arena, Batch};
 
 /// What a graph does.
@@ -96,12 +96,7 @@ fn padded(tokens: usize) -> usize {
 
 impl CudaFinetune {
     /// Puts `model`, its adapters and the optimizer on the card.
-    pub(crate) fn new(
-        gpu: &Gpu,
-        model: &Gemma3,
-        host_arena: &Arena,
-        settings: Settings,
-    ) -> Result<Self> {
+    pub(crate) fn new(gpu: &Gpu, model: &Gemma3, host_arena: &Arena, settings: Settings) -> Result<Self> {
         let slots = host_arena.slots();
         if let Some(slot) = slots.iter().find(|s| {
             !(s.name.contains(".lora_") || s.name.contains("embed_tokens") || s.name.starts_with("lm_head"))
@@ -114,7 +109,8 @@ impl CudaFinetune {
         }
         let gpu = &gpu.new_lane()?;
         let head_name = if model.lm_head.is_none() { EMBED_TOKENS } else { LM_HEAD };
-        let head = slots.iter().find(|s| s.name == head_name).map_or((0, 0), |s| (s.offset, s.offset + s.len()));
+        let head =
+            slots.iter().find(|s| s.name == head_name).map_or((0, 0), |s| (s.offset, s.offset + s.len()));
         let arena = host::read(&host_arena.values, |values| Ok(DeviceArena::new(gpu, values, head)))?;
         let arena = Arc::new(arena?);
         let positions = model.config().max_position_embeddings.min(8192);
@@ -265,7 +261,11 @@ impl CudaFinetune {
         for i in sums.len()..batches.len() {
             sums.push(self.loss_of(self.sent + i)?);
         }
-        Ok(sums.iter().zip(batches).map(|(sum, batch)| LossSum { sum: *sum, rows: batch.target_count() }).collect())
+        Ok(sums
+            .iter()
+            .zip(batches)
+            .map(|(sum, batch)| LossSum { sum: *sum, rows: batch.target_count() })
+            .collect())
     }
 
     /// A kernel does not look where it reads: what is outside the model's tables is found here.
@@ -322,9 +322,7 @@ impl CudaFinetune {
         }
         let stream = self.gpu.stream().clone();
         let fail = |e: cudarc::driver::DriverError| self.gpu.error(e.0);
-        stream
-            .begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED)
-            .map_err(fail)?;
+        stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED).map_err(fail)?;
         let enqueued = self.enqueue(tokens, work);
         let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY;
         let graph = stream.end_capture(flags).map_err(fail);

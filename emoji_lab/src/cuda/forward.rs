@@ -2,12 +2,12 @@
 
 use cudarc::driver::CudaEvent;
 
+use super::Gpu;
 use super::activations::Activations;
 use super::decode::Caches;
 use super::gemm::{Out, gemm, matrix};
 use super::network::{DOWN, GATE_UP, Layer, Network, O, QKV};
 use super::step::Inputs;
-use super::Gpu;
 use crate::error::Result;
 use crate::ops::attention::cuda::{self as attention, AttentionSizes};
 use crate::ops::lora_linear::cuda::{Adapters, unpack_weights};
@@ -117,7 +117,17 @@ impl Pass<'_> {
                 qk_norm_rope(gpu, h, (n_q, n_k), angles, i.positions, rows, s.eps)?;
                 self.fill_cache(index)?;
                 let (to, adapters) = ((a.attended, self.ld(O)), self.adapters(layer, O));
-                attention::forward(gpu, h, i.start, to, a.lse, adapters, step, self.attention_sizes(index), rows)?;
+                attention::forward(
+                    gpu,
+                    h,
+                    i.start,
+                    to,
+                    a.lse,
+                    adapters,
+                    step,
+                    self.attention_sizes(index),
+                    rows,
+                )?;
                 self.linear(layer, O, a.attended, a.o)?;
 
                 branch = Branch { rows: a.o, weight: n_o, rstd: a.rstd_o, stream: a.middle };

@@ -21,14 +21,19 @@ pub(super) struct Blas {
 impl Blas {
     pub(super) fn new(stream: &Arc<CudaStream>, device: &str) -> Result<Self> {
         let fail = |e: result::CublasError| {
-            Error::device(device, format!("cuBLAS does not start: {:?}", e.0), "Compute on the CPU: Device::Cpu")
+            Error::device(
+                device,
+                format!("cuBLAS does not start: {:?}", e.0),
+                "Compute on the CPU: Device::Cpu",
+            )
         };
         let handle = result::create_handle().map_err(fail)?;
         // SAFETY: handle and stream are alive; the workspace is freed after both, in `drop`.
         unsafe {
             result::set_stream(handle, stream.cu_stream().cast()).map_err(fail)?;
-            let workspace = cudarc::driver::result::malloc_sync(WORKSPACE)
-                .map_err(|e| Error::device(device, super::gpu::describe(e.0), "Close what else is on the card"))?;
+            let workspace = cudarc::driver::result::malloc_sync(WORKSPACE).map_err(|e| {
+                Error::device(device, super::gpu::describe(e.0), "Close what else is on the card")
+            })?;
             sys::cublasSetWorkspace_v2(handle, workspace as *mut c_void, WORKSPACE).result().map_err(fail)?;
             Ok(Self { handle, workspace })
         }
@@ -119,7 +124,10 @@ pub(super) unsafe fn gemm(
         )
     }
     .map_err(|e| {
-        Error::device(gpu.short_name(), format!("cuBLAS, [{m}, {k}] · [{k}, {n}]: {:?}", e.0), "Restart the kernel")
+        Error::device(
+            gpu.short_name(),
+            format!("cuBLAS, [{m}, {k}] · [{k}, {n}]: {:?}", e.0),
+            "Restart the kernel",
+        )
     })
 }
-

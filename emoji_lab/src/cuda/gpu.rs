@@ -103,8 +103,7 @@ impl Gpu {
             Err(Error::device(&device, problem, format!("{help}, or compute on the CPU: Device::Cpu")))
         };
         // SAFETY: only asks whether the libraries are there. (cudarc panics where they are not.)
-        let (driver, cublas) =
-            unsafe { (sys::is_culib_present(), cudarc::cublas::sys::is_culib_present()) };
+        let (driver, cublas) = unsafe { (sys::is_culib_present(), cudarc::cublas::sys::is_culib_present()) };
         if !driver {
             return fail(
                 "there is no NVIDIA driver (libcuda.so.1)".into(),
@@ -133,7 +132,8 @@ impl Gpu {
                 };
             }
         };
-        let driver_error = |e: cudarc::driver::DriverError| Error::device(&device, describe(e.0), "See nvidia-smi");
+        let driver_error =
+            |e: cudarc::driver::DriverError| Error::device(&device, describe(e.0), "See nvidia-smi");
         let name = context.name().map_err(driver_error)?;
         let capability = context.compute_capability().map_err(driver_error)?;
         if capability < OLDEST {
@@ -178,7 +178,11 @@ impl Gpu {
                 let help = format!(
                     "{} (compute capability {major}.{minor}) has {}",
                     self.shared.name,
-                    if self.shared.capability >= BF16 { "F32 and BF16" } else { "F32 alone: BF16 begins with 8.0" }
+                    if self.shared.capability >= BF16 {
+                        "F32 and BF16"
+                    } else {
+                        "F32 alone: BF16 begins with 8.0"
+                    }
                 );
                 return Err(Error::setting("dtype", dtype.as_str(), help));
             }
@@ -286,7 +290,11 @@ impl Gpu {
     }
 
     fn fault(&self, kernel: &str, problem: &str) -> Error {
-        Error::device(self.short_name(), format!("kernel {kernel}: {problem}"), "This is a fault of emoji_lab")
+        Error::device(
+            self.short_name(),
+            format!("kernel {kernel}: {problem}"),
+            "This is a fault of emoji_lab",
+        )
     }
 
     /// `cuda:0`.

@@ -3,15 +3,15 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::Gpu;
 use super::activations::Activations;
 use super::arena::DeviceArena;
 use super::memory::{Layout, Memory};
-use super::Gpu;
 use crate::error::{Error, Result};
 use crate::model::{DecoderLayer, Gemma3, Gemma3Config, LayerType, Linear};
 use crate::ops::host;
-use crate::ops::lora_linear::cuda::{AdapterGradient, Adapters, Unpack};
 use crate::ops::lora_linear::Weight;
+use crate::ops::lora_linear::cuda::{AdapterGradient, Adapters, Unpack};
 use crate::ops::rope::RopeTable;
 use crate::train::Slot;
 
@@ -66,7 +66,10 @@ impl Sizes {
             return no(format!("the kernels take rows of a multiple of 8, and {name} is {value}"));
         }
         if c.head_dim > 256 || !c.head_dim.is_multiple_of(8) {
-            return no(format!("the kernels take heads of up to 256 values, a multiple of 8, not {}", c.head_dim));
+            return no(format!(
+                "the kernels take heads of up to 256 values, a multiple of 8, not {}",
+                c.head_dim
+            ));
         }
         if c.num_attention_heads + c.num_key_value_heads > 32 {
             return no(format!("the kernels take up to 32 heads, not {}", c.num_attention_heads));
@@ -203,7 +206,11 @@ impl Network {
         let sizes = Sizes::new(model.config(), rank.unwrap_or(0))?;
         let quantized = linears().any(|l| matches!(l.weight, Weight::Nf4(_)));
         if quantized && linears().any(|l| matches!(l.weight, Weight::Dense(_))) {
-            return Err(Error::device("cuda", "some layers are in NF4 and some are not", "Quantise all or none"));
+            return Err(Error::device(
+                "cuda",
+                "some layers are in NF4 and some are not",
+                "Quantise all or none",
+            ));
         }
         let mut builder = Builder { gpu, sizes: &sizes, arena, memories: vec![], bytes: 0 };
         // In NF4 layers unpack into two rooms by turns: one is filled while the other is used.
@@ -485,9 +492,8 @@ impl Builder<'_> {
         let gradient = |offset: usize| self.arena.map(|(arena, _)| arena.gradient_ptr(offset));
         let (d_lookup, d_head) = (embedding.and_then(gradient), head.and_then(gradient));
         let mut frozen = |tensor: &Tensor| -> Result<u64> {
-            let bytes = host::read(&tensor.contiguous()?, |v| {
-                Ok(rows_in_compute_type(self.gpu, v, s.hidden, 0))
-            })?;
+            let bytes =
+                host::read(&tensor.contiguous()?, |v| Ok(rows_in_compute_type(self.gpu, v, s.hidden, 0)))?;
             self.upload(&bytes, "the embedding")
         };
         let at = |base: Option<u64>, offset: usize| base.map_or(0, |base| base + offset as u64 * 4);
@@ -507,13 +513,6 @@ impl Builder<'_> {
             head_copy = self.keep(memory, len * 2);
             head_ptr = head_copy;
         }
-        Ok(Table {
-            lookup,
-            lookup_f32,
-            head: head_ptr,
-            d_lookup,
-            d_head,
-            head_copy,
-        })
+        Ok(Table { lookup, lookup_f32, head: head_ptr, d_lookup, d_head, head_copy })
     }
 }

@@ -5,8 +5,8 @@ use std::ffi::c_void;
 
 use cudarc::driver::{CudaEvent, result, sys};
 
-use super::memory::Memory;
 use super::Gpu;
+use super::memory::Memory;
 use crate::error::{Error, Result};
 use crate::model::PackedTokens;
 use crate::ops::adamw::Factors;

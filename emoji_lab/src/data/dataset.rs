@@ -1,15 +1,15 @@
 //! Loading rows of text and emoji from a file, the Hub or this crate, and keeping the clean ones.
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::csv::read_csv;
 use super::filter::EmojiFilter;
-use super::jsonl::read_jsonl;
-use super::report::CleaningReport;
+use super::report::{CleaningReport, Counted};
 use super::show::{notebook_text, shown};
+use super::table::{TableFormat, read_rows};
 use crate::error::{Error, Result};
+use crate::hub::HF_DATASETS;
 
 /// The rows that `"embedded"` loads.
 const EMBEDDED: &str = include_str!("../../assets/rows.csv");
@@ -73,7 +73,7 @@ impl fmt::Display for Dataset {
 /// A row as a file has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Row {
-    /// The line it begins on, from 1.
+    /// The line it begins on, from 1; the row's number in a format without lines.
     pub line: usize,
     pub text: String,
     pub emoji: String,
@@ -83,7 +83,9 @@ pub(super) struct Row {
 /// that have a text.
 ///
 /// `source` is the path of a `.csv` or `.jsonl` file (UTF-8), a dataset's id on the Hugging Face
-/// Hub (`owner/name`), or `"embedded"` for the rows that come with this crate.
+/// Hub (`owner/name` for its training split, `hf://datasets/owner/name/file.csv` for a file of it:
+/// see [`download_dataset`](crate::hub::download_dataset)), or `"embedded"` for the rows that come
+/// with this crate. With the crate's feature `parquet` it can be `.parquet`, too.
 ///
 /// Values are kept as they stand. Two things differ from Python's CSV loader, both about values
 /// that pandas reads as missing: a row with an empty text is dropped (Python trains on the word
@@ -94,12 +96,12 @@ pub(super) struct Row {
 /// not what its name says, or no row is left; [`Error::Io`] if it cannot be read; [`Error::Hub`]
 /// if the Hub does not give it.
 pub fn load_dataset(source: &str, filter: EmojiFilter) -> Result<Dataset> {
-    let rows = match locate(source)? {
-        Source::Embedded => read_csv(source, EMBEDDED.as_bytes())?,
-        Source::File(path) => read_rows(source, &path)?,
-        Source::Hub(id) => read_rows(source, &crate::hub::download_dataset(&id)?)?,
+    let (rows, counted) = match locate(source)? {
+        Source::Embedded => (read_csv(source, EMBEDDED.as_bytes())?, Counted::Lines),
+        Source::File(path) => (read_rows(source, &path)?, counted_in(&path)),
+        Source::Hub(id) => read_split(source, &crate::hub::download_dataset(&id)?)?,
     };
-    let (examples, report) = clean(source, rows, filter);
+    let (examples, report) = clean(source, rows, filter, counted);
     if examples.is_empty() {
         return Err(Error::dataset(
             source,
@@ -111,8 +113,35 @@ pub fn load_dataset(source: &str, filter: EmojiFilter) -> Result<Dataset> {
     Ok(Dataset { source: source.to_owned(), examples, report })
 }
 
-fn clean(source: &str, rows: Vec<Row>, filter: EmojiFilter) -> (Vec<Example>, CleaningReport) {
-    let mut report = CleaningReport::new(source, filter);
+/// The rows of a split's files, one after the other.
+fn read_split(source: &str, files: &[PathBuf]) -> Result<(Vec<Row>, Counted)> {
+    if let [one] = files {
+        return Ok((read_rows(source, one)?, counted_in(one)));
+    }
+    let mut rows: Vec<Row> = Vec::new();
+    for path in files {
+        let file = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        rows.extend(read_rows(&format!("{source}, {file}"), path)?);
+    }
+    // A line's number would not say of which file.
+    rows.iter_mut().enumerate().for_each(|(i, row)| row.line = i + 1);
+    Ok((rows, Counted::Rows))
+}
+
+fn counted_in(path: &Path) -> Counted {
+    match path.to_str().and_then(TableFormat::of) {
+        Some(TableFormat::Parquet) => Counted::Rows,
+        _ => Counted::Lines,
+    }
+}
+
+fn clean(
+    source: &str,
+    rows: Vec<Row>,
+    filter: EmojiFilter,
+    counted: Counted,
+) -> (Vec<Example>, CleaningReport) {
+    let mut report = CleaningReport { counted, ..CleaningReport::new(source, filter) };
     let mut examples = Vec::new();
     for row in rows {
         if report.judge(&row) {
@@ -137,11 +166,17 @@ fn locate(source: &str) -> Result<Source> {
     if !source.is_empty() && path.exists() {
         return Ok(Source::File(path.to_path_buf()));
     }
-    if format_of(path).is_some() || source.starts_with(['/', '.', '~']) {
+    if source.starts_with(HF_DATASETS) {
+        return Ok(Source::Hub(source.to_owned()));
+    }
+    if TableFormat::of(source).is_some() || source.starts_with(['/', '.', '~']) {
         let here = std::env::current_dir().unwrap_or_default();
         let help = match source.starts_with('~') {
             true => "Write the home folder out: `~` is the shell's".to_owned(),
-            false => format!("Check the path; relative ones start from {}", here.display()),
+            false => format!(
+                "Check the path; relative ones start from {}. A file on the Hub is {HF_DATASETS}owner/name/file.csv",
+                here.display()
+            ),
         };
         return Err(Error::dataset(source, "there is no such file", help));
     }
@@ -162,40 +197,6 @@ fn is_hub_id(source: &str) -> bool {
             && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
     };
     source.split_once('/').is_some_and(|(owner, name)| word(owner) && word(name))
-}
-
-type Reader = fn(&str, &[u8]) -> Result<Vec<Row>>;
-
-fn format_of(path: &Path) -> Option<Reader> {
-    let extension = path.extension()?.to_str()?.to_ascii_lowercase();
-    match extension.as_str() {
-        "csv" => Some(read_csv),
-        "jsonl" => Some(read_jsonl),
-        _ => None,
-    }
-}
-
-fn read_rows(name: &str, path: &Path) -> Result<Vec<Row>> {
-    let kind = fs::metadata(path).map_err(|e| Error::io(path, "opening the dataset", e))?;
-    if kind.is_dir() {
-        return Err(Error::dataset(name, "is a folder", "Give the .csv or .jsonl file itself"));
-    }
-    if !kind.is_file() {
-        // A pipe or a device could keep a cell waiting for ever.
-        return Err(Error::dataset(name, "is not a regular file", "Give a .csv or .jsonl file"));
-    }
-    let read = format_of(path).ok_or_else(|| {
-        Error::dataset(
-            name,
-            "its name ends neither in .csv nor in .jsonl",
-            "Rename it after what it holds, or convert it to one of the two",
-        )
-    })?;
-    let bytes = fs::read(path).map_err(|e| Error::io(path, "reading the dataset", e))?;
-    if bytes.is_empty() {
-        return Err(Error::dataset(name, "the file is empty", "Give a file with columns `text` and `emoji`"));
-    }
-    read(name, &bytes)
 }
 
 /// The text of a file: UTF-8, without its byte order mark.
@@ -239,6 +240,8 @@ pub(super) fn wrong_columns<'a>(at: &str, columns: impl Iterator<Item = &'a str>
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn failure(source: &str) -> String {
@@ -272,7 +275,10 @@ mod tests {
         for neither in ["", "rows", "a/b/c", "https://example.org/rows", "owner/", "-a/b", "a b/c"] {
             assert!(failure(neither).contains("neither a file nor a dataset id"), "{neither}");
         }
-        assert_eq!(locate("owner/name-1.0").unwrap(), Source::Hub("owner/name-1.0".into()));
+        for id in ["owner/name-1.0", "hf://datasets/owner/name/data/test.csv", "hf://datasets/owner/name"] {
+            assert_eq!(locate(id).unwrap(), Source::Hub(id.into()));
+        }
+        assert!(failure("owner/name/test.csv").contains("hf://datasets/owner/name/file.csv"));
     }
 
     #[test]
@@ -280,7 +286,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert!(failure(folder.path().to_str().unwrap()).contains("is a folder"));
         assert!(failure("/dev/null").contains("not a regular file"));
-        assert!(failure_of("rows.txt", "text,emoji\n").contains("neither in .csv nor in .jsonl"));
+        assert!(failure_of("rows.txt", "text,emoji\n").contains("neither in .csv nor in .jsonl or .parquet"));
         assert!(failure_of("rows.csv", "").contains("the file is empty"));
         assert!(failure_of("rows.jsonl", "").contains("the file is empty"));
     }

@@ -37,12 +37,31 @@ impl DropReason {
     }
 }
 
+/// What the numbers of a report count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// Lines of the file.
+    Lines,
+    /// Rows of the dataset, where it is in a format without lines or in several files.
+    Rows,
+}
+
+impl Counted {
+    fn one(self) -> &'static str {
+        match self {
+            Self::Lines => "line",
+            Self::Rows => "row",
+        }
+    }
+}
+
 /// The rows dropped for one reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dropped {
     /// The reason.
     pub reason: DropReason,
-    /// The line of the file where each row begins, from 1.
+    /// The line of the file where each row begins, or the row's own number: see
+    /// [`CleaningReport::counted`]. Both from 1.
     pub lines: Vec<usize>,
     /// `text` and `emoji` of the first few.
     pub examples: Vec<(String, String)>,
@@ -55,6 +74,8 @@ pub struct CleaningReport {
     pub source: String,
     /// The filter.
     pub filter: EmojiFilter,
+    /// What the numbers in `dropped` count.
+    pub counted: Counted,
     /// Rows in the file.
     pub rows_read: usize,
     /// Rows that passed.
@@ -65,7 +86,8 @@ pub struct CleaningReport {
 
 impl CleaningReport {
     pub(super) fn new(source: &str, filter: EmojiFilter) -> Self {
-        Self { source: source.to_owned(), filter, rows_read: 0, rows_kept: 0, dropped: Vec::new() }
+        let counted = Counted::Lines;
+        Self { source: source.to_owned(), filter, counted, rows_read: 0, rows_kept: 0, dropped: Vec::new() }
     }
 
     /// Counts a row, and says whether it stays.
@@ -100,7 +122,11 @@ impl CleaningReport {
         let mut parts = vec![format!("{} rows read", self.rows_read)];
         for d in &self.dropped {
             let first = d.lines.first().copied().unwrap_or_default();
-            parts.push(format!("{} with {}, first on line {first}", d.lines.len(), d.reason.says()));
+            let at = match self.counted {
+                Counted::Lines => "on line",
+                Counted::Rows => "in row",
+            };
+            parts.push(format!("{} with {}, first {at} {first}", d.lines.len(), d.reason.says()));
         }
         parts.join("; ")
     }
@@ -124,9 +150,10 @@ impl CleaningReport {
         }
         format!(
             "<table>\n<caption>{}, filter {:?}</caption>\n\
-             <tr><th></th><th>rows</th><th>lines</th><th>examples</th></tr>\n{rows}</table>",
+             <tr><th></th><th>rows</th><th>{}s</th><th>examples</th></tr>\n{rows}</table>",
             escape(&self.source),
-            self.filter
+            self.filter,
+            self.counted.one()
         )
     }
 
@@ -143,9 +170,9 @@ impl fmt::Display for CleaningReport {
         write!(f, "{:>7}  kept", self.rows_kept)?;
         for d in &self.dropped {
             let (count, reason) = (d.lines.len(), d.reason.says());
-            write!(f, "\n{count:>7}  dropped: {reason} (lines {})", first_lines(&d.lines))?;
+            write!(f, "\n{count:>7}  dropped: {reason} ({}s {})", self.counted.one(), first_lines(&d.lines))?;
             for (line, example) in d.lines.iter().zip(&d.examples) {
-                write!(f, "\n{:9}line {line}: {}", "", pair(example))?;
+                write!(f, "\n{:9}{} {line}: {}", "", self.counted.one(), pair(example))?;
             }
         }
         Ok(())

@@ -53,7 +53,7 @@ pub struct ModelCard {
     pub log_history: Vec<LogEntry>,
     /// The loss curve as an SVG picture.
     pub plot: Option<String>,
-    /// Figures of an evaluation: name and value.
+    /// Figures of an evaluation: name and value. The last validation loss of `log_history` if empty.
     pub evaluation: Vec<(String, f64)>,
     /// Questions and answers.
     pub samples: Vec<CardSample>,
@@ -96,8 +96,9 @@ impl ModelCard {
             parts.push(format!("## Examples\n\n{}", self.sample_table()));
         }
         parts.push(self.training());
-        if !self.evaluation.is_empty() {
-            let rows = self.evaluation.iter().map(|(name, value)| vec![cell(name), figure(*value)]);
+        let evaluation = self.figures();
+        if !evaluation.is_empty() {
+            let rows = evaluation.iter().map(|(name, value)| vec![cell(name), figure(*value)]);
             parts.push(format!("## Evaluation\n\n{}", table(&["figure", "value"], rows)));
         }
         if self.license == "gemma" {
@@ -108,6 +109,15 @@ impl ModelCard {
             );
         }
         parts.join("\n\n") + "\n"
+    }
+
+    /// The figures to show: those given, or the last validation loss.
+    fn figures(&self) -> Vec<(String, f64)> {
+        if !self.evaluation.is_empty() {
+            return self.evaluation.clone();
+        }
+        let last = self.log_history.iter().rev().find_map(|entry| entry.eval_loss);
+        last.map(|loss| ("Validation loss".to_string(), loss)).into_iter().collect()
     }
 
     fn front_matter(&self, name: &str) -> Vec<(&'static str, Yaml)> {
@@ -123,15 +133,16 @@ impl ModelCard {
             ("pipeline_tag", one(&self.pipeline_tag)),
             ("tags", Yaml::texts(&self.tags)),
         ];
-        if let (false, Some(dataset)) = (self.evaluation.is_empty(), self.datasets.first()) {
-            let metrics =
-                self.evaluation.iter().filter(|(_, value)| value.is_finite()).map(|(name, value)| {
-                    Yaml::Map(vec![
-                        ("type", Yaml::text(metric_type(name))),
-                        ("name", Yaml::text(name.clone())),
-                        ("value", Yaml::Number(*value)),
-                    ])
-                });
+        // The Hub takes figures on a dataset of its own only.
+        let (evaluation, dataset) = (self.figures(), self.datasets.iter().find(|id| is_hub_id(id)));
+        if let (false, Some(dataset)) = (evaluation.is_empty(), dataset) {
+            let metrics = evaluation.iter().filter(|(_, value)| value.is_finite()).map(|(name, value)| {
+                Yaml::Map(vec![
+                    ("type", Yaml::text(metric_type(name))),
+                    ("name", Yaml::text(name.clone())),
+                    ("value", Yaml::Number(*value)),
+                ])
+            });
             let result = Yaml::Map(vec![
                 ("task", Yaml::Map(vec![("type", one(&self.pipeline_tag))])),
                 (
@@ -231,12 +242,14 @@ impl fmt::Display for ModelCard {
     }
 }
 
-/// A Hub id as a link, anything else as code.
+/// A Hub id as a link, anything else as code; of a path its last part alone, since where files lie on
+/// someone's machine is nobody else's business.
 fn link(id: &str, prefix: &str) -> String {
     if is_hub_id(id) {
         format!("[{id}](https://huggingface.co/{prefix}{id})")
     } else {
-        format!("`{}`", code(id))
+        let name = id.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or(id);
+        format!("`{}`", code(name))
     }
 }
 
@@ -344,11 +357,24 @@ mod tests {
     }
 
     #[test]
+    fn the_last_validation_loss_is_the_evaluation() {
+        let text = ModelCard { evaluation: vec![], ..card() }.to_markdown("ann/x");
+        assert!(text.contains("| Validation loss | 2.2500 |") && text.contains("value: 2.25"), "{text}");
+        // Without a dataset of the Hub the figure stays in the text.
+        let here =
+            ModelCard { datasets: vec!["/home/ann/my rows.csv".into()], ..card() }.to_markdown("ann/x");
+        assert!(!here.contains("model-index") && here.contains("| Validation loss | 2.2500 |"), "{here}");
+        assert!(here.contains("Data: `my rows.csv`") && !here.contains("/home/ann"), "{here}");
+    }
+
+    #[test]
     fn a_base_model_that_is_a_path_stays_out_of_the_front_matter() {
-        for base in ["embedded", "/root/x.gguf", "models/x.gguf"] {
+        for (base, shown) in
+            [("embedded", "embedded"), ("/root/x.gguf", "x.gguf"), ("models/x.gguf", "x.gguf")]
+        {
             let text = ModelCard { base_model: base.into(), ..Default::default() }.to_markdown("ann/x");
             assert!(
-                !text.contains("base_model:") && text.contains(&format!("`{base}` fine-tuned")),
+                !text.contains("base_model:") && text.contains(&format!("`{shown}` fine-tuned")),
                 "{text}"
             );
         }

@@ -1,4 +1,4 @@
-//! Which files of a repository are needed.
+//! Which files of a model repository are needed.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -107,65 +107,6 @@ pub(crate) fn missing_files(snapshot: &Path) -> Vec<String> {
     missing
 }
 
-/// Endings of tables that can be read, the better liked first.
-const TABLES: [&str; 3] = [".csv", ".jsonl", ".ndjson"];
-
-/// The table of a dataset repository: its training split, or its only one.
-pub(crate) fn table_file<'a>(repo: &Repo, files: &'a [RemoteFile]) -> Result<&'a RemoteFile> {
-    let wrong = |problem: String, help: String| Error::dataset(&repo.id, problem, help);
-    let is_table =
-        |file: &&RemoteFile| TABLES.iter().any(|ending| file.path.to_lowercase().ends_with(ending));
-    let tables: Vec<&RemoteFile> = files.iter().filter(is_table).collect();
-    if tables.is_empty() {
-        let parquet = files.iter().any(|file| file.path.to_lowercase().ends_with(".parquet"));
-        return Err(match parquet {
-            true => wrong(
-                "it holds parquet files only, and they are not read yet".into(),
-                "Export it as csv (Python: load_dataset(…)[\"train\"].to_csv(\"rows.csv\")) and give that file's path".into(),
-            ),
-            false => wrong(
-                "it holds no csv or jsonl file".into(),
-                "Take a dataset with one, or give the path of a file of your own".into(),
-            ),
-        });
-    }
-    let train: Vec<_> =
-        tables.iter().copied().filter(|file| has_word(&file.path, &["train", "training"])).collect();
-    let rest: Vec<_> = tables.iter().copied().filter(|file| !has_word(&file.path, &OTHER_SPLITS)).collect();
-    let chosen = if train.is_empty() { rest } else { train };
-    // The same rows in two formats: the first format that is liked has them.
-    let best = TABLES.iter().map(|ending| {
-        chosen.iter().copied().filter(|file| file.path.to_lowercase().ends_with(ending)).collect::<Vec<_>>()
-    });
-    let best = best.into_iter().find(|files| !files.is_empty()).unwrap_or_default();
-    match best.as_slice() {
-        [one] => Ok(one),
-        _ => {
-            let names: Vec<&str> = tables.iter().take(8).map(|file| file.path.as_str()).collect();
-            Err(wrong(
-                format!(
-                    "it is not clear which of its {} tables to train on: {}",
-                    tables.len(),
-                    names.join(", ")
-                ),
-                format!(
-                    "Name the file after the id, as in {}/{}",
-                    repo.id,
-                    names.first().unwrap_or(&"train.csv")
-                ),
-            ))
-        }
-    }
-}
-
-const OTHER_SPLITS: [&str; 7] = ["test", "testing", "valid", "validation", "val", "dev", "eval"];
-
-/// Whether one of `words` stands in a path, as a word of its own.
-fn has_word(path: &str, words: &[&str]) -> bool {
-    let path = path.to_lowercase();
-    path.split(|c: char| !c.is_ascii_alphabetic()).any(|word| words.contains(&word))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::hash::FileIds;
@@ -175,28 +116,6 @@ mod tests {
     fn files(names: &[&str]) -> Vec<RemoteFile> {
         let id = || super::super::hash::ContentId::parse(&FileIds::of_bytes(b"").git).unwrap();
         names.iter().map(|name| RemoteFile { path: name.to_string(), size: 0, id: id() }).collect()
-    }
-
-    fn table(names: &[&str]) -> Result<String, String> {
-        let repo = Repo::new(RepoKind::Dataset, "a/b", None).unwrap();
-        table_file(&repo, &files(names)).map(|file| file.path.clone()).map_err(|e| e.to_string())
-    }
-
-    #[test]
-    fn the_training_table_is_chosen() {
-        assert_eq!(table(&["README.md", "rows.csv"]).unwrap(), "rows.csv");
-        assert_eq!(table(&["data/test.csv", "data/train.csv", "x.csv"]).unwrap(), "data/train.csv");
-        assert_eq!(table(&["train.jsonl", "train.csv"]).unwrap(), "train.csv");
-        assert_eq!(table(&["test-00000.jsonl", "text2emoji.jsonl"]).unwrap(), "text2emoji.jsonl");
-        assert!(table(&["a.csv", "b.csv"]).unwrap_err().contains("a/b/a.csv"));
-        assert!(
-            table(&["train-00000-of-00002.csv", "train-00001-of-00002.csv"])
-                .unwrap_err()
-                .contains("2 tables")
-        );
-        assert!(table(&["data/train.parquet"]).unwrap_err().contains("parquet"));
-        assert!(table(&["README.md"]).unwrap_err().contains("no csv"));
-        assert!(table(&["test.csv"]).unwrap_err().contains("not clear"));
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! One commit of many files.
 
+use std::sync::Mutex;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hf_hub::HFClient;
+use hf_hub::progress::{ProgressEvent, ProgressHandler, UploadEvent};
 use hf_hub::repository::CommitOperation;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -12,9 +15,10 @@ use super::explain::repo_error;
 use super::lfs::{Sorted, Transfer, negotiate, put, sort};
 use super::listing::{RepoState, list_files, repo_state};
 use super::plan::{Hashed, Source};
-use super::progress::bytes;
+use super::progress::{Progress, bytes};
 use super::repo::Repo;
-use super::wire::{Content, Repeat, Request, Wire};
+use super::request::{Content, Repeat, Request};
+use super::wire::Wire;
 use crate::error::{Error, Result};
 
 /// How a commit ended.
@@ -114,6 +118,19 @@ fn plain(wire: &Wire, repo: &Repo, state: &RepoState, sorted: &Sorted, message: 
     })
 }
 
+/// Shows what hf-hub reports as the lines that every transfer has here.
+struct XetLines(Mutex<Progress>);
+
+impl ProgressHandler for XetLines {
+    fn on_progress(&self, event: &ProgressEvent) {
+        if let (ProgressEvent::Upload(UploadEvent::Progress { bytes_completed, .. }), Ok(mut progress)) =
+            (event, self.0.lock())
+        {
+            progress.at(*bytes_completed);
+        }
+    }
+}
+
 /// The commit with its large files in Xet storage, which is hf-hub's to speak.
 fn through_hf_hub(
     wire: &Wire,
@@ -125,6 +142,7 @@ fn through_hf_hub(
 ) -> Result<String> {
     let total: u64 = sorted.large.iter().map(|(_, ids)| ids.size).sum();
     println!("  sending {} large files, {}, through Xet storage", sorted.large.len(), bytes(total));
+    let lines = XetLines(Mutex::new(Progress::new("large files", total, 0)));
     let operations = sorted.regular.iter().chain(&sorted.large).map(|(file, _)| match &file.source {
         Source::File(path) => CommitOperation::add_file(&file.path, path),
         Source::Text(text) => CommitOperation::add_bytes(&file.path, text.clone().into_bytes()),
@@ -146,6 +164,7 @@ fn through_hf_hub(
             .commit_message(message)
             .revision(repo.revision.clone())
             .parent_commit(state.commit.clone())
+            .progress(lines)
             .send()
     });
     let problem = match sent {

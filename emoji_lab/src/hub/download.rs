@@ -10,7 +10,9 @@ use super::fetch::fetch_file;
 use super::listing::{RemoteFile, RepoState, is_commit, list_files, repo_state};
 use super::progress::bytes;
 use super::repo::{Repo, RepoKind};
-use super::wire::{Repeat, Trouble, Wire, off_runtime};
+use super::request::Repeat;
+use super::trouble::Trouble;
+use super::wire::{Wire, off_runtime};
 use crate::error::{Error, Result};
 
 /// Downloads a model into the shared Hugging Face cache and gives its snapshot folder: `config.json`,

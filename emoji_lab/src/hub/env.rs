@@ -59,7 +59,8 @@ pub struct Patience {
     pub longest_wait: Duration,
     /// Time to get a connection.
     pub connect: Duration,
-    /// Time without a byte after which a connection counts as cut.
+    /// Time without a byte after which a connection counts as cut; four times as long while a body
+    /// is sent.
     pub silence: Duration,
 }
 

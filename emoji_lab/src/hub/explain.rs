@@ -1,7 +1,8 @@
 //! What went wrong on the way to the Hub, in words that say what to do.
 
 use super::repo::Repo;
-use super::wire::{Refusal, Trouble, Wire};
+use super::trouble::{Refusal, Trouble};
+use super::wire::{Wire, host};
 use crate::error::Error;
 
 /// What to try when nothing answers.
@@ -18,6 +19,7 @@ pub(crate) fn repo_error(wire: &Wire, repo: &Repo, doing: &str, trouble: Trouble
     let page = repo.page(endpoint);
     let tokens = format!("{endpoint}/settings/tokens");
     if let Some(source) = wire.token_source()
+        && refusal.host == host(&wire.endpoint)
         && is_bad_token(&refusal)
     {
         return bad_token(&subject, source, &tokens);
@@ -105,6 +107,11 @@ fn plain_refusal(subject: &str, doing: &str, refusal: &Refusal, tokens: &str) ->
     let status = refusal.status.as_u16();
     let said = if refusal.message.is_empty() { String::new() } else { format!(": {}", refusal.message) };
     let (problem, help) = match status {
+        // Storage servers get signed addresses and no token: trying again brings a new signature.
+        401 | 403 if !tokens.contains(&refusal.host) => (
+            format!("{doing}: the storage {} refuses (HTTP {status}{said})", refusal.host),
+            "Run the step again; if it stays so, a proxy or firewall stands in the way".to_string(),
+        ),
         401 => (
             format!("{doing}: this needs a login (HTTP 401{said})"),
             format!("Set HF_TOKEN to a token from {tokens}"),

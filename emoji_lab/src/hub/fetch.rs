@@ -12,7 +12,9 @@ use super::hash::ContentHash;
 use super::listing::RemoteFile;
 use super::progress::{Progress, bytes};
 use super::repo::Repo;
-use super::wire::{Request, Trouble, Wire, host};
+use super::request::Request;
+use super::trouble::Trouble;
+use super::wire::{Wire, host};
 use crate::error::{Error, Result};
 
 /// Downloads `file` as of `commit` unless its content is in the cache; gives the snapshot's path.

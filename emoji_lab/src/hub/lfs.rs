@@ -1,6 +1,7 @@
 //! Large files of a push: which files are large, and how their bytes get to the Hub.
 
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
+use std::sync::{Arc, Mutex};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -11,9 +12,11 @@ use serde_json::{Value, json};
 use super::explain::repo_error;
 use super::hash::FileIds;
 use super::plan::{Hashed, Planned, Source};
-use super::progress::bytes;
+use super::progress::{Progress, bytes};
 use super::repo::Repo;
-use super::wire::{Content, Repeat, Request, Trouble, Wire, host};
+use super::request::{Content, FilePart, Repeat, Request};
+use super::trouble::Trouble;
+use super::wire::{Wire, host};
 use crate::error::{Error, Result};
 
 const LFS_JSON: &str = "application/vnd.git-lfs+json";
@@ -133,11 +136,8 @@ fn put_object(wire: &Wire, file: &Planned, ids: &FileIds, objects: &[Value]) -> 
         match chunk.and_then(|chunk| chunk.as_u64().or_else(|| chunk.as_str()?.parse().ok())) {
             Some(size) if size > 0 => put_parts(wire, file, ids, &url, header, size)?,
             _ => {
-                let content = match &file.source {
-                    Source::File(path) => Content::File(path.clone()),
-                    Source::Text(text) => Content::Bytes(text.clone().into_bytes(), ""),
-                };
-                wire.text(&put_request(url, content))?;
+                let progress = Arc::new(Mutex::new(Progress::new(&file.path, ids.size, 0)));
+                wire.text(&put_request(url, content(file, 0, ids.size, &progress)))?;
             }
         }
     }
@@ -170,12 +170,12 @@ fn put_parts(
         return Err(nonsense("the number of parts does not fit the file's size"));
     }
     let mut parts = Vec::new();
+    let progress = Arc::new(Mutex::new(Progress::new(&file.path, ids.size, 0)));
     for (number, address) in addresses {
         let url = done.join(address).map_err(|_| nonsense("a part's address is none"))?;
-        let start = number.saturating_sub(1).saturating_mul(size);
-        let content =
-            read_range(file, start, size).map_err(|e| Trouble::Local(format!("{}: {e}", file.path)))?;
-        let (headers, _) = wire.text(&put_request(url, Content::Bytes(content, "")))?;
+        let start = number.saturating_sub(1).saturating_mul(size).min(ids.size);
+        let part = content(file, start, size.min(ids.size - start), &progress);
+        let (headers, _) = wire.text(&put_request(url, part))?;
         let etag = headers.get(ETAG).and_then(|value| value.to_str().ok()).filter(|etag| !etag.is_empty());
         parts.push(
             json!({ "partNumber": number, "etag": etag.ok_or_else(|| nonsense("a part got no ETag"))? }),
@@ -187,19 +187,17 @@ fn put_parts(
     wire.text(&request).map(|_| ())
 }
 
-fn read_range(file: &Planned, start: u64, size: u64) -> std::io::Result<Vec<u8>> {
-    let mut out = Vec::new();
+/// `size` bytes of a file from `start` on.
+fn content(file: &Planned, start: u64, size: u64, progress: &Arc<Mutex<Progress>>) -> Content {
     match &file.source {
         Source::Text(text) => {
-            out.extend(text.bytes().skip(start as usize).take(size as usize));
+            let bytes = text.bytes().skip(start as usize).take(size as usize).collect();
+            Content::Bytes(bytes, "")
         }
         Source::File(path) => {
-            let mut file = std::fs::File::open(path)?;
-            file.seek(SeekFrom::Start(start))?;
-            file.take(size).read_to_end(&mut out)?;
+            Content::File(FilePart { path: path.clone(), start, size, progress: progress.clone() })
         }
     }
-    Ok(out)
 }
 
 /// A PUT to storage: the same bytes twice are the same file.

@@ -6,7 +6,9 @@ use serde_json::Value;
 use super::explain::repo_error;
 use super::hash::ContentId;
 use super::repo::Repo;
-use super::wire::{Repeat, Request, Trouble, Wire, host};
+use super::request::{Repeat, Request};
+use super::trouble::Trouble;
+use super::wire::{Wire, host};
 use crate::error::{Error, Result};
 
 /// A listing longer than this is not followed to its end: no model or dataset here has as many files.

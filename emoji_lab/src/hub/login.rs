@@ -8,8 +8,10 @@ use serde_json::Value;
 use super::env::{HubEnv, remember};
 use super::explain::question_error;
 use super::repo::address;
+use super::request::Request;
 use super::token::{FoundToken, Token, TokenSource};
-use super::wire::{Request, Trouble, Wire, host, off_runtime};
+use super::trouble::Trouble;
+use super::wire::{Wire, host, off_runtime};
 use crate::display::{escape_html, show_both};
 use crate::error::Result;
 

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`login`] | finds the token, asks the Hub whose it is and whether it can write |
 //! | [`download_model`] | a model's snapshot folder in the shared Hugging Face cache |
-//! | [`download_dataset`] | one table (csv, jsonl) of a dataset repository |
+//! | [`download_dataset`] | the files (csv, jsonl, parquet) of a dataset's training split |
 //! | [`push_to_hub`] | creates the repository, uploads the folder and the card as one commit |
 //!
 //! Settings are those of Python's `huggingface_hub`, read from the same variables and files (see
@@ -25,6 +25,7 @@ mod cache;
 mod card;
 mod choose;
 mod commit;
+mod configs;
 mod dataset;
 mod download;
 mod env;
@@ -38,12 +39,16 @@ mod plan;
 mod progress;
 mod push;
 mod repo;
+mod request;
 mod retry_after;
+mod tables;
 mod token;
+mod trouble;
 mod wire;
 mod yaml;
 
 pub use card::{CardSample, ModelCard};
+pub(crate) use dataset::HF_DATASETS;
 pub use dataset::{download_dataset, download_dataset_with};
 pub use download::{download_model, download_model_with};
 pub use env::{HubEnv, Patience};

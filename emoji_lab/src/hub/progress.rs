@@ -8,20 +8,20 @@ const SMALL: u64 = 8 << 20;
 const APART: Duration = Duration::from_secs(1);
 
 /// The progress of one file: at most ten lines.
-pub(crate) struct Progress<'a> {
-    name: &'a str,
+pub(crate) struct Progress {
+    name: String,
     total: u64,
     tenths: u64,
     last: Instant,
 }
 
-impl<'a> Progress<'a> {
+impl Progress {
     /// Starts with `done` of `total` bytes there already.
-    pub fn new(name: &'a str, total: u64, done: u64) -> Self {
+    pub fn new(name: &str, total: u64, done: u64) -> Self {
         if done > 0 {
             println!("  {name}: going on from {} of {}", bytes(done), bytes(total));
         }
-        Self { name, total, tenths: tenths(done, total), last: Instant::now() }
+        Self { name: name.to_string(), total, tenths: tenths(done, total), last: Instant::now() }
     }
 
     /// `done` bytes are there now.

@@ -1,117 +1,23 @@
 //! HTTP as the Hub's steps need it: retries, `Retry-After`, and a token that stays where it belongs.
 
 use std::fmt;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION};
-use reqwest::{Method, Response, StatusCode, Url};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
+use reqwest::{Body, Method, Response, StatusCode, Url};
 use serde_json::Value;
 
 use super::env::{HubEnv, Patience};
+use super::request::{Content, Pulse, Repeat, Request, bytes_in_pieces, file_in_pieces};
 use super::retry_after::retry_after;
 use super::token::{FoundToken, Token, TokenSource};
+use super::trouble::{Refusal, Trouble};
 use crate::error::{Error, Result};
 
 /// More redirects than this are a loop.
 const REDIRECTS: usize = 10;
 /// The longest error text read from a server.
 const ERROR_BODY: usize = 16 * 1024;
-
-/// The body of a request.
-#[derive(Clone)]
-pub(crate) enum Content {
-    /// None.
-    Nothing,
-    /// JSON.
-    Json(Value),
-    /// Bytes of a media type; none is named if it is empty.
-    Bytes(Vec<u8>, &'static str),
-    /// A whole file, streamed.
-    File(PathBuf),
-}
-
-/// When a request may be sent again after a failure.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Repeat {
-    /// Whenever the failure may pass: it changes nothing, or the same thing twice.
-    Freely,
-    /// Only if the server said that it did not take it (429, 503) or was never reached.
-    IfNotTaken,
-    /// Not at all.
-    Never,
-}
-
-/// One request.
-#[derive(Clone)]
-pub(crate) struct Request {
-    pub method: Method,
-    pub url: Url,
-    pub headers: Vec<(HeaderName, String)>,
-    pub content: Content,
-    pub repeat: Repeat,
-}
-
-impl Request {
-    /// A GET that may be repeated.
-    pub fn get(url: Url) -> Self {
-        Self {
-            method: Method::GET,
-            url,
-            headers: Vec::new(),
-            content: Content::Nothing,
-            repeat: Repeat::Freely,
-        }
-    }
-
-    /// A POST of JSON.
-    pub fn post(url: Url, json: Value, repeat: Repeat) -> Self {
-        Self { method: Method::POST, url, headers: Vec::new(), content: Content::Json(json), repeat }
-    }
-}
-
-/// Why there is no good answer. Holds no address, since addresses of large files are signed.
-#[derive(Debug, Clone)]
-pub(crate) enum Trouble {
-    /// The server answered, and not with success.
-    Refused(Refusal),
-    /// The server was not reached.
-    NoConnection { host: String, why: String },
-    /// The connection broke or fell silent.
-    Cut { host: String, why: String },
-    /// The answer is not what the Hub's protocol says.
-    Nonsense { host: String, why: String },
-    /// A local file could not be read or written.
-    Local(String),
-}
-
-/// An answer that is not a success.
-#[derive(Debug, Clone)]
-pub(crate) struct Refusal {
-    pub host: String,
-    pub status: StatusCode,
-    /// `X-Error-Code`, as GatedRepo.
-    pub code: String,
-    /// What the server says, in one line, without the token.
-    pub message: String,
-    /// What `Retry-After` asks for.
-    pub retry_after: Option<Duration>,
-}
-
-impl Trouble {
-    /// Whether trying again later may help.
-    pub fn may_pass(&self) -> bool {
-        match self {
-            Self::Refused(refusal) => passes(refusal.status),
-            Self::NoConnection { .. } | Self::Cut { .. } => true,
-            Self::Nonsense { .. } | Self::Local(_) => false,
-        }
-    }
-}
-
-fn passes(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502 | 503 | 504)
-}
 
 /// The HTTP client of one step, with a runtime of its own: notebook cells have none running.
 pub(crate) struct Wire {
@@ -146,8 +52,9 @@ impl Wire {
             .user_agent(concat!("emoji_lab/", env!("CARGO_PKG_VERSION")))
             // Followed by hand: reqwest would take the token along within a host, and to http.
             .redirect(reqwest::redirect::Policy::none())
+            // Silence is timed by `unless_silent`: reqwest's read_timeout counts the time in which a
+            // body is sent as silence, and would break off every upload that takes longer.
             .connect_timeout(env.patience.connect)
-            .read_timeout(env.patience.silence)
             .build()
             .map_err(|e| {
                 Error::hub(
@@ -228,10 +135,10 @@ impl Wire {
         loop {
             let response = self.send(request)?;
             let headers = response.headers().clone();
-            match self.runtime.block_on(response.bytes()) {
+            match self.runtime.block_on(self.body(response)) {
                 Ok(bytes) => return Ok((headers, String::from_utf8_lossy(&bytes).into_owned())),
-                Err(e) if attempt >= self.patience.tries || request.repeat != Repeat::Freely => {
-                    return Err(self.broken(&request.url, e));
+                Err(trouble) if attempt >= self.patience.tries || request.repeat != Repeat::Freely => {
+                    return Err(trouble);
                 }
                 Err(_) => std::thread::sleep(self.patience.first_wait.saturating_mul(1 << attempt.min(10))),
             }
@@ -241,8 +148,21 @@ impl Wire {
 
     /// The next piece of a body; `None` at its end.
     pub fn chunk(&self, response: &mut Response) -> Result<Option<impl AsRef<[u8]> + use<>>, Trouble> {
+        self.runtime.block_on(self.next_chunk(response))
+    }
+
+    async fn next_chunk(&self, response: &mut Response) -> Result<Option<impl AsRef<[u8]> + use<>>, Trouble> {
         let url = response.url().clone();
-        self.runtime.block_on(response.chunk()).map_err(|e| self.broken(&url, e))
+        let chunk = tokio::time::timeout(self.patience.silence, response.chunk()).await;
+        chunk.map_err(|_| self.silent(&url, self.patience.silence))?.map_err(|e| self.broken(&url, e))
+    }
+
+    async fn body(&self, mut response: Response) -> Result<Vec<u8>, Trouble> {
+        let mut body = Vec::new();
+        while let Some(chunk) = self.next_chunk(&mut response).await? {
+            body.extend_from_slice(chunk.as_ref());
+        }
+        Ok(body)
     }
 
     async fn send_once(&self, request: &Request) -> Result<Response, Trouble> {
@@ -276,20 +196,47 @@ impl Wire {
             bearer.set_sensitive(true);
             builder = builder.header(AUTHORIZATION, bearer);
         }
+        let pulse = Pulse::new();
+        // A body's last bytes lie in the system's buffers while a slow line takes them.
+        let mut patience = self.patience.silence.saturating_mul(4);
         builder = match &request.content {
-            Content::Nothing => builder,
+            Content::Nothing => {
+                patience = self.patience.silence;
+                builder
+            }
             Content::Json(value) => builder.json(value),
-            Content::Bytes(bytes, "") => builder.body(bytes.clone()),
-            Content::Bytes(bytes, kind) => builder.header("content-type", *kind).body(bytes.clone()),
-            Content::File(path) => {
-                let local = |e: std::io::Error| Trouble::Local(format!("{}: {e}", path.display()));
-                let file = tokio::fs::File::open(path).await.map_err(local)?;
-                let size = file.metadata().await.map_err(local)?.len();
-                // Storage servers want the length first, and a stream alone has none.
-                builder.header("content-length", size).body(file)
+            // Storage servers want the length first, and a stream alone has none.
+            Content::Bytes(bytes, kind) => {
+                let typed = if kind.is_empty() { builder } else { builder.header(CONTENT_TYPE, *kind) };
+                let pieces = bytes_in_pieces(bytes.clone(), pulse.clone());
+                typed.header(CONTENT_LENGTH, bytes.len()).body(Body::wrap_stream(pieces))
+            }
+            Content::File(part) => {
+                let local = |e: std::io::Error| Trouble::Local(format!("{}: {e}", part.path.display()));
+                let pieces = file_in_pieces(part.clone(), pulse.clone()).await.map_err(local)?;
+                builder.header(CONTENT_LENGTH, part.size).body(Body::wrap_stream(pieces))
             }
         };
-        builder.send().await.map_err(|e| self.broken(url, e))
+        self.unless_silent(url, &pulse, patience, builder.send()).await
+    }
+
+    /// The answer to a request, unless no byte of it moves for as long as `patience`.
+    async fn unless_silent(
+        &self,
+        url: &Url,
+        pulse: &Pulse,
+        patience: Duration,
+        answer: impl Future<Output = reqwest::Result<Response>>,
+    ) -> Result<Response, Trouble> {
+        let mut answer = std::pin::pin!(answer);
+        loop {
+            let until = pulse.last() + patience;
+            match tokio::time::timeout_at(until.into(), answer.as_mut()).await {
+                Ok(answer) => return answer.map_err(|e| self.broken(url, e)),
+                Err(_) if pulse.last() + patience > Instant::now() => {}
+                Err(_) => return Err(self.silent(url, patience)),
+            }
+        }
     }
 
     /// Where a redirect leads, if it may be followed.
@@ -323,8 +270,8 @@ impl Wire {
         let retry_after = retry_after(response.headers());
         let status = response.status();
         let mut body = Vec::new();
-        while let Ok(Some(chunk)) = response.chunk().await {
-            body.extend_from_slice(&chunk);
+        while let Ok(Some(chunk)) = self.next_chunk(&mut response).await {
+            body.extend_from_slice(chunk.as_ref());
             if body.len() >= ERROR_BODY {
                 break;
             }
@@ -332,6 +279,10 @@ impl Wire {
         let in_body = serde_json::from_slice::<Value>(&body).map(|value| said(&value)).unwrap_or_default();
         let message = if in_header.is_empty() { &in_body } else { &in_header };
         Refusal { host: host(url), status, code, message: self.one_line(message), retry_after }
+    }
+
+    fn silent(&self, url: &Url, patience: Duration) -> Trouble {
+        Trouble::Cut { host: host(url), why: format!("nothing came for {} s", patience.as_secs_f64()) }
     }
 
     fn broken(&self, url: &Url, e: reqwest::Error) -> Trouble {

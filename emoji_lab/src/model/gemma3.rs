@@ -58,9 +58,7 @@ impl Gemma3 {
     /// [`Error::Model`] that names the first tensor which is missing or has another shape.
     pub fn new(config: &Gemma3Config, weights: &Weights, device: &Device) -> Result<Self> {
         let c = config;
-        let get = |name: &str, dims: &[usize]| -> Result<Tensor> {
-            Ok(weights.get(name, dims)?.clone())
-        };
+        let get = |name: &str, dims: &[usize]| -> Result<Tensor> { Ok(weights.get(name, dims)?.clone()) };
         let (queries, keys) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
         let (hidden, inner) = (c.hidden_size, c.intermediate_size);
         let linear_dims = [

@@ -24,9 +24,9 @@ pub(crate) use gemma3::ParameterMut;
 pub use gemma3::{Gemma3, Tape};
 pub use generate::{GenerationConfig, generate, generate_ids};
 pub use gguf::{GgufModel, Rounding, gguf_from_bytes, open_gguf};
-pub(crate) use layer::LINEARS;
 #[cfg(feature = "cuda")]
 pub(crate) use layer::DecoderLayer;
+pub(crate) use layer::LINEARS;
 pub use linear::{DropoutKey, Linear, LoraAdapter, Param};
 pub use loaded::{Model, best_device, load_model};
 pub use names::{EMBED_TOKENS, LM_HEAD, tensor_shapes};

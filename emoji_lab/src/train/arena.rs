@@ -2,11 +2,11 @@
 
 use candle_core::{DType, Tensor};
 
+#[cfg(feature = "cuda")]
+use crate::cuda::DeviceArena;
 use crate::error::{Error, Result};
 use crate::model::{Gemma3, ParameterMut};
 use crate::ops::host;
-#[cfg(feature = "cuda")]
-use crate::cuda::DeviceArena;
 
 /// Where a parameter lies in the arena.
 #[derive(Debug, Clone, PartialEq, Eq)]

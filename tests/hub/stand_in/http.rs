@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -96,24 +96,39 @@ impl Answer {
     }
 }
 
+/// How a server takes in the bodies of requests.
+#[derive(Debug, Clone, Default)]
+pub struct Intake {
+    /// Read so many bytes at a time, with a pause after each piece.
+    pub pace: Option<(usize, Duration)>,
+    /// Close the connection after so many bytes of the next body that is longer; used up by it.
+    pub hang_up: Option<usize>,
+}
+
+type Handler = Arc<dyn Fn(Request) -> Answer + Send + Sync>;
+
 /// Serves `handler` on a free port of the loopback until the process ends; gives the address.
-pub fn serve(handler: Arc<dyn Fn(Request) -> Answer + Send + Sync>) -> String {
+pub fn serve(intake: Arc<Mutex<Intake>>, handler: Handler) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on the loopback");
     let address = format!("http://{}", listener.local_addr().expect("the port just bound"));
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let handler = handler.clone();
+            let (handler, intake) = (handler.clone(), intake.clone());
             // A client that goes away is no trouble of the server's.
-            thread::spawn(move || drop(answer_one(stream, &*handler)));
+            thread::spawn(move || drop(answer_one(stream, &intake, &*handler)));
         }
     });
     address
 }
 
-fn answer_one(stream: TcpStream, handler: &dyn Fn(Request) -> Answer) -> std::io::Result<()> {
+fn answer_one(
+    stream: TcpStream,
+    intake: &Mutex<Intake>,
+    handler: &dyn Fn(Request) -> Answer,
+) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream.try_clone()?);
-    let Some(request) = read_request(&mut reader)? else { return Ok(()) };
+    let Some(request) = read_request(&mut reader, intake)? else { return Ok(()) };
     let head_only = request.method == "HEAD";
     let answer = handler(request);
     thread::sleep(answer.delay);
@@ -143,7 +158,7 @@ fn answer_one(stream: TcpStream, handler: &dyn Fn(Request) -> Answer) -> std::io
     Ok(())
 }
 
-fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
+fn read_request(reader: &mut impl BufRead, intake: &Mutex<Intake>) -> std::io::Result<Option<Request>> {
     let mut line = String::new();
     reader.read_line(&mut line)?;
     let mut words = line.split_whitespace();
@@ -171,9 +186,30 @@ fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
         }
     } else if let Some(length) = request.header("content-length").and_then(|text| text.parse().ok()) {
         request.body = vec![0; length];
-        reader.read_exact(&mut request.body)?;
+        if !take_in(reader, intake, &mut request.body)? {
+            return Ok(None);
+        }
     }
     Ok(Some(request))
+}
+
+/// Reads a body as `intake` says; `false` if the connection is to be closed instead.
+fn take_in(reader: &mut impl BufRead, intake: &Mutex<Intake>, body: &mut [u8]) -> std::io::Result<bool> {
+    let (pace, stop) = {
+        let mut intake = super::locked(intake);
+        let stop = intake.hang_up.filter(|after| *after < body.len());
+        if stop.is_some() {
+            intake.hang_up = None;
+        }
+        (intake.pace, stop)
+    };
+    let end = stop.unwrap_or(body.len());
+    let (piece, pause) = pace.unwrap_or((usize::MAX, Duration::ZERO));
+    for part in body[..end].chunks_mut(piece.max(1)) {
+        reader.read_exact(part)?;
+        thread::sleep(pause);
+    }
+    Ok(stop.is_none())
 }
 
 fn decode(path: &str) -> String {

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use emoji_lab::hub::{HubEnv, Patience};
 
-pub use http::{Answer, Request};
+pub use http::{Answer, Intake, Request};
 pub use store::{Account, Blob, Store, sha256};
 
 /// How large files are taken.
@@ -58,6 +58,8 @@ pub struct State {
     pub seen: Mutex<Vec<Seen>>,
     faults: Mutex<Vec<Fault>>,
     uploads: Mutex<Uploads>,
+    /// Of the storage server.
+    intake: Arc<Mutex<Intake>>,
     /// Addresses of the Hub and of its storage.
     addresses: Mutex<(String, String)>,
 }
@@ -78,17 +80,24 @@ impl StandIn {
             seen: Mutex::default(),
             faults: Mutex::default(),
             uploads: Mutex::new(Uploads::Basic),
+            intake: Arc::default(),
             addresses: Mutex::default(),
         });
         let (hub, store) = (state.clone(), state.clone());
-        let endpoint = http::serve(Arc::new(move |request| hub.handle("hub", request)));
-        let storage = http::serve(Arc::new(move |request| store.handle("storage", request)));
+        let endpoint = http::serve(Arc::default(), Arc::new(move |request| hub.handle("hub", request)));
+        let storage =
+            http::serve(state.intake.clone(), Arc::new(move |request| store.handle("storage", request)));
         *locked(&state.addresses) = (endpoint.clone(), storage.clone());
         Self { state, endpoint, storage }
     }
 
     pub fn uploads(&self, how: Uploads) {
         *locked(&self.state.uploads) = how;
+    }
+
+    /// How the storage server takes in uploads from now on.
+    pub fn intake(&self, intake: Intake) {
+        *locked(&self.state.intake) = intake;
     }
 
     pub fn store(&self) -> MutexGuard<'_, Store> {
@@ -134,6 +143,11 @@ impl StandIn {
             times,
             spoil: Arc::new(spoil),
         });
+    }
+
+    /// Spoils no more answers.
+    pub fn clear_faults(&self) {
+        locked(&self.state.faults).clear();
     }
 
     /// How many requests of a method were made to paths that contain a text.

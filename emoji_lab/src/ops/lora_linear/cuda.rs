@@ -126,5 +126,7 @@ pub(crate) unsafe fn adapter_gradients(
     };
     let (count, tokens) = (count as i32, tokens as i32);
     // SAFETY: the caller's.
-    unsafe { launch!(gpu, plain kernel, Grid::new(tiles, 256), adapters, count, step, tokens, threshold, keep_scale) }
+    unsafe {
+        launch!(gpu, plain kernel, Grid::new(tiles, 256), adapters, count, step, tokens, threshold, keep_scale)
+    }
 }
