@@ -56,7 +56,14 @@ fn model(shape: &Shape, seed: u64) -> Gemma3 {
         "sliding_window_pattern": 2, "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0,
         "tie_word_embeddings": {}, "hidden_activation": "gelu_pytorch_tanh", "bos_token_id": 2,
         "eos_token_id": 1, "pad_token_id": 0, "attention_bias": false}}"#,
-        shape.hidden, shape.inner, shape.heads, shape.kv_heads, shape.dim, shape.dim, shape.window, shape.tied
+        shape.hidden,
+        shape.inner,
+        shape.heads,
+        shape.kv_heads,
+        shape.dim,
+        shape.dim,
+        shape.window,
+        shape.tied
     );
     let config = Gemma3Config::from_json(&config, "tests/cuda.rs").unwrap();
     let mut random = Philox::new(seed, 0);
@@ -74,8 +81,10 @@ fn batches(count: usize, seed: u64) -> Vec<Batch> {
     let mut random = Philox::new(seed, 1);
     let mut row = |i: usize| {
         let len = 2 + random.below(37) as usize;
-        let ids = (0..len).map(|_| random.below(if i % 2 == 0 { VOCAB as u64 } else { 9 }) as u32).collect();
-        Row { ids, prompt_len: if i % 3 == 0 { len / 2 } else { 0 } }
+        let ids = (0..len)
+            .map(|_| random.below(if i.is_multiple_of(2) { VOCAB as u64 } else { 9 }) as u32)
+            .collect();
+        Row { ids, prompt_len: if i.is_multiple_of(3) { len / 2 } else { 0 } }
     };
     (0..count).map(|b| Batch::from_rows(&(0..1 + b % 4).map(&mut row).collect::<Vec<_>>())).collect()
 }
@@ -126,7 +135,12 @@ fn compare(shape: &Shape, lora: &LoraConfig, quant: &QuantConfig, accumulated: u
     for (i, step) in steps.chunks(accumulated).enumerate() {
         let (ours, theirs) = (card.step(step, 1e-3).unwrap(), host.step(step, 1e-3).unwrap());
         assert_eq!(ours.tokens, theirs.tokens);
-        assert!((ours.loss / theirs.loss - 1.0).abs() < 1e-5, "{label}: loss {} and {}", ours.loss, theirs.loss);
+        assert!(
+            (ours.loss / theirs.loss - 1.0).abs() < 1e-5,
+            "{label}: loss {} and {}",
+            ours.loss,
+            theirs.loss
+        );
         assert!((ours.grad_norm / theirs.grad_norm - 1.0).abs() < 1e-4, "{label}: norms {ours:?} {theirs:?}");
         // AdamW's first steps go by a gradient's sign: where it is nearly zero rounding decides, and
         // from the second step on the two models are no longer quite the same.
@@ -184,8 +198,10 @@ fn a_run_repeats_itself_bit_for_bit() {
         let lora = LoraConfig::default();
         let mut finetune =
             Finetune::new(&base, &QuantConfig::default(), Some(&lora), OPTIMIZER, 1.0, 42).unwrap();
-        let losses: Vec<f64> =
-            batches(6, 2).iter().map(|b| finetune.step(std::slice::from_ref(b), 1e-3).unwrap().loss).collect();
+        let losses: Vec<f64> = batches(6, 2)
+            .iter()
+            .map(|b| finetune.step(std::slice::from_ref(b), 1e-3).unwrap().loss)
+            .collect();
         (losses, all(&finetune, Buffer::Values))
     };
     assert!(run() == run());

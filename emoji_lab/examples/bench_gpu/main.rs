@@ -16,8 +16,7 @@ use std::process::ExitCode;
 
 use emoji_lab::{DType, Device, Result};
 
-const USAGE: &str =
-    "usage: bench_gpu [--gguf FILE [--data CSV] [--split JSON]] [--dtype bf16|f32] [--device cuda:0] [--rounds 3] [--only steps|generation]";
+const USAGE: &str = "usage: bench_gpu [--gguf FILE [--data CSV] [--split JSON]] [--dtype bf16|f32] [--device cuda:0] [--rounds 3] [--only steps|generation]";
 
 /// What the command line says.
 pub struct Options {

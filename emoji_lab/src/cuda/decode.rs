@@ -13,9 +13,9 @@ use super::step::{Inputs, Step};
 use crate::error::{Error, Result};
 use crate::model::{Gemma3, PackedTokens};
 use crate::ops::decode::cuda::{self as decode, DecodeHeads, DecodeState, HEAD_BLOCKS, Rows};
+use crate::ops::embedding;
 use crate::ops::lora_linear::cuda::Adapters;
 use crate::ops::rms_norm::cuda::{self as rms_norm, Branch};
-use crate::ops::embedding;
 
 /// Tokens that are asked for before one looks whether the answer has ended.
 const AHEAD: usize = 8;
@@ -129,7 +129,12 @@ impl Generator {
     }
 
     /// The likeliest tokens after `prompt`, up to `limit` of them, the one that `stop` knows left out.
-    pub(crate) fn greedy(&mut self, prompt: &[u32], limit: usize, stop: &dyn Fn(u32) -> bool) -> Result<Vec<u32>> {
+    pub(crate) fn greedy(
+        &mut self,
+        prompt: &[u32],
+        limit: usize,
+        stop: &dyn Fn(u32) -> bool,
+    ) -> Result<Vec<u32>> {
         self.start(prompt, prompt.len() + limit, limit)?;
         self.pick()?;
         let mut tokens = vec![];
@@ -160,7 +165,8 @@ impl Generator {
     pub(crate) fn start(&mut self, prompt: &[u32], room: usize, limit: usize) -> Result<()> {
         self.gpu.bind()?;
         let vocab = self.network.sizes.vocab;
-        if prompt.is_empty() || prompt.iter().any(|id| *id as usize >= vocab) || room > self.network.positions {
+        if prompt.is_empty() || prompt.iter().any(|id| *id as usize >= vocab) || room > self.network.positions
+        {
             let help = format!(
                 "give at least one token, ids below {vocab}, and at most {} tokens with the answer",
                 self.network.positions
@@ -203,7 +209,8 @@ impl Generator {
             decode::head(&self.gpu, last, self.head_rows(), v.logits, v.best)?;
         }
         // The last token of the prompt has been read: what is picked next is read at its place.
-        let state = DecodeState { token: 0, position: prompt.len() as i32 - 1, count: 0, limit: limit as i32 };
+        let state =
+            DecodeState { token: 0, position: prompt.len() as i32 - 1, count: 0, limit: limit as i32 };
         v.memory.write(0, &[state])
     }
 
@@ -230,7 +237,10 @@ impl Generator {
     pub(crate) fn read(&mut self, token: u32, position: usize) -> Result<()> {
         self.gpu.bind()?;
         let Some(Sequence { vectors: v, .. }) = &self.sequence else { return Err(missing()) };
-        v.memory.write(0, &[DecodeState { token: token as i32, position: position as i32, count: 0, limit: 0 }])?;
+        v.memory.write(
+            0,
+            &[DecodeState { token: token as i32, position: position as i32, count: 0, limit: 0 }],
+        )?;
         self.next()
     }
 
@@ -351,7 +361,12 @@ pub(crate) struct OnCard(Mutex<Option<Generator>>);
 
 impl OnCard {
     /// Calls `f` with the generator of `model`, made first if there is none.
-    pub(crate) fn with<R>(&self, gpu: &Gpu, model: &Gemma3, f: impl FnOnce(&mut Generator) -> Result<R>) -> Result<R> {
+    pub(crate) fn with<R>(
+        &self,
+        gpu: &Gpu,
+        model: &Gemma3,
+        f: impl FnOnce(&mut Generator) -> Result<R>,
+    ) -> Result<R> {
         let mut generator = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *generator {
             Some(generator) => f(generator),

@@ -273,9 +273,15 @@ impl CudaFinetune {
         let (limit, vocab) = (self.network.positions, self.network.sizes.vocab);
         let longest = batches.iter().flat_map(|b| &b.tokens.positions).max().map_or(0, |p| *p as usize + 1);
         if longest > limit {
-            return Err(Error::setting("max_length", longest, format!("rows may have up to {limit} tokens here")));
+            return Err(Error::setting(
+                "max_length",
+                longest,
+                format!("rows may have up to {limit} tokens here"),
+            ));
         }
-        let ids = batches.iter().flat_map(|b| b.tokens.ids.iter().map(|id| i64::from(*id)).chain(b.targets.iter().copied()));
+        let ids = batches
+            .iter()
+            .flat_map(|b| b.tokens.ids.iter().map(|id| i64::from(*id)).chain(b.targets.iter().copied()));
         match ids.max().filter(|id| *id >= vocab as i64) {
             None => Ok(()),
             Some(id) => Err(Error::training(

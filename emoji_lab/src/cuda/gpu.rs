@@ -53,7 +53,8 @@ unsafe impl Sync for Lane {}
 
 impl Lane {
     fn new(context: &Arc<CudaContext>, device: &str) -> Result<Self> {
-        let stream = || context.new_stream().map_err(|e| Error::device(device, describe(e.0), "See nvidia-smi"));
+        let stream =
+            || context.new_stream().map_err(|e| Error::device(device, describe(e.0), "See nvidia-smi"));
         let (stream, side) = (stream()?, stream()?);
         Ok(Self { blas: Blas::new(&stream, device)?, stream, side })
     }

@@ -13,8 +13,8 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use crate::ops::host;
 use crate::files::write_atomic;
+use crate::ops::host;
 
 /// Values handled at a time by one thread: large enough to be worth a task, small enough that the
 /// embedding (two thirds of the real model) is shared among all threads.
@@ -184,11 +184,16 @@ fn write_values(out: &mut dyn Write, tensor: &Tensor, kind: DType) -> std::io::R
         Ok(())
     }
     // The common case, and the largest files: the bytes in memory are the bytes in the file.
-    if cfg!(target_endian = "little") && kind == DType::F32 && tensor.dtype() == kind && tensor.is_contiguous() {
+    if cfg!(target_endian = "little")
+        && kind == DType::F32
+        && tensor.dtype() == kind
+        && tensor.is_contiguous()
+    {
         let mut result = Ok(());
         let read = host::read(tensor, |values| {
             // SAFETY: any four bytes of an f32 are four bytes.
-            let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values)) };
+            let bytes =
+                unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values)) };
             result = out.write_all(bytes);
             Ok(())
         });

@@ -39,15 +39,20 @@ pub(super) fn report(finetune: &Finetune) -> ParameterReport {
     let norms = fixed("Norms", &mut norms.into_iter());
     let embeddings =
         fixed("Embedding and head, frozen", &mut std::iter::once(&model.embed_tokens).chain(&model.lm_head));
+    // On a GPU the head's gradient is of the compute type.
+    let head_gradient = model.device().dtype().size_in_bytes() as u64;
+    let head = if model.lm_head.is_none() { crate::model::EMBED_TOKENS } else { crate::model::LM_HEAD };
+    let gradient_bytes =
+        |slot: &super::Slot| slot.len() as u64 * if slot.name == head { head_gradient } else { F32 };
     let trained = |name: &str, pick: &dyn Fn(&str) -> bool| {
-        let slots = finetune.arena().slots().iter().filter(|slot| pick(&slot.name));
-        let parameters: u64 = slots.map(|slot| slot.len() as u64).sum();
+        let slots: Vec<_> = finetune.arena().slots().iter().filter(|slot| pick(&slot.name)).collect();
+        let parameters: u64 = slots.iter().map(|slot| slot.len() as u64).sum();
         ParameterRow {
             name: name.into(),
             parameters,
             trainable: true,
             weight_bytes: parameters * F32,
-            gradient_bytes: parameters * F32,
+            gradient_bytes: slots.iter().map(|slot| gradient_bytes(slot)).sum(),
             optimizer_bytes: 2 * parameters * F32,
         }
     };
@@ -63,8 +68,13 @@ pub(super) fn report(finetune: &Finetune) -> ParameterReport {
         trained(tied, &is_embedding),
         trained("Other trained weights", &|name| !name.contains(".lora_") && !is_embedding(name)),
     ];
-    ParameterReport {
-        rows: rows.into_iter().filter(|row| row.parameters > 0).collect(),
-        notes: vec!["Activations, which grow with the batch, come on top.".into()],
+    let mut notes = vec!["Activations, which grow with the batch, come on top.".to_string()];
+    let on_card: usize = finetune.device_memory().iter().map(|(_, bytes)| bytes).sum();
+    if on_card > 0 {
+        notes.push(format!(
+            "On the GPU, with activations and working copies: {:.2} GB.",
+            on_card as f64 / 1e9
+        ));
     }
+    ParameterReport { rows: rows.into_iter().filter(|row| row.parameters > 0).collect(), notes }
 }

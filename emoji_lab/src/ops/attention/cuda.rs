@@ -73,6 +73,7 @@ pub(crate) unsafe fn forward(
 ///
 /// # Safety
 /// As [`forward`].
+#[expect(clippy::too_many_arguments, reason = "they are the kernel's")]
 pub(crate) unsafe fn delta(
     gpu: &Gpu,
     d_y: u64,

@@ -50,6 +50,7 @@ fn grid(m: &Rows) -> Grid {
 ///
 /// # Safety
 /// Pointers must be to vectors of the matrix' sizes.
+#[expect(clippy::too_many_arguments, reason = "they are the kernel's")]
 pub(crate) unsafe fn norm_linear(
     gpu: &Gpu,
     geglu: bool,
@@ -76,13 +77,16 @@ pub(crate) unsafe fn norm_linear(
 /// As [`norm_linear`].
 pub(crate) unsafe fn linear(gpu: &Gpu, x: u64, m: Rows, y: u64) -> Result<()> {
     // SAFETY: the caller's.
-    unsafe { launch!(gpu, typed "decode_linear", grid(&m), x, m.matrix, m.ld as i32, y, m.rows as i32, m.width as i32) }
+    unsafe {
+        launch!(gpu, typed "decode_linear", grid(&m), x, m.matrix, m.ld as i32, y, m.rows as i32, m.width as i32)
+    }
 }
 
 /// Attention of one token on the cache, which takes up its key and value.
 ///
 /// # Safety
 /// The cache must be `[capacity, kv_heads, dim]` twice; the state's position within the tables.
+#[expect(clippy::too_many_arguments, reason = "they are the kernel's")]
 pub(crate) unsafe fn attention(
     gpu: &Gpu,
     qkv: u64,
@@ -95,7 +99,9 @@ pub(crate) unsafe fn attention(
 ) -> Result<()> {
     let grid = Grid::new(h.heads as usize, WARPS * 32);
     // SAFETY: the caller's.
-    unsafe { launch!(gpu, typed "decode_attention", grid, qkv, w_q, w_k, cos, sin, keys, values, y, state, h) }
+    unsafe {
+        launch!(gpu, typed "decode_attention", grid, qkv, w_q, w_k, cos, sin, keys, values, y, state, h)
+    }
 }
 
 /// A prompt's keys and values into the cache.
