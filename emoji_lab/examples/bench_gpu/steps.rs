@@ -16,6 +16,21 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
+/// What a device copy reaches on an H100 (`docs/gpu-log.md`), TB/s.
+const BANDWIDTH: f64 = 3.0;
+
+/// The bytes that a step has to move: the head's copy read for logits and for their gradient, its
+/// gradient written and read twice (norm, AdamW), values and moments read and written, the copy
+/// written. The layers' own weights and activations are small beside these.
+fn floor_bytes(model: &Gemma3, finetune: &Finetune) -> usize {
+    let config = model.config();
+    let head = config.vocab_size * config.hidden_size;
+    let size = model.device().dtype().size_in_bytes();
+    let copy = if size == 2 { head * 2 } else { 0 };
+    let trained = finetune.arena().len();
+    2 * head * size + 3 * head * size + 3 * (trained - head) * 4 + 6 * trained * 4 + copy
+}
+
 /// Runs all `batches` as steps, a few ahead.
 pub fn run(finetune: &mut Finetune, batches: &[Batch]) -> Result<Vec<StepResult>> {
     let mut pending = std::collections::VecDeque::new();
@@ -61,6 +76,12 @@ pub fn bench(model: &Gemma3, batches: &[Batch], rounds: usize) -> Result<()> {
             tokens as f64 / wall
         );
     }
+    let floor = floor_bytes(model, &finetune) as f64;
+    println!(
+        "floor of a step: {:.2} GB read and written, {:.2} ms at {BANDWIDTH} TB/s",
+        floor / 1e9,
+        floor / (BANDWIDTH * 1e9)
+    );
     let held_out = &batches[..64.min(batches.len())];
     for round in 1..=2 {
         let started = Instant::now();

@@ -1,7 +1,8 @@
 //! The few coarse operations that Gemma 3 trains with, each with its hand-written backward pass.
 //!
-//! One folder an op: `mod.rs` says what it computes (shapes, formula, source) and picks the
-//! device, `cpu.rs` is the reference. Nothing here is tracked by candle's autograd: every op
+//! One folder an op: `mod.rs` says what it computes (shapes, formula, source), `cpu.rs` is the
+//! reference, `kernel.cu` and `cuda.rs` are its kernels and their launches on a GPU, where some take
+//! in what stands beside them (`crate::cuda` puts them together). Nothing here is tracked by candle's autograd: every op
 //! returns what its backward needs, and [`crate::model::Gemma3`] calls the backwards itself, in
 //! reverse order. That way no gradient can be dropped in silence (candle's fused ops do), no
 //! gradient is allocated twice, and weight gradients are added straight into the trainer's arena.
