@@ -68,9 +68,19 @@ impl Snapshot {
     /// Writes the checkpoint, and removes the ones that are too many then.
     pub(super) fn write(self) -> Result<CheckpointDir> {
         let written = CheckpointDir::write(&self.output_dir, self.state.global_step, |part| {
-            // Two large files, side by side: each waits for its own bytes to be on the disk.
-            let (model, training) = rayon::join(|| self.model.save(part), || self.training.save(part));
-            model.and(training)?;
+            match self.model.trained {
+                // Two large files, side by side: each waits for its own bytes to be on the disk.
+                Trained::Adapter(_) => {
+                    let (model, training) =
+                        rayon::join(|| self.model.save(part), || self.training.save(part));
+                    model.and(training)?;
+                }
+                // A model takes the place of the whole folder, so it comes first.
+                Trained::Model { .. } => {
+                    self.model.save(part)?;
+                    self.training.save(part)?;
+                }
+            }
             self.state.save(&part.join(TRAINER_STATE_FILE))
         })?;
         let best = self.state.best_model_checkpoint.as_ref().map(PathBuf::from);
