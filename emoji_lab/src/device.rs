@@ -33,7 +33,7 @@ impl Device {
         Err(Error::device(
             format!("cuda:{ordinal}"),
             "this build of emoji_lab has no CUDA",
-            "Build it with the `cuda` feature (in the notebook: EMOJI_LAB_FEATURES=cuda), or use Device::Cpu",
+            "Build it with the `cuda` feature (first cell, or notebooks/run --cuda), or use Device::Cpu",
         ))
     }
 
