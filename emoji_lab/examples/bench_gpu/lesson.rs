@@ -9,45 +9,70 @@ use emoji_lab::lora::LoraConfig;
 use emoji_lab::model::load_model;
 use emoji_lab::quant::QuantConfig;
 use emoji_lab::train::{SftConfig, SftTrainer};
-use emoji_lab::{Error, Result};
+use emoji_lab::{DType, Error, Result};
 
+use crate::table::Table;
 use crate::{Options, generation, random, steps};
 
 pub fn bench(gguf: &str, options: &Options) -> Result<()> {
+    let mut table = Table::new(options.optimizer().state_dtype == DType::BF16);
+    for round in 1..=2 {
+        println!("\nround {round}");
+        once(gguf, options, &mut table)?;
+    }
+    table.print();
+    Ok(())
+}
+
+fn once(gguf: &str, options: &Options, table: &mut Table) -> Result<()> {
     let started = Instant::now();
     let model = load_model(gguf, &options.device)?;
-    println!("model loaded in {:.2} s", started.elapsed().as_secs_f64());
-    generation::bench(&model.gemma)?;
+    model.gemma.prepare_device()?;
+    table.load.add(started.elapsed().as_secs_f64());
+    println!("model ready in {:.2} s", started.elapsed().as_secs_f64());
+    table.generation.add(generation::bench(&model.gemma)?);
+    model.gemma.release_device();
     let Some(data) = &options.data else {
         let batches = random::batches(4, model.gemma.config().vocab_size as u64);
-        return steps::bench(&model.gemma, &batches, options.rounds);
+        let found = steps::bench(&model.gemma, &batches, options.rounds, options.optimizer())?;
+        table.step.add(found.median_ms);
+        table.step.floor(found.floor_ms);
+        table.memory.add(found.bytes as f64 / 1e9);
+        return Ok(());
     };
     let chat = format_chat(&load_dataset(data, EmojiFilter::default())?, SYSTEM_PROMPT);
     let splits = match &options.split {
         Some(path) => split_at_rows(&chat, &held_out(path)?)?,
         None => train_test_split(&chat, 0.1, 42)?,
     };
-    let args = SftConfig { output_dir: options.out.clone().into(), ..SftConfig::default() };
-    let started = Instant::now();
+    let args = SftConfig {
+        output_dir: options.out.clone().into(),
+        optim_state_dtype: options.optimizer().state_dtype,
+        ..SftConfig::default()
+    };
     let (quant, lora) = (QuantConfig::default(), LoraConfig::default());
-    let mut trainer = SftTrainer::new(&model, &splits.train, Some(&splits.test), &quant, Some(&lora), &args)?;
-    println!("trainer made in {:.2} s", started.elapsed().as_secs_f64());
+    let new = || SftTrainer::new(&model, &splits.train, Some(&splits.test), &quant, Some(&lora), &args);
+    // The steps alone, on a trainer's own that is gone before the lesson's is made.
+    let batches = new()?.epoch_batches(0);
+    let found = steps::bench(&model.gemma, &batches, options.rounds, options.optimizer())?;
+    table.step.add(found.median_ms);
+    table.step.floor(found.floor_ms);
+    let mut trainer = new()?;
     let started = Instant::now();
     trainer.train()?;
+    table.train.add(started.elapsed().as_secs_f64());
     println!("train(): {:.2} s", started.elapsed().as_secs_f64());
     for entry in trainer.log_history() {
         println!("{}", serde_json::to_string(entry).unwrap_or_default());
     }
-    for (what, bytes) in trainer.finetune().device_memory() {
-        println!("{what:<30} {:>8.1} MB", bytes as f64 / 1e6);
-    }
+    let bytes: usize = trainer.finetune().device_memory().iter().map(|(_, bytes)| bytes).sum();
+    table.memory.add(bytes as f64 / 1e9);
     let started = Instant::now();
     let loss = trainer.evaluate()?;
-    println!(
-        "evaluation of {} rows: {:.3} s, loss {loss:.4}",
-        splits.test.len(),
-        started.elapsed().as_secs_f64()
-    );
+    table.evaluation.add(started.elapsed().as_secs_f64());
+    println!("evaluation of {} rows: loss {loss:.4}", splits.test.len());
+    // Checkpoints of the next round would be made beside these.
+    let _ = std::fs::remove_dir_all(&options.out);
     Ok(())
 }
 

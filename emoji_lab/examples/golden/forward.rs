@@ -47,7 +47,7 @@ pub fn check(dir: &Path, report: &mut Report) -> Result<Option<Gemma3>> {
 
 /// One full fine-tuning step without any change (learning rate 0) leaves the gradients to be read.
 fn check_gradients(model: &Gemma3, forward: &Tensors, golden: &Tensors, report: &mut Report) -> Result<()> {
-    let optimizer = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
+    let optimizer = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, ..AdamW::default() };
     let mut finetune = Finetune::new(model, &QuantConfig::none(), None, optimizer, 0.0, 0)?;
     finetune.step(&[forward.batch("")?], 0.0)?;
     let (mut worst, mut worst_name, mut missing) = (0.0f64, String::new(), 0);

@@ -124,7 +124,7 @@ fn greedy(model: &Model, golden: &Value, report: &mut Report) -> Result<()> {
 }
 
 fn frozen() -> AdamW {
-    AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 }
+    AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, ..AdamW::default() }
 }
 
 fn nf4(model: &Model, golden: &Value, report: &mut Report) -> Result<()> {

@@ -60,6 +60,7 @@ fn start(run: &Path, trace: &Value, base: &Gemma3) -> Result<Finetune> {
         beta2: number(args, "adam_beta2", 0.999),
         eps: number(args, "adam_epsilon", 1e-8),
         weight_decay: number(args, "weight_decay", 0.0),
+        ..AdamW::default()
     };
     let mut lora = init.config.lora.clone();
     lora.ensure_weight_tying = init.config.tied;
@@ -187,7 +188,7 @@ fn check_merge(name: &str, dir: &Path, run: &Path, base: &Gemma3, report: &mut R
     // The adapter beside the unrounded base computes what the merged weights compute.
     let mut lora = adapter.config.lora.clone();
     lora.ensure_weight_tying = adapter.config.tied;
-    let optimizer = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
+    let optimizer = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, ..AdamW::default() };
     let beside = Finetune::new(base, &QuantConfig::none(), Some(&lora), optimizer, 0.0, 0)?;
     beside.load(adapter.tensors.iter().map(|(n, t)| (n.as_str(), t)))?;
     let model = beside.model();

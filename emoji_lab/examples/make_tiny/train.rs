@@ -76,7 +76,7 @@ pub fn pretrain(
     let rows = codec.rows(chats)?;
     let (held_out, rows) = rows.split_at(200);
     let held_out: Vec<Batch> = held_out.chunks(8).map(Batch::from_rows).collect();
-    let optimizer = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.01 };
+    let optimizer = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.01, ..AdamW::default() };
     let mut run = Finetune::new(model, &QuantConfig::none(), None, optimizer, 1.0, settings.seed)?;
     let total = settings.epochs * rows.len().div_ceil(settings.batch_size);
     let mut order: Vec<usize> = (0..rows.len()).collect();
@@ -111,7 +111,7 @@ pub fn rehearse(
 ) -> Result<Gemma3> {
     let train = codec.rows(train)?;
     let test: Vec<Batch> = codec.rows(test)?.chunks(8).map(Batch::from_rows).collect();
-    let optimizer = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
+    let optimizer = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, ..AdamW::default() };
     let (quant, lora) = (QuantConfig::default(), LoraConfig::default());
     let base = Finetune::new(model, &QuantConfig::none(), Some(&lora), optimizer, 1.0, 42)?;
     let mut run = Finetune::new(model, &quant, Some(&lora), optimizer, 1.0, 42)?;

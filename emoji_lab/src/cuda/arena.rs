@@ -1,31 +1,33 @@
-//! The optimizer's arena on the card: trained values, gradients and moments, each one flat buffer.
+//! The optimizer's arena on the card: trained values, gradients and moments.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::Gpu;
 use super::memory::Memory;
 use super::step::Pinned;
+use super::stored::Stored;
 use crate::error::Result;
 use crate::ops::grad_norm::cuda::{RANGE_PARTIALS, squares_by_range};
 use crate::train::{Buffer, Slot};
 
-/// Flat f32 buffers of one length; only the gradients of the head lie apart, in the compute type (as
-/// autocast rounds them, too), which spares a third of a gigabyte.
+/// Flat buffers. The head's values and gradients lie apart from the others'. In bf16 its gradients
+/// are bf16 (as autocast rounds them, too), and its values are two halves of which products read the
+/// higher one: so there is no copy of it, which spares two thirds of a gigabyte together.
 #[derive(Debug)]
 pub(crate) struct DeviceArena {
+    /// Of all but the head, f32.
     pub(super) values: Memory,
-    /// Of all but the head.
+    pub(super) head_values: Stored,
+    /// Of all but the head, f32.
     pub(super) gradients: Memory,
     pub(super) head_gradients: Memory,
     /// The head's first element and the one after its last.
     pub(super) head: (usize, usize),
-    pub(super) exp_avg: Memory,
-    pub(super) exp_avg_sq: Memory,
+    /// Of everything.
+    pub(super) exp_avg: Stored,
+    pub(super) exp_avg_sq: Stored,
     pub(super) len: usize,
     gpu: Gpu,
-    /// Whether values were written from outside since the head's copy was made.
-    written: AtomicBool,
     /// Page-locked memory on the way to the host.
     staging: Mutex<Option<[Pinned; 2]>>,
 }
@@ -35,37 +37,31 @@ const STAGING: usize = 32 << 20;
 
 impl DeviceArena {
     /// With `values`, of which `head` are the head, zeros for the moments, and no gradients yet.
-    pub(crate) fn new(gpu: &Gpu, values: &[f32], head: (usize, usize)) -> Result<Self> {
-        let bytes = size_of_val(values);
+    pub(crate) fn new(gpu: &Gpu, values: &[f32], head: (usize, usize), bf16_moments: bool) -> Result<Self> {
         let in_head = head.1 - head.0;
-        Ok(Self {
-            values: Memory::from_slice(gpu, values, "the trained parameters")?,
-            gradients: Memory::poisoned(gpu, bytes - in_head * 4, "gradients")?,
+        let (len, beside) = (values.len(), values.len() - in_head);
+        let arena = Self {
+            values: Memory::zeros(gpu, beside * 4, "the trained parameters")?,
+            head_values: Stored::new(gpu, &values[head.0..head.1], gpu.bf16(), "the trained head")?,
+            gradients: Memory::poisoned(gpu, beside * 4, "gradients")?,
             head_gradients: Memory::poisoned(gpu, in_head * gpu.size(), "gradients of the head")?,
             head,
-            exp_avg: Memory::zeros(gpu, bytes, "AdamW's first moment")?,
-            exp_avg_sq: Memory::zeros(gpu, bytes, "AdamW's second moment")?,
-            len: values.len(),
+            exp_avg: Stored::zeros(gpu, len, bf16_moments, "AdamW's first moment")?,
+            exp_avg_sq: Stored::zeros(gpu, len, bf16_moments, "AdamW's second moment")?,
+            len,
             gpu: gpu.clone(),
-            written: AtomicBool::new(true),
             staging: Mutex::new(None),
-        })
-    }
-
-    fn buffer(&self, which: Buffer) -> &Memory {
-        match which {
-            Buffer::Values => &self.values,
-            Buffer::Gradients => &self.gradients,
-            Buffer::ExpAvg => &self.exp_avg,
-            Buffer::ExpAvgSq => &self.exp_avg_sq,
-        }
+        };
+        arena.values.write(0, &values[..head.0])?;
+        arena.values.write(head.0 * 4, &values[head.1..])?;
+        Ok(arena)
     }
 
     fn in_head(&self, offset: usize) -> bool {
         (self.head.0..self.head.1).contains(&offset)
     }
 
-    /// Where the gradient of what begins at `offset` (not of the head) is in its buffer.
+    /// Where the value or gradient of what begins at `offset` (not of the head) is in its buffer.
     fn beside_head(&self, offset: usize) -> usize {
         if offset < self.head.0 { offset } else { offset - (self.head.1 - self.head.0) }
     }
@@ -78,42 +74,63 @@ impl DeviceArena {
         }
     }
 
+    /// The f32 values of what begins at `offset` (not of the head), on the card.
+    pub(super) fn value_ptr(&self, offset: usize) -> u64 {
+        self.values.ptr() + self.beside_head(offset) as u64 * 4
+    }
+
+    /// Bytes of values, gradients and moments.
+    pub(super) fn bytes(&self) -> [usize; 3] {
+        [
+            self.values.len() + self.head_values.bytes(),
+            self.gradients.len() + self.head_gradients.len(),
+            self.exp_avg.bytes() + self.exp_avg_sq.bytes(),
+        ]
+    }
+
     /// `len` values from `offset` on.
     pub(crate) fn read(&self, which: Buffer, offset: usize, len: usize) -> Result<Vec<f32>> {
-        let mut values = vec![0f32; if which == Buffer::Gradients { len } else { 0 }];
-        match which == Buffer::Gradients {
-            true if self.in_head(offset) && self.gpu.bf16() => {
+        let in_head = self.in_head(offset);
+        match which {
+            Buffer::Values if in_head => self.stored(&self.head_values, offset - self.head.0, len),
+            Buffer::ExpAvg => self.stored(&self.exp_avg, offset, len),
+            Buffer::ExpAvgSq => self.stored(&self.exp_avg_sq, offset, len),
+            Buffer::Gradients if in_head && self.gpu.bf16() => {
                 let mut rounded = vec![half::bf16::ZERO; len];
                 self.head_gradients.read((offset - self.head.0) * 2, &mut rounded)?;
-                return Ok(rounded.into_iter().map(half::bf16::to_f32).collect());
+                Ok(rounded.into_iter().map(half::bf16::to_f32).collect())
             }
-            true if self.in_head(offset) => {
-                self.head_gradients.read((offset - self.head.0) * 4, &mut values)?;
-            }
-            true => self.gradients.read(self.beside_head(offset) * 4, &mut values)?,
-            false => {
-                let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
-                let staging = match &mut *staging {
-                    Some(staging) => staging,
-                    none => none.insert([Pinned::new(&self.gpu, STAGING)?, Pinned::new(&self.gpu, STAGING)?]),
+            Buffer::Values | Buffer::Gradients => {
+                let (memory, first) = match (which, in_head) {
+                    (Buffer::Values, _) => (&self.values, self.beside_head(offset)),
+                    (_, true) => (&self.head_gradients, offset - self.head.0),
+                    (_, false) => (&self.gradients, self.beside_head(offset)),
                 };
-                return self.buffer(which).read_f32(offset * 4, len, staging);
+                let mut values = vec![0f32; len];
+                memory.read(first * 4, &mut values)?;
+                Ok(values)
             }
         }
-        Ok(values)
+    }
+
+    fn stored(&self, stored: &Stored, offset: usize, len: usize) -> Result<Vec<f32>> {
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        let staging = match &mut *staging {
+            Some(staging) => staging,
+            none => none.insert([Pinned::new(&self.gpu, STAGING)?, Pinned::new(&self.gpu, STAGING)?]),
+        };
+        stored.read(&self.gpu, offset, len, staging)
     }
 
     /// Overwrites what begins at `offset`; gradients are not written from outside.
     pub(crate) fn write(&self, which: Buffer, offset: usize, values: &[f32]) -> Result<()> {
-        if which == Buffer::Values {
-            self.written.store(true, Ordering::Relaxed);
+        match which {
+            Buffer::Values if self.in_head(offset) => self.head_values.write(offset - self.head.0, values),
+            Buffer::Values => self.values.write(self.beside_head(offset) * 4, values),
+            Buffer::ExpAvg => self.exp_avg.write(offset, values),
+            Buffer::ExpAvgSq => self.exp_avg_sq.write(offset, values),
+            Buffer::Gradients => Ok(()),
         }
-        self.buffer(which).write(offset * 4, values)
-    }
-
-    /// Whether values were written since this was last asked.
-    pub(super) fn take_written(&self) -> bool {
-        self.written.swap(false, Ordering::Relaxed)
     }
 
     /// Every slot's sum of squared gradients: not finite if one of them is not.

@@ -13,7 +13,6 @@ use super::step::{Inputs, Step};
 use crate::error::{Error, Result};
 use crate::model::{Gemma3, PackedTokens};
 use crate::ops::decode::cuda::{self as decode, DecodeHeads, DecodeState, HEAD_BLOCKS, Rows};
-use crate::ops::embedding;
 use crate::ops::lora_linear::cuda::Adapters;
 use crate::ops::rms_norm::cuda::{self as rms_norm, Branch};
 
@@ -296,8 +295,7 @@ impl Generator {
         let [a, b] = v.stream;
         // SAFETY: vectors and caches are laid out for this network.
         unsafe {
-            let lookup = (table.lookup, table.lookup_f32);
-            embedding::cuda::forward(gpu, lookup, v.state, a, (1, s.hidden), s.embedding_scale)?;
+            table.lookup.rows(gpu, v.state, a, (1, s.hidden), s.embedding_scale)?;
             let mut branch = Branch::default();
             for (layer, cache) in self.network.layers.iter().zip(&caches.layers) {
                 let [n_input, n_q, n_k, n_o, n_middle, n_down] = layer.norms;

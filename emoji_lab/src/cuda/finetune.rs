@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use candle_core::DType;
 use cudarc::driver::{CudaGraph, sys};
 
 use super::Gpu;
@@ -111,7 +112,9 @@ impl CudaFinetune {
         let head_name = if model.lm_head.is_none() { EMBED_TOKENS } else { LM_HEAD };
         let head =
             slots.iter().find(|s| s.name == head_name).map_or((0, 0), |s| (s.offset, s.offset + s.len()));
-        let arena = host::read(&host_arena.values, |values| Ok(DeviceArena::new(gpu, values, head)))?;
+        let bf16_moments = settings.optimizer.state_dtype == DType::BF16;
+        let arena =
+            host::read(&host_arena.values, |values| Ok(DeviceArena::new(gpu, values, head, bf16_moments)))?;
         let arena = Arc::new(arena?);
         let positions = model.config().max_position_embeddings.min(8192);
         let network = Network::new(gpu, model, Some((&arena, slots)), positions)?;
@@ -132,21 +135,13 @@ impl CudaFinetune {
         })
     }
 
+    fn bf16_moments(&self) -> bool {
+        self.settings.optimizer.state_dtype == DType::BF16
+    }
+
     /// The arena's buffers.
     pub(crate) fn arena(&self) -> &Arc<DeviceArena> {
         &self.arena
-    }
-
-    /// Makes the head's copy anew, if values have been written from outside.
-    fn take_up_values(&self) -> Result<()> {
-        let table = &self.network.table;
-        let (first, last) = self.arena.head;
-        if !self.arena.take_written() || table.head_copy == 0 {
-            return Ok(());
-        }
-        let values = self.arena.values.ptr() + first as u64 * 4;
-        // SAFETY: the copy has the range's length.
-        unsafe { adamw::cuda::round_to_bf16(&self.gpu, values, table.head_copy, last - first) }
     }
 
     /// Makes room for batches of `tokens` tokens, if there is not enough.
@@ -174,7 +169,6 @@ impl CudaFinetune {
     ) -> Result<Ticket> {
         self.gpu.bind()?;
         self.check_batches(batches)?;
-        self.take_up_values()?;
         let longest = batches.iter().map(|b| b.tokens.len()).max().unwrap_or(0);
         let targets: usize = batches.iter().map(Batch::target_count).sum();
         if self.room.as_ref().is_none_or(|room| room.inputs.capacity() < padded(longest)) {
@@ -236,7 +230,6 @@ impl CudaFinetune {
     pub(crate) fn losses(&mut self, batches: &[Batch]) -> Result<Vec<LossSum>> {
         self.gpu.synchronize()?;
         self.check_batches(batches)?;
-        self.take_up_values()?;
         self.waited = self.sent;
         let longest = batches.iter().map(|b| b.tokens.len()).max().unwrap_or(0);
         self.reserve(longest)?;
@@ -300,12 +293,12 @@ impl CudaFinetune {
 
     /// Device memory that is ours, in bytes, by what it is for.
     pub(crate) fn memory_report(&self) -> Vec<(&'static str, usize)> {
-        let arena = self.arena.len * 4;
+        let [values, gradients, moments] = self.arena.bytes();
         let mut report = vec![
-            ("frozen weights, head's copy", self.network.bytes),
-            ("trained values", arena),
-            ("gradients", self.arena.gradients.len() + self.arena.head_gradients.len()),
-            ("moments", self.arena.exp_avg.len() + self.arena.exp_avg_sq.len()),
+            ("frozen weights", self.network.bytes),
+            ("trained values", values),
+            ("gradients", gradients),
+            ("moments", moments),
             ("cuBLAS workspace", self.gpu.blas().workspace_bytes()),
         ];
         if let Some(room) = &self.room {
@@ -407,13 +400,15 @@ impl CudaFinetune {
         let (gpu, arena, step) = (&self.gpu, &self.arena, room.inputs.step);
         let buffers = adamw::cuda::Buffers {
             values: arena.values.ptr(),
+            head: arena.head_values.ptr(),
+            low: arena.head_values.low_ptr(),
             gradients: arena.gradients.ptr(),
+            head_gradients: arena.head_gradients.ptr(),
             exp_avg: arena.exp_avg.ptr(),
             exp_avg_sq: arena.exp_avg_sq.ptr(),
             len: arena.len,
-            head_gradients: arena.head_gradients.ptr(),
-            copy: self.network.table.head_copy,
-            head: arena.head,
+            first: arena.head.0,
+            last: arena.head.1,
         };
         let in_head = arena.head.1 - arena.head.0;
         let gradients = (arena.gradients.ptr(), arena.len - in_head);
@@ -422,7 +417,7 @@ impl CudaFinetune {
         unsafe {
             let (partials, loss) = (self.partials.ptr(), room.activations.loss);
             grad_norm::cuda::norm(gpu, head, gradients, partials, loss, step, self.result.ptr())?;
-            adamw::cuda::step(gpu, buffers, step, self.result.ptr())
+            adamw::cuda::step(gpu, buffers, self.bf16_moments(), step, self.result.ptr())
         }
     }
 }

@@ -10,10 +10,10 @@ use super::network::{DOWN, GATE_UP, Layer, Network, O, QKV};
 use super::step::Inputs;
 use crate::error::Result;
 use crate::ops::attention::cuda::{self as attention, AttentionSizes};
+use crate::ops::geglu;
 use crate::ops::lora_linear::cuda::{Adapters, unpack_weights};
 use crate::ops::rms_norm::cuda::{self as rms_norm, Branch};
 use crate::ops::rope::cuda::{Heads, qk_norm_rope};
-use crate::ops::{embedding, geglu};
 
 /// What a pass works with.
 pub(super) struct Pass<'a> {
@@ -95,8 +95,7 @@ impl Pass<'_> {
         let all = &self.activations.layers;
         // SAFETY: the caller's; all pointers are to buffers laid out for `tokens` rows.
         unsafe {
-            let lookup = (table.lookup, table.lookup_f32);
-            embedding::cuda::forward(gpu, lookup, i.ids, all[0].x, (rows, s.hidden), s.embedding_scale)?;
+            table.lookup.rows(gpu, i.ids, all[0].x, (rows, s.hidden), s.embedding_scale)?;
             let mut branch = Branch::default();
             let mut stream = all[0].x;
             let mut unpacked = self.unpack(0)?;

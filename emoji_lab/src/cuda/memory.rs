@@ -1,11 +1,9 @@
 //! Device memory, with errors that say how much was needed.
 
-use cudarc::driver::{CudaEvent, result, sys};
-use rayon::prelude::*;
+use cudarc::driver::{result, sys};
 
 use super::Gpu;
 use super::gpu::describe;
-use super::step::Pinned;
 use crate::error::{Error, Result};
 
 /// Bytes on the card, freed when dropped.
@@ -66,6 +64,9 @@ impl Memory {
     /// Overwrites what begins at byte `offset`. Returns when `values` may be changed again.
     pub(crate) fn write<T: Copy>(&self, offset: usize, values: &[T]) -> Result<()> {
         self.check(offset, size_of_val(values))?;
+        if values.is_empty() {
+            return Ok(());
+        }
         self.gpu.bind()?;
         // SAFETY: the range was checked; a `Copy` type without references is plain bytes.
         unsafe { result::memcpy_htod_async(self.ptr + offset as u64, values, self.gpu.raw_stream()) }
@@ -83,41 +84,10 @@ impl Memory {
         self.gpu.synchronize()
     }
 
-    /// [`Self::read`] of `len` f32 values, for gigabytes: through page-locked memory, the host copying
-    /// one part while the card sends the next.
-    pub(crate) fn read_f32(&self, offset: usize, len: usize, staging: &mut [Pinned; 2]) -> Result<Vec<f32>> {
-        self.check(offset, len * 4)?;
-        self.gpu.bind()?;
-        let mut values: Vec<f32> = Vec::with_capacity(len);
-        let event = || self.gpu.stream().record_event(None).map_err(|e| self.gpu.error(e.0));
-        let part = staging[0].len() / 4;
-        let mut sent: [Option<(CudaEvent, usize, usize)>; 2] = [None, None];
-        for (i, first) in (0..len).step_by(part).map(Some).chain([None, None]).enumerate() {
-            let slot = i % 2;
-            if let Some((event, first, count)) = sent[slot].take() {
-                event.synchronize().map_err(|e| self.gpu.error(e.0))?;
-                let source = &staging[slot].as_mut_slice::<f32>()[..count];
-                let room = &mut values.spare_capacity_mut()[first..first + count];
-                // Parallel: most of the time is the system's, handing out pages of memory.
-                room.par_chunks_mut(1 << 18).zip(source.par_chunks(1 << 18)).for_each(|(room, source)| {
-                    room.iter_mut().zip(source).for_each(|(to, from)| {
-                        to.write(*from);
-                    });
-                });
-            }
-            if let Some(first) = first {
-                let count = part.min(len - first);
-                let to = &mut staging[slot].as_mut_slice::<f32>()[..count];
-                let from = self.ptr + (offset + first * 4) as u64;
-                // SAFETY: the range was checked, and the part is not touched until the event has come.
-                unsafe { result::memcpy_dtoh_async(to, from, self.gpu.raw_stream()) }
-                    .map_err(|e| self.gpu.error(e.0))?;
-                sent[slot] = Some((event()?, first, count));
-            }
-        }
-        // SAFETY: the parts cover all of it, and each was written above.
-        unsafe { values.set_len(len) };
-        Ok(values)
+    /// Where `bytes` from byte `offset` on begin.
+    pub(super) fn range(&self, offset: usize, bytes: usize) -> Result<u64> {
+        self.check(offset, bytes)?;
+        Ok(self.ptr + offset as u64)
     }
 
     fn check(&self, offset: usize, bytes: usize) -> Result<()> {
@@ -158,8 +128,8 @@ fn out_of_memory(gpu: &Gpu, bytes: usize, what: &str) -> Error {
     Error::device(
         gpu.short_name(),
         format!("out of memory: {what} needs {}, and {there}", gib(bytes)),
-        "Close what else is on the card (nvidia-smi), lower per_device_train_batch_size or max_length, or leave \
-         embed_tokens and lm_head out of modules_to_save; or compute on the CPU: Device::Cpu",
+        "Close what else is on the card (nvidia-smi), lower per_device_train_batch_size or max_length, take \
+         optim_state_dtype: DType::BF16, or leave embed_tokens and lm_head out of modules_to_save; or compute on the CPU: Device::Cpu",
     )
 }
 

@@ -13,6 +13,7 @@
 //! | `network.rs` | weights and adapters as the kernels want them |
 //! | `activations.rs` | everything a pass writes, laid out once |
 //! | `forward.rs`, `backward.rs`, `head.rs` | the passes |
+//! | `arena.rs`, `stored.rs` | what is trained: values, gradients and moments, and their forms |
 //! | `step.rs` | what changes from step to step |
 //! | `finetune.rs` | graphs, optimizer steps, evaluation |
 //! | `decode.rs` | generation with a key/value cache |
@@ -30,6 +31,7 @@ pub(crate) mod launch;
 mod memory;
 mod network;
 mod step;
+mod stored;
 
 pub(crate) use arena::DeviceArena;
 pub(crate) use decode::{Generator, OnCard};

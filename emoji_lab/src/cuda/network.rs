@@ -9,6 +9,8 @@ use super::arena::DeviceArena;
 use super::memory::{Layout, Memory};
 use crate::error::{Error, Result};
 use crate::model::{DecoderLayer, Gemma3, Gemma3Config, LayerType, Linear};
+use crate::ops::attention::cuda::MAX_HEADS;
+use crate::ops::embedding;
 use crate::ops::host;
 use crate::ops::lora_linear::Weight;
 use crate::ops::lora_linear::cuda::{AdapterGradient, Adapters, Unpack};
@@ -71,8 +73,8 @@ impl Sizes {
                 c.head_dim
             ));
         }
-        if c.num_attention_heads + c.num_key_value_heads > 32 {
-            return no(format!("the kernels take up to 32 heads, not {}", c.num_attention_heads));
+        if c.num_attention_heads > MAX_HEADS {
+            return no(format!("the kernels take up to {MAX_HEADS} heads, not {}", c.num_attention_heads));
         }
         if rank > 64 {
             return Err(Error::setting("r", rank, "the GPU kernels take a rank of up to 64"));
@@ -115,19 +117,46 @@ pub(super) struct Layer {
     sources: Vec<(usize, usize, usize)>,
 }
 
+/// Where rows of the embedding are looked up: f32, bf16, or f32 in halves, if `low` is not 0.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lookup {
+    rows: u64,
+    low: u64,
+    f32: bool,
+}
+
+impl Lookup {
+    /// Rows `ids`, scaled, into `x`.
+    ///
+    /// # Safety
+    /// As [`embedding::cuda::forward`].
+    pub(super) unsafe fn rows(
+        &self,
+        gpu: &Gpu,
+        ids: u64,
+        x: u64,
+        shape: (usize, usize),
+        scale: f32,
+    ) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe {
+            match self.low {
+                0 => embedding::cuda::forward(gpu, (self.rows, self.f32), ids, x, shape, scale),
+                low => embedding::cuda::forward_split(gpu, (self.rows, low), ids, x, shape, scale),
+            }
+        }
+    }
+}
+
 /// A table of embeddings or of the head.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Table {
-    /// What rows are looked up in: f32 if `lookup_f32`, else the compute type.
-    pub(super) lookup: u64,
-    pub(super) lookup_f32: bool,
+    pub(super) lookup: Lookup,
     /// What products read, in the compute type.
     pub(super) head: u64,
     /// Where the gradients are added.
     pub(super) d_lookup: Option<u64>,
     pub(super) d_head: Option<u64>,
-    /// The trained head's copy in bf16, 0 where there is none.
-    pub(super) head_copy: u64,
 }
 
 /// A model on the card.
@@ -424,9 +453,9 @@ impl Builder<'_> {
                             "This is a fault of emoji_lab",
                         ));
                     };
-                    to.a[place] = arena.values.ptr() + a as u64 * 4;
+                    to.a[place] = arena.value_ptr(a);
                     to.set_dropout(lora.dropout);
-                    entry.b = arena.values.ptr() + b as u64 * 4;
+                    entry.b = arena.value_ptr(b);
                     entry.scale = lora.scale as f32;
                     sources.push((index, a, b));
                 }
@@ -483,36 +512,30 @@ impl Builder<'_> {
 
     fn table(&mut self, model: &Gemma3) -> Result<Table> {
         let s = self.sizes;
-        let len = s.vocab * s.hidden;
         let bf16 = self.gpu.bf16();
         let embedding = self.slot("model.embed_tokens.weight");
         let tied = model.lm_head.is_none();
         let head = if tied { embedding } else { self.slot("lm_head.weight") };
-        let values = self.arena.map(|(arena, _)| arena.values.ptr());
         let gradient = |offset: usize| self.arena.map(|(arena, _)| arena.gradient_ptr(offset));
         let (d_lookup, d_head) = (embedding.and_then(gradient), head.and_then(gradient));
+        let arena = self.arena.map(|(arena, _)| arena);
         let mut frozen = |tensor: &Tensor| -> Result<u64> {
             let bytes =
                 host::read(&tensor.contiguous()?, |v| Ok(rows_in_compute_type(self.gpu, v, s.hidden, 0)))?;
             self.upload(&bytes, "the embedding")
         };
-        let at = |base: Option<u64>, offset: usize| base.map_or(0, |base| base + offset as u64 * 4);
-        let (lookup, lookup_f32) = match embedding {
-            Some(offset) => (at(values, offset), true),
-            None => (frozen(&model.embed_tokens.value)?, !bf16),
+        let lookup = match (embedding, arena) {
+            (Some(_), Some(arena)) if tied => {
+                Lookup { rows: arena.head_values.ptr(), low: arena.head_values.low_ptr(), f32: !bf16 }
+            }
+            (Some(offset), Some(arena)) => Lookup { rows: arena.value_ptr(offset), low: 0, f32: true },
+            _ => Lookup { rows: frozen(&model.embed_tokens.value)?, low: 0, f32: !bf16 },
         };
-        let mut head_copy = 0;
-        let mut head_ptr = match (head, &model.lm_head) {
-            (Some(offset), _) if !bf16 => at(values, offset),
-            (Some(_), _) => 0,
-            (None, None) => lookup,
-            (None, Some(head)) => frozen(&head.value)?,
+        let head = match (head, arena, &model.lm_head) {
+            (Some(_), Some(arena), _) => arena.head_values.ptr(),
+            (.., None) => lookup.rows,
+            (.., Some(head)) => frozen(&head.value)?,
         };
-        if head.is_some() && bf16 {
-            let memory = Memory::zeros(self.gpu, len * 2, "the head in bf16")?;
-            head_copy = self.keep(memory, len * 2);
-            head_ptr = head_copy;
-        }
-        Ok(Table { lookup, lookup_f32, head: head_ptr, d_lookup, d_head, head_copy })
+        Ok(Table { lookup, head, d_lookup, d_head })
     }
 }

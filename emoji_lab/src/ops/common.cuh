@@ -14,6 +14,16 @@ template <class T> __device__ __forceinline__ T from_f32(float v);
 template <> __device__ __forceinline__ float from_f32<float>(float v) { return v; }
 template <> __device__ __forceinline__ bf16 from_f32<bf16>(float v) { return __float2bfloat16_rn(v); }
 
+// Two halves of an f32, as adamw keeps a head that is trained in bf16 (ops/adamw/cuda.rs). The high one is the bf16 nearest to it (of two equally near, the larger).
+__device__ __forceinline__ void split(float x, uint32_t &high, uint32_t &low) {
+    const uint32_t bits = __float_as_uint(x);
+    high = (bits + 0x8000u) >> 16;
+    low = (bits - (high << 16)) & 0xffffu;
+}
+__device__ __forceinline__ float joined(uint32_t high, uint32_t low) {
+    return __uint_as_float((high << 16) + (uint32_t)(int32_t)(int16_t)low);
+}
+
 __device__ __forceinline__ float warp_sum(float v) {
 #pragma unroll
     for (int offset = 16; offset > 0; offset >>= 1) v += __shfl_xor_sync(0xffffffffu, v, offset);
@@ -258,3 +268,8 @@ template <int N> __device__ __forceinline__ float dot(const float (&a)[N], const
 #define FOR_BOTH_TYPES(name, params, args)                                          \
     extern "C" __global__ void name##_f32 params(float) { name<float> args; }       \
     extern "C" __global__ void name##_bf16 params(bf16) { name<bf16> args; }
+
+// The same for blocks of at most `threads`: the compiler then keeps to the registers there are.
+#define FOR_BOTH_TYPES_OF(threads, name, params, args)                                                  \
+    extern "C" __global__ void __launch_bounds__(threads) name##_f32 params(float) { name<float> args; } \
+    extern "C" __global__ void __launch_bounds__(threads) name##_bf16 params(bf16) { name<bf16> args; }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use candle_core::DType;
+
 use super::schedule::Scheduler;
 use crate::error::{Error, Result};
 use crate::ops::adamw::AdamW;
@@ -68,6 +70,9 @@ pub struct SftConfig {
     pub adam_beta2: f64,
     /// AdamW's epsilon.
     pub adam_epsilon: f64,
+    /// What AdamW's two moments are kept in: f32, or bf16 (rounded stochastically), with which a GPU
+    /// trains Gemma 3 270M in 2.1 GB instead of 2.8.
+    pub optim_state_dtype: DType,
     /// Gradients are scaled down to this global norm; 0 for no clipping.
     pub max_grad_norm: f64,
     /// Rows are cut to this many tokens.
@@ -109,6 +114,7 @@ impl Default for SftConfig {
             adam_beta1: 0.9,
             adam_beta2: 0.999,
             adam_epsilon: 1e-8,
+            optim_state_dtype: DType::F32,
             max_grad_norm: 1.0,
             max_length: 256,
             assistant_only_loss: false,
@@ -170,6 +176,10 @@ impl SftConfig {
         if !(self.adam_epsilon.is_finite() && self.adam_epsilon > 0.0) {
             return Err(Error::setting("adam_epsilon", self.adam_epsilon, positive));
         }
+        if !matches!(self.optim_state_dtype, DType::F32 | DType::BF16) {
+            let given = self.optim_state_dtype.as_str();
+            return Err(Error::setting("optim_state_dtype", given, "use DType::F32 or DType::BF16"));
+        }
         for (name, strategy) in [
             ("logging_strategy", self.logging_strategy),
             ("eval_strategy", self.eval_strategy),
@@ -202,6 +212,7 @@ impl SftConfig {
             beta2: self.adam_beta2,
             eps: self.adam_epsilon,
             weight_decay: self.weight_decay,
+            state_dtype: self.optim_state_dtype,
         }
     }
 }

@@ -153,6 +153,11 @@ impl Finetune {
         &self.model
     }
 
+    /// The optimizer's settings.
+    pub fn optimizer(&self) -> &AdamW {
+        &self.optimizer
+    }
+
     /// The trained parameters.
     pub fn arena(&self) -> &Arena {
         &self.arena
@@ -299,6 +304,8 @@ impl Finetune {
             learning_rate,
             step,
             scale,
+            // As on a GPU: the stream behind the last pass' dropout streams.
+            &Philox::new(self.seed, self.passes.wrapping_sub(1) << 16 | 0xffff),
         )?;
         self.steps = step;
         self.moved += usize::from(learning_rate > 0.0);

@@ -1,5 +1,7 @@
 //! What NF4, LoRA and the trained embeddings each cost.
 
+use candle_core::DType;
+
 use super::finetune::Finetune;
 use crate::display::{ParameterReport, ParameterRow};
 use crate::ops::lora_linear::Weight;
@@ -44,6 +46,9 @@ pub(super) fn report(finetune: &Finetune) -> ParameterReport {
     let head = if model.lm_head.is_none() { crate::model::EMBED_TOKENS } else { crate::model::LM_HEAD };
     let gradient_bytes =
         |slot: &super::Slot| slot.len() as u64 * if slot.name == head { head_gradient } else { F32 };
+    // The CPU keeps moments in f32 tensors, however they are rounded.
+    let small = model.device().is_cuda() && finetune.optimizer().state_dtype == DType::BF16;
+    let state_bytes = if small { 2 } else { F32 };
     let trained = |name: &str, pick: &dyn Fn(&str) -> bool| {
         let slots: Vec<_> = finetune.arena().slots().iter().filter(|slot| pick(&slot.name)).collect();
         let parameters: u64 = slots.iter().map(|slot| slot.len() as u64).sum();
@@ -53,7 +58,7 @@ pub(super) fn report(finetune: &Finetune) -> ParameterReport {
             trainable: true,
             weight_bytes: parameters * F32,
             gradient_bytes: slots.iter().map(|slot| gradient_bytes(slot)).sum(),
-            optimizer_bytes: 2 * parameters * F32,
+            optimizer_bytes: 2 * parameters * state_bytes,
         }
     };
     let is_embedding = |name: &str| name.contains("embed_tokens") || name.starts_with("lm_head");

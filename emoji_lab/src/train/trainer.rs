@@ -555,7 +555,7 @@ fn fingerprint(args: &SftConfig, quant: &QuantConfig, lora: Option<&LoraConfig>,
         },
     );
     format!(
-        "{} rows ({hash:016x}), batch {} × {}, learning_rate {}, {} with warmup {} / {}, AdamW {} {} {}, weight_decay {}, \
+        "{} rows ({hash:016x}), batch {} × {}, learning_rate {}, {} with warmup {} / {}, AdamW {} {} {}{}, weight_decay {}, \
          clip {}, seed {}, 4 bit {} in blocks of {}, {lora}",
         rows.len(),
         args.per_device_train_batch_size,
@@ -567,6 +567,7 @@ fn fingerprint(args: &SftConfig, quant: &QuantConfig, lora: Option<&LoraConfig>,
         args.adam_beta1,
         args.adam_beta2,
         args.adam_epsilon,
+        if args.optim_state_dtype == candle_core::DType::BF16 { " in bf16" } else { "" },
         args.weight_decay,
         args.max_grad_norm,
         args.seed,

@@ -1,6 +1,7 @@
 use rayon::prelude::*;
 
 use super::AdamW;
+use crate::rng::Philox;
 
 /// Elements a task takes.
 const CHUNK: usize = 64 * 1024;
@@ -42,19 +43,34 @@ pub(super) fn step(
     v: &mut [f32],
     f: &Factors,
     gradient_scale: f32,
+    rounding: Option<&Philox>,
 ) {
     values
         .par_chunks_mut(CHUNK)
         .zip(gradients.par_chunks(CHUNK))
         .zip(m.par_chunks_mut(CHUNK))
         .zip(v.par_chunks_mut(CHUNK))
-        .for_each(|(((values, gradients), m), v)| {
-            for (((p, g), m), v) in values.iter_mut().zip(gradients).zip(m).zip(v) {
+        .enumerate()
+        .for_each(|(chunk, (((values, gradients), m), v))| {
+            for (((p, g), m), v) in values.iter_mut().zip(gradients).zip(&mut *m).zip(&mut *v) {
                 let g = g * gradient_scale;
                 *m += f.one_minus_beta1 * (g - *m);
                 *v = f.beta2 * *v + f.one_minus_beta2 * g * g;
                 let denominator = v.sqrt() / f.root_of_correction2 + f.eps;
                 *p = *p * f.decay - f.step_size * *m / denominator;
             }
+            let Some(rounding) = rounding else { return };
+            for (i, (m, v)) in m.chunks_mut(4).zip(v.chunks_mut(4)).enumerate() {
+                let words = rounding.at((chunk * CHUNK / 4 + i) as u64);
+                for ((m, v), word) in m.iter_mut().zip(v).zip(words) {
+                    *m = rounded_to_bf16(*m, word & 0xffff);
+                    *v = rounded_to_bf16(*v, word >> 16);
+                }
+            }
         });
+}
+
+/// Rounded away from zero if `random`, of 65,536, is large enough: on average it stays what it was.
+fn rounded_to_bf16(x: f32, random: u32) -> f32 {
+    f32::from_bits(x.to_bits().wrapping_add(random) & 0xffff_0000)
 }

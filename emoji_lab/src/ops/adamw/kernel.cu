@@ -1,58 +1,104 @@
-// AdamW over one flat arena (formula: cpu.rs), with clipping and the bf16 copy of the embedding.
+// AdamW over one flat arena (formula: cpu.rs), with clipping. Moments are f32 or bf16 (`M`).
 #include "../common.cuh"
 
-__device__ __forceinline__ void update(float &p, float g, float &m, float &v, const Step &s, float scale) {
-    g *= scale;
-    m += s.one_minus_beta1 * (g - m);
-    v = s.beta2 * v + s.one_minus_beta2 * g * g;
-    p = p * s.decay - s.step_size * m / (sqrtf(v) / s.root_of_correction2 + s.eps);
+// The elements [first, last) are the head: its values and gradients lie apart, in the compute type
+// `T`, so that products read them as they are. Where that is bf16, `low` has the other half of the
+// f32 that is trained: value = high · 2¹⁶ + low, as integers. `first` and `last` are multiples of 4.
+template <class T, class M> struct Arena {
+    float *values;
+    T *head;
+    int16_t *low;
+    const float *gradients;
+    const T *head_gradients;
+    M *exp_avg, *exp_avg_sq;
+    size_t n, first, last;
+};
+
+__device__ __forceinline__ void load_four(float (&x)[4], const float *from) {
+    const float4 v = __ldcs((const float4 *)from);
+    x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
+}
+__device__ __forceinline__ void load_four(float (&x)[4], const bf16 *from) {
+    const uint2 v = __ldcs((const uint2 *)from);
+    x[0] = __uint_as_float(v.x << 16), x[1] = __uint_as_float(v.x & 0xffff0000u);
+    x[2] = __uint_as_float(v.y << 16), x[3] = __uint_as_float(v.y & 0xffff0000u);
+}
+__device__ __forceinline__ void store_four(float *to, const float (&x)[4]) {
+    __stcs((float4 *)to, make_float4(x[0], x[1], x[2], x[3]));
 }
 
-// The arena's elements [first, last) are the head: their gradients lie apart, in the compute type,
-// and what becomes of them is also written to `copy`, which products read (null in f32, where they
-// read the arena itself). `first` is a multiple of four, and so is `last` or it is `n`. A step
-// whose gradients are not finite changes nothing.
-template <class T>
-__device__ void adamw(float *values, const float *gradients, const T *head, float *exp_avg, float *exp_avg_sq, size_t n,
-                      bf16 *copy, size_t first, size_t last, const Step *step, const StepResult *result) {
+// Rounded up or down at random, so that what is less than the last bit is not lost on average: β₂
+// moves the second moment by a thousandth, bf16's steps are up to 1/128.
+__device__ __forceinline__ uint32_t rounded(float x, uint32_t random) { return (__float_as_uint(x) + random) >> 16; }
+
+__device__ __forceinline__ void store_moments(float *m_to, float *v_to, const float (&m)[4], const float (&v)[4],
+                                              const Step &, size_t) {
+    store_four(m_to, m);
+    store_four(v_to, v);
+}
+__device__ __forceinline__ void store_moments(bf16 *m_to, bf16 *v_to, const float (&m)[4], const float (&v)[4],
+                                              const Step &s, size_t i) {
+    uint32_t r[4], a[4], b[4];
+    philox(s.seed, dropout_stream(&s, 0xffff), i / 4, r);
+#pragma unroll
+    for (int n = 0; n < 4; n++) a[n] = rounded(m[n], r[n] & 0xffff), b[n] = rounded(v[n], r[n] >> 16);
+    __stcs((uint2 *)m_to, make_uint2(a[0] | a[1] << 16, a[2] | a[3] << 16));
+    __stcs((uint2 *)v_to, make_uint2(b[0] | b[1] << 16, b[2] | b[3] << 16));
+}
+
+__device__ __forceinline__ void load_head(float (&p)[4], const float *head, const int16_t *) { load_four(p, head); }
+__device__ __forceinline__ void load_head(float (&p)[4], const bf16 *head, const int16_t *low) {
+    const uint2 h = __ldcs((const uint2 *)head), l = __ldcs((const uint2 *)low);
+    p[0] = joined(h.x & 0xffff, l.x & 0xffff), p[1] = joined(h.x >> 16, l.x >> 16);
+    p[2] = joined(h.y & 0xffff, l.y & 0xffff), p[3] = joined(h.y >> 16, l.y >> 16);
+}
+__device__ __forceinline__ void store_head(float *head, int16_t *, const float (&p)[4]) { store_four(head, p); }
+__device__ __forceinline__ void store_head(bf16 *head, int16_t *low, const float (&p)[4]) {
+    uint32_t h[4], l[4];
+#pragma unroll
+    for (int n = 0; n < 4; n++) split(p[n], h[n], l[n]);
+    __stcs((uint2 *)head, make_uint2(h[0] | h[1] << 16, h[2] | h[3] << 16));
+    __stcs((uint2 *)low, make_uint2(l[0] | l[1] << 16, l[2] | l[3] << 16));
+}
+
+// A step whose gradients are not finite changes nothing.
+template <class T, class M> __device__ void adamw(const Arena<T, M> &a, const Step *step, const StepResult *result) {
     if (!result->finite) return;
     const Step s = *step;
     const float scale = result->gradient_scale;
     const size_t stride = (size_t)gridDim.x * blockDim.x * 4;
-    size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * 4;
-    for (; i + 3 < n; i += stride) {
-        const bool in_head = i >= first && i < last;
-        float4 p = __ldcs((const float4 *)(values + i)), m = __ldcs((const float4 *)(exp_avg + i));
-        float4 v = __ldcs((const float4 *)(exp_avg_sq + i)), g;
+    for (size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * 4; i < a.n; i += stride) {
+        const bool in_head = i >= a.first && i < a.last;
+        const size_t beside = i < a.first ? i : i - (a.last - a.first);
+        float p[4], g[4], m[4], v[4];
+        load_four(m, a.exp_avg + i);
+        load_four(v, a.exp_avg_sq + i);
         if (in_head) {
-            const T *h = head + (i - first);
-            g = make_float4(to_f32(h[0]), to_f32(h[1]), to_f32(h[2]), to_f32(h[3]));
+            load_head(p, a.head + (i - a.first), a.low + (i - a.first));
+            load_four(g, a.head_gradients + (i - a.first));
         } else {
-            g = *(const float4 *)(gradients + (i < first ? i : i - (last - first)));
+            load_four(p, a.values + beside);
+            load_four(g, a.gradients + beside);
         }
-        update(p.x, g.x, m.x, v.x, s, scale);
-        update(p.y, g.y, m.y, v.y, s, scale);
-        update(p.z, g.z, m.z, v.z, s, scale);
-        update(p.w, g.w, m.w, v.w, s, scale);
-        __stcs((float4 *)(values + i), p);
-        __stcs((float4 *)(exp_avg + i), m);
-        __stcs((float4 *)(exp_avg_sq + i), v);
-        if (!in_head || copy == nullptr) continue;
-        __align__(8) bf16 rounded[4] = {from_f32<bf16>(p.x), from_f32<bf16>(p.y), from_f32<bf16>(p.z), from_f32<bf16>(p.w)};
-        *(uint2 *)(copy + (i - first)) = *(const uint2 *)rounded;
+#pragma unroll
+        for (int n = 0; n < 4; n++) {
+            g[n] *= scale;
+            m[n] += s.one_minus_beta1 * (g[n] - m[n]);
+            v[n] = s.beta2 * v[n] + s.one_minus_beta2 * g[n] * g[n];
+            p[n] = p[n] * s.decay - s.step_size * m[n] / (sqrtf(v[n]) / s.root_of_correction2 + s.eps);
+        }
+        store_moments(a.exp_avg + i, a.exp_avg_sq + i, m, v, s, i);
+        if (in_head) store_head(a.head + (i - a.first), a.low + (i - a.first), p);
+        else store_four(a.values + beside, p);
     }
-    for (; i < n; i++)
-        update(values[i], gradients[i < first ? i : i - (last - first)], exp_avg[i], exp_avg_sq[i], s, scale);
 }
 
-#define PARAMS(T)                                                                                                     \
-    (float *values, const float *gradients, const T *head, float *exp_avg, float *exp_avg_sq, size_t n, bf16 *copy,   \
-     size_t first, size_t last, const Step *step, const StepResult *result)
-FOR_BOTH_TYPES(adamw, PARAMS, (values, gradients, head, exp_avg, exp_avg_sq, n, copy, first, last, step, result))
-#undef PARAMS
-
-// The bf16 copy alone, after values have been put in from outside.
-extern "C" __global__ void round_to_bf16(const float *values, bf16 *copy, size_t n) {
-    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x)
-        copy[i] = from_f32<bf16>(values[i]);
-}
+#define ADAMW(name, T, M)                                                                                      \
+    extern "C" __global__ void name(Arena<T, M> arena, const Step *step, const StepResult *result) {           \
+        adamw<T, M>(arena, step, result);                                                                      \
+    }
+ADAMW(adamw_f32, float, float)
+ADAMW(adamw_bf16, bf16, float)
+ADAMW(adamw_bf16_moments_f32, float, bf16)
+ADAMW(adamw_bf16_moments_bf16, bf16, bf16)
+#undef ADAMW

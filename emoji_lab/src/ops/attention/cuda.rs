@@ -6,6 +6,9 @@ use crate::error::Result;
 use crate::ops::lora_linear::cuda::Adapters;
 use crate::ops::rope::cuda::Heads;
 
+/// The most query heads: a block has a warp for each, and 512 threads.
+pub(crate) const MAX_HEADS: usize = 16;
+
 /// `AttentionSizes` of `kernel.cu`.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
@@ -27,8 +30,15 @@ impl AttentionSizes {
         (self.heads * self.dim) as usize
     }
 
+    /// Warps that share a head's keys. Rows of emoji data have about thirty: with four warps, each
+    /// looks at its keys once or twice.
+    fn parts(&self) -> usize {
+        (MAX_HEADS / self.heads as usize).clamp(1, 4)
+    }
+
     fn grid(&self, tokens: usize, shared_bytes: usize) -> Grid {
-        Grid { blocks: (tokens as u32, 1), threads: (32, self.heads as u32), shared_bytes }
+        let warps = self.heads * self.parts() as i32;
+        Grid { blocks: (tokens as u32, 1), threads: (32, warps as u32), shared_bytes }
     }
 }
 
@@ -60,7 +70,8 @@ pub(crate) unsafe fn forward(
     sizes: AttentionSizes,
     tokens: usize,
 ) -> Result<()> {
-    let grid = sizes.grid(tokens, sizes.width() * 4 + adapters.shared_bytes(sizes.width()));
+    let rows = (1 + sizes.parts()) * sizes.width();
+    let grid = sizes.grid(tokens, rows * 4 + adapters.shared_bytes(sizes.width()));
     // SAFETY: the caller's.
     unsafe {
         launch!(
@@ -105,7 +116,7 @@ pub(crate) unsafe fn backward(
     sizes: AttentionSizes,
     tokens: usize,
 ) -> Result<()> {
-    let mut grid = sizes.grid(tokens, 2 * sizes.width() * 4);
+    let mut grid = sizes.grid(tokens, 2 * sizes.parts() * sizes.width() * 4);
     grid.blocks.1 = 2;
     // SAFETY: the caller's.
     unsafe {

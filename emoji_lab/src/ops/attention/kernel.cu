@@ -1,6 +1,7 @@
 // Causal attention over packed sequences, with grouped key/value heads and a sliding window.
-// One block a token, one warp a query head; rows of emoji data are about thirty tokens, so a warp
-// walks its keys, and no score is ever written. A lane holds N consecutive dims.
+// One block a token, a few warps a query head: each walks every so many of its keys, and their
+// parts are put together in shared memory. No score is ever written. A lane holds N consecutive
+// dims. Blocks are (32, heads · parts) threads, part by part; at most 512 of them.
 //
 // `q` [tokens, heads, dim], `k` [tokens, kv_heads, dim]; `v` are the last kv_heads · dim columns of
 // `qkv` [tokens, (heads + 2 · kv_heads) · dim]. Token t belongs to the sequence that begins at
@@ -12,15 +13,19 @@ struct AttentionSizes {
     float scale;
 };
 
-const int GROUP = 8;    // keys a warp has in flight, forward
-const int PAIR = 4;     // and backward, where each needs more registers
+const int GROUP = 4;    // keys a warp has in flight, forward
+const int PAIR = 2;     // and backward, where each needs more registers
+const int MAX_WARPS = 16;
 
 template <class T, int N>
 __device__ void attention_forward_n(const T *q, const T *k, const T *qkv, const int *start, T *y, int ldy, float *lse,
                                     const Adapters &adapters, const Step *step, const AttentionSizes &s) {
     extern __shared__ float row[];
-    const int token = blockIdx.x, head = threadIdx.y, lane = threadIdx.x, width = s.heads * s.dim;
-    uint8_t *masks = (uint8_t *)(row + width);
+    __shared__ float maxima[MAX_WARPS], sums[MAX_WARPS];
+    const int token = blockIdx.x, lane = threadIdx.x, width = s.heads * s.dim;
+    const int head = threadIdx.y % s.heads, part = threadIdx.y / s.heads, parts = blockDim.y / s.heads;
+    float *all_parts = row + width;
+    uint8_t *masks = (uint8_t *)(all_parts + parts * width);
     load_masks(adapters, step, token, width, masks);
     const int kv = head / (s.heads / s.kv_heads);
     const int ldv = (s.heads + 2 * s.kv_heads) * s.dim, v_at = (s.heads + s.kv_heads + kv) * s.dim;
@@ -30,7 +35,7 @@ __device__ void attention_forward_n(const T *q, const T *k, const T *qkv, const 
     for (int n = 0; n < N; n++) out[n] = 0.0f;
     int first = start[token];
     if (s.window > 0 && token - s.window + 1 > first) first = token - s.window + 1;
-    for (int j = first; j <= token; j += GROUP) {
+    for (int j = first + part * GROUP; j <= token; j += parts * GROUP) {
         float scores[GROUP], top = max;
 #pragma unroll
         for (int g = 0; g < GROUP; g++) {
@@ -60,15 +65,26 @@ __device__ void attention_forward_n(const T *q, const T *k, const T *qkv, const 
             for (int n = 0; n < N; n++) out[n] += p * value[n];
         }
     }
-    if (lane == 0) lse[(size_t)token * s.heads + head] = max + logf(sum);
+    if (lane == 0) maxima[threadIdx.y] = max, sums[threadIdx.y] = sum;
 #pragma unroll
-    for (int n = 0; n < N; n++) {
-        const int i = lane * N + n;
-        if (i < s.dim) {
-            const T value = from_f32<T>(out[n] / sum);
-            y[(size_t)token * ldy + head * s.dim + i] = value;
-            row[head * s.dim + i] = to_f32(value);
+    for (int n = 0; n < N; n++)
+        if (lane * N + n < s.dim) all_parts[threadIdx.y * s.dim + lane * N + n] = out[n];
+    __syncthreads();
+    // The first part has the first key, so its maximum is a number; a part without keys weighs nothing.
+    const int thread = threadIdx.y * 32 + lane;
+    for (int i = thread; i < width; i += blockDim.y * 32) {
+        const int of = i / s.dim;
+        float top = maxima[of], total = 0.0f, value = 0.0f;
+        for (int p = 1; p < parts; p++) top = fmaxf(top, maxima[p * s.heads + of]);
+        for (int p = 0; p < parts; p++) {
+            const float weight = expf(maxima[p * s.heads + of] - top);
+            total += weight * sums[p * s.heads + of];
+            value += weight * all_parts[p * width + i];
         }
+        if (i % s.dim == 0) lse[(size_t)token * s.heads + of] = top + logf(total);
+        const T rounded = from_f32<T>(value / total);
+        y[(size_t)token * ldy + i] = rounded;
+        row[i] = to_f32(rounded);
     }
     if (adapters.count == 0) return;
     __syncthreads();
@@ -90,9 +106,11 @@ template <class T>
 __device__ void attention_delta(float *d_y, const T *y, int ldy, Adapters adapters, const Step *step, float *delta,
                                 AttentionSizes s) {
     extern __shared__ float back[];
-    const int token = blockIdx.x, head = threadIdx.y, lane = threadIdx.x, width = s.heads * s.dim;
+    __shared__ float sums[MAX_WARPS];
+    const int token = blockIdx.x, lane = threadIdx.x, width = s.heads * s.dim;
+    const int head = threadIdx.y % s.heads, part = threadIdx.y / s.heads, parts = blockDim.y / s.heads;
     float *du = back + adapters.count * width;
-    const int total = adapters.count * adapters.padded, thread = head * 32 + lane;
+    const int total = adapters.count * adapters.padded, thread = threadIdx.y * 32 + lane;
     uint8_t *masks = (uint8_t *)(du + total);
     load_masks(adapters, step, token, width, masks);
     for (int i = thread; i < total; i += blockDim.y * 32) du[i] = d_y[(size_t)token * ldy + width + i];
@@ -100,7 +118,7 @@ __device__ void attention_delta(float *d_y, const T *y, int ldy, Adapters adapte
     adapters_back(adapters, du, masks, width, back);
     __syncthreads();
     float sum = 0.0f;
-    for (int i = head * s.dim + lane * 4; i < (head + 1) * s.dim; i += 128) {
+    for (int i = head * s.dim + part * 128 + lane * 4; i < (head + 1) * s.dim; i += parts * 128) {
         float *at = d_y + (size_t)token * ldy + i;
         float4 d = *(const float4 *)at;
         const float4 b = back_of(adapters, back, width, i);
@@ -110,7 +128,11 @@ __device__ void attention_delta(float *d_y, const T *y, int ldy, Adapters adapte
         sum += dot4(d, make_float4(to_f32(out[0]), to_f32(out[1]), to_f32(out[2]), to_f32(out[3])));
     }
     sum = warp_sum(sum);
-    if (lane == 0) delta[(size_t)token * s.heads + head] = sum;
+    if (lane == 0) sums[threadIdx.y] = sum;
+    __syncthreads();
+    if (lane != 0 || part != 0) return;
+    for (int p = 1; p < parts; p++) sum += sums[p * s.heads + head];
+    delta[(size_t)token * s.heads + head] = sum;
 }
 
 // The gradient `d` [dim] (shared memory) of a rotated, normalised head, taken back to the raw head `x`.
@@ -142,7 +164,9 @@ __device__ void attention_backward_n(const float *d_y, int ldy, const T *q, cons
                                      const float *delta, const int *start, const int *end, const QkNorm &norm, T *d_qkv,
                                      const AttentionSizes &s) {
     extern __shared__ float rows[];
-    const int token = blockIdx.x, head = threadIdx.y, lane = threadIdx.x;
+    const int token = blockIdx.x, lane = threadIdx.x, width = s.heads * s.dim;
+    const int head = threadIdx.y % s.heads, part = threadIdx.y / s.heads, parts = blockDim.y / s.heads;
+    const int thread = threadIdx.y * 32 + lane, threads = blockDim.y * 32;
     const int group = s.heads / s.kv_heads, kv = head / group;
     const int ldv = (s.heads + 2 * s.kv_heads) * s.dim, v_at = (s.heads + s.kv_heads + kv) * s.dim;
     const size_t angle = (size_t)norm.positions[token] * (s.dim / 2);
@@ -158,7 +182,7 @@ __device__ void attention_backward_n(const float *d_y, int ldy, const T *q, cons
         int first = start[token];
         if (s.window > 0 && token - s.window + 1 > first) first = token - s.window + 1;
         const float my_lse = lse[at], my_delta = delta[at];
-        for (int j = first; j <= token; j += PAIR) {
+        for (int j = first + part * PAIR; j <= token; j += parts * PAIR) {
             float key[PAIR][N], value[N], scores[PAIR], dp[PAIR];
 #pragma unroll
             for (int g = 0; g < PAIR; g++) {
@@ -177,16 +201,24 @@ __device__ void attention_backward_n(const float *d_y, int ldy, const T *q, cons
                 for (int n = 0; n < N; n++) d_query[n] += ds * key[g][n];
             }
         }
-        float *row = rows + head * s.dim;
+        float *mine = rows + threadIdx.y * s.dim;
 #pragma unroll
         for (int n = 0; n < N; n++)
-            if (lane * N + n < s.dim) row[lane * N + n] = d_query[n];
-        __syncwarp();
+            if (lane * N + n < s.dim) mine[lane * N + n] = d_query[n];
+        __syncthreads();
+        for (int i = thread; i < width; i += threads) {
+            float sum = rows[i];
+            for (int p = 1; p < parts; p++) sum += rows[p * width + i];
+            rows[i] = sum;
+        }
+        __syncthreads();
+        if (part != 0) return;
+        float *row = rows + head * s.dim;
         norm_rope_backward(row, qkv + (size_t)token * ldv + head * s.dim, norm.w_q, rstd[head], norm.cos + angle,
                            norm.sin + angle, d_qkv + (size_t)token * ldv + head * s.dim, s.dim, lane);
         return;
     }
-    // The key's and the value's: every head of the group for itself, then their sum.
+    // The key's and the value's: every head of the group for itself, then the sum of heads and parts.
     float key[N], value[N], d_key[N], d_value[N];
     load_row(key, k + ((size_t)token * s.kv_heads + kv) * s.dim, s.dim, lane);
     load_row(value, qkv + (size_t)token * ldv + v_at, s.dim, lane);
@@ -194,7 +226,7 @@ __device__ void attention_backward_n(const float *d_y, int ldy, const T *q, cons
     for (int n = 0; n < N; n++) d_key[n] = 0.0f, d_value[n] = 0.0f;
     int last = end[token];
     if (s.window > 0 && token + s.window < last) last = token + s.window;
-    for (int i = token; i < last; i += PAIR) {
+    for (int i = token + part * PAIR; i < last; i += parts * PAIR) {
         float query[PAIR][N], d_out[PAIR][N], scores[PAIR], dp[PAIR], lses[PAIR], deltas[PAIR];
 #pragma unroll
         for (int g = 0; g < PAIR; g++) {
@@ -215,21 +247,27 @@ __device__ void attention_backward_n(const float *d_y, int ldy, const T *q, cons
             for (int n = 0; n < N; n++) d_key[n] += ds * query[g][n], d_value[n] += p * d_out[g][n];
         }
     }
-    float *key_row = rows + head * s.dim, *value_row = rows + (s.heads + head) * s.dim;
+    float *key_row = rows + threadIdx.y * s.dim, *value_row = rows + (blockDim.y + threadIdx.y) * s.dim;
 #pragma unroll
     for (int n = 0; n < N; n++) {
         const int i = lane * N + n;
         if (i < s.dim) key_row[i] = d_key[n], value_row[i] = d_value[n];
     }
     __syncthreads();
-    if (head % group != 0) return;
-    for (int i = lane; i < s.dim; i += 32) {
-        float a = 0.0f, b = 0.0f;
-        for (int g = 0; g < group; g++) a += key_row[g * s.dim + i], b += value_row[g * s.dim + i];
-        key_row[i] = a;
-        d_qkv[(size_t)token * ldv + v_at + i] = from_f32<T>(b);
+    // The sum for key/value head h stays where its group's first head had its own: only there is it written.
+    for (int i = thread; i < 2 * s.kv_heads * s.dim; i += threads) {
+        const bool of_value = i >= s.kv_heads * s.dim;
+        const int column = of_value ? i - s.kv_heads * s.dim : i;
+        const int h = column / s.dim, at = h * group * s.dim + column % s.dim;
+        float *from = rows + (of_value ? parts * width : 0), sum = 0.0f;
+        for (int p = 0; p < parts; p++)
+            for (int g = 0; g < group; g++) sum += from[p * width + at + g * s.dim];
+        if (of_value) d_qkv[(size_t)token * ldv + (s.heads + s.kv_heads) * s.dim + column] = from_f32<T>(sum);
+        else from[at] = sum;
     }
-    __syncwarp();
+    __syncthreads();
+    if (part != 0 || head % group != 0) return;
+    key_row = rows + head * s.dim;
     const int k_at = (s.heads + kv) * s.dim;
     norm_rope_backward(key_row, qkv + (size_t)token * ldv + k_at, norm.w_k, rstd[s.heads + kv], norm.cos + angle,
                        norm.sin + angle, d_qkv + (size_t)token * ldv + k_at, s.dim, lane);
@@ -250,14 +288,14 @@ __device__ void attention_backward(const float *d_y, int ldy, const T *q, const 
 #define PARAMS(T)                                                                                                     \
     (const T *q, const T *k, const T *qkv, const int *start, T *y, int ldy, float *lse, Adapters adapters,            \
      const Step *step, AttentionSizes s)
-FOR_BOTH_TYPES(attention_forward, PARAMS, (q, k, qkv, start, y, ldy, lse, adapters, step, s))
+FOR_BOTH_TYPES_OF(512, attention_forward, PARAMS, (q, k, qkv, start, y, ldy, lse, adapters, step, s))
 #undef PARAMS
 #define PARAMS(T)                                                                                                     \
     (float *d_y, const T *y, int ldy, Adapters adapters, const Step *step, float *delta, AttentionSizes s)
-FOR_BOTH_TYPES(attention_delta, PARAMS, (d_y, y, ldy, adapters, step, delta, s))
+FOR_BOTH_TYPES_OF(512, attention_delta, PARAMS, (d_y, y, ldy, adapters, step, delta, s))
 #undef PARAMS
 #define PARAMS(T)                                                                                                     \
     (const float *d_y, int ldy, const T *q, const T *k, const T *qkv, const float *lse, const float *delta,           \
      const int *start, const int *end, QkNorm norm, T *d_qkv, AttentionSizes s)
-FOR_BOTH_TYPES(attention_backward, PARAMS, (d_y, ldy, q, k, qkv, lse, delta, start, end, norm, d_qkv, s))
+FOR_BOTH_TYPES_OF(512, attention_backward, PARAMS, (d_y, ldy, q, k, qkv, lse, delta, start, end, norm, d_qkv, s))
 #undef PARAMS

@@ -21,6 +21,23 @@ pub(crate) unsafe fn forward(
     unsafe { launch!(gpu, plain kernel, Grid::new(tokens, 128), table, ids, x, width as i32, scale) }
 }
 
+/// [`forward`] from a table in halves (`adamw::cuda::split`).
+///
+/// # Safety
+/// As [`forward`].
+pub(crate) unsafe fn forward_split(
+    gpu: &Gpu,
+    (high, low): (u64, u64),
+    ids: u64,
+    x: u64,
+    (tokens, width): (usize, usize),
+    scale: f32,
+) -> Result<()> {
+    let grid = Grid::new(tokens, 128);
+    // SAFETY: the caller's.
+    unsafe { launch!(gpu, plain "embedding_forward_split", grid, high, low, ids, x, width as i32, scale) }
+}
+
 /// Adds the gradient of the rows.
 ///
 /// # Safety

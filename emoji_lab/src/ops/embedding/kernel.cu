@@ -7,6 +7,15 @@ __device__ void embedding_forward(const T *table, const int *ids, float *x, int 
     for (int i = threadIdx.x; i < width; i += blockDim.x) x[(size_t)blockIdx.x * width + i] = to_f32(row[i]) * scale;
 }
 
+// The same from a table in halves, as adamw/kernel.cu keeps a head that is trained.
+extern "C" __global__ void embedding_forward_split(const bf16 *high, const int16_t *low, const int *ids, float *x,
+                                                   int width, float scale) {
+    const size_t row = (size_t)ids[blockIdx.x] * width;
+    const uint16_t *bits = (const uint16_t *)high;
+    for (int i = threadIdx.x; i < width; i += blockDim.x)
+        x[(size_t)blockIdx.x * width + i] = joined(bits[row + i], (uint16_t)low[row + i]) * scale;
+}
+
 #define PARAMS(T) (const T *table, const int *ids, float *x, int width, float scale)
 FOR_BOTH_TYPES(embedding_forward, PARAMS, (table, ids, x, width, scale))
 #undef PARAMS

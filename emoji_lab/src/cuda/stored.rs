@@ -1,0 +1,166 @@
+//! Trained numbers as they lie on the card, and their way to the host and back as f32.
+
+use std::mem::MaybeUninit;
+
+use cudarc::driver::{CudaEvent, result};
+use rayon::prelude::*;
+
+use super::Gpu;
+use super::memory::Memory;
+use super::step::Pinned;
+use crate::error::Result;
+use crate::ops::adamw::cuda::{joined, split};
+
+/// Numbers on the card, in one of three forms.
+#[derive(Debug)]
+pub(crate) enum Stored {
+    F32(Memory),
+    Bf16(Memory),
+    /// f32 in two halves, the higher of which is a bf16 by itself.
+    Split(Memory, Memory),
+}
+
+/// Elements a thread of the host converts at a time.
+const CHUNK: usize = 1 << 18;
+
+impl Stored {
+    /// Zeros.
+    pub(crate) fn zeros(gpu: &Gpu, len: usize, bf16: bool, what: &str) -> Result<Self> {
+        match bf16 {
+            true => Ok(Self::Bf16(Memory::zeros(gpu, len * 2, what)?)),
+            false => Ok(Self::F32(Memory::zeros(gpu, len * 4, what)?)),
+        }
+    }
+
+    /// `values`, in halves or whole.
+    pub(crate) fn new(gpu: &Gpu, values: &[f32], halves: bool, what: &str) -> Result<Self> {
+        let stored = match halves {
+            true => {
+                let half = || Memory::zeros(gpu, values.len() * 2, what);
+                Self::Split(half()?, half()?)
+            }
+            false => Self::zeros(gpu, values.len(), false, what)?,
+        };
+        stored.write(0, values)?;
+        Ok(stored)
+    }
+
+    /// Where they begin; of halves, the higher ones.
+    pub(crate) fn ptr(&self) -> u64 {
+        match self {
+            Self::F32(memory) | Self::Bf16(memory) | Self::Split(memory, _) => memory.ptr(),
+        }
+    }
+
+    /// Where the lower halves begin, 0 where there are none.
+    pub(crate) fn low_ptr(&self) -> u64 {
+        match self {
+            Self::Split(_, low) => low.ptr(),
+            _ => 0,
+        }
+    }
+
+    /// How many bytes they take.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::F32(memory) | Self::Bf16(memory) => memory.len(),
+            Self::Split(high, low) => high.len() + low.len(),
+        }
+    }
+
+    /// Overwrites what begins at element `offset`.
+    pub(crate) fn write(&self, offset: usize, values: &[f32]) -> Result<()> {
+        let halves = |which: fn(f32) -> u16| -> Vec<u16> { values.par_iter().map(|v| which(*v)).collect() };
+        match self {
+            Self::F32(memory) => memory.write(offset * 4, values),
+            Self::Bf16(memory) => memory.write(offset * 2, &halves(|v| half::bf16::from_f32(v).to_bits())),
+            Self::Split(high, low) => {
+                high.write(offset * 2, &halves(|v| split(v).0))?;
+                low.write(offset * 2, &halves(|v| split(v).1))
+            }
+        }
+    }
+
+    /// The `len` numbers from element `offset` on, for gigabytes of them: they come through page-locked
+    /// memory, the host converting one part while the card sends the next.
+    pub(crate) fn read(
+        &self,
+        gpu: &Gpu,
+        offset: usize,
+        len: usize,
+        staging: &mut [Pinned; 2],
+    ) -> Result<Vec<f32>> {
+        gpu.bind()?;
+        let sources = match self {
+            Self::F32(memory) => vec![memory.range(offset * 4, len * 4)?],
+            Self::Bf16(memory) => vec![memory.range(offset * 2, len * 2)?],
+            Self::Split(high, low) => {
+                vec![high.range(offset * 2, len * 2)?, low.range(offset * 2, len * 2)?]
+            }
+        };
+        let size = if matches!(self, Self::F32(_)) { 4 } else { 2 };
+        // Of halves, the lower ones lie behind all higher ones of the part.
+        let part = staging[0].len() / 4;
+        let mut values: Vec<f32> = Vec::with_capacity(len);
+        let event = || gpu.stream().record_event(None).map_err(|e| gpu.error(e.0));
+        let mut sent: [Option<(CudaEvent, usize, usize)>; 2] = [None, None];
+        for (i, first) in (0..len).step_by(part).map(Some).chain([None, None]).enumerate() {
+            let slot = i % 2;
+            if let Some((event, first, count)) = sent[slot].take() {
+                event.synchronize().map_err(|e| gpu.error(e.0))?;
+                self.convert(
+                    &mut staging[slot],
+                    part,
+                    &mut values.spare_capacity_mut()[first..first + count],
+                );
+            }
+            if let Some(first) = first {
+                let count = part.min(len - first);
+                for (n, source) in sources.iter().enumerate() {
+                    let to = &mut staging[slot].as_mut_slice::<u8>()[n * part * size..][..count * size];
+                    let from = source + (first * size) as u64;
+                    // SAFETY: the range was checked, and the part is not touched until the event has come.
+                    unsafe { result::memcpy_dtoh_async(to, from, gpu.raw_stream()) }
+                        .map_err(|e| gpu.error(e.0))?;
+                }
+                sent[slot] = Some((event()?, first, count));
+            }
+        }
+        // SAFETY: the parts cover all of it, and each was written above.
+        unsafe { values.set_len(len) };
+        Ok(values)
+    }
+
+    /// Parallel: most of the time is the system's, handing out pages of memory.
+    fn convert(&self, staging: &mut Pinned, part: usize, room: &mut [MaybeUninit<f32>]) {
+        let count = room.len();
+        let room = room.par_chunks_mut(CHUNK);
+        match self {
+            Self::F32(_) => {
+                let source = &staging.as_mut_slice::<f32>()[..count];
+                room.zip(source.par_chunks(CHUNK)).for_each(|(room, source)| {
+                    room.iter_mut().zip(source).for_each(|(to, from)| {
+                        to.write(*from);
+                    });
+                });
+            }
+            Self::Bf16(_) => {
+                let source = &staging.as_mut_slice::<u16>()[..count];
+                room.zip(source.par_chunks(CHUNK)).for_each(|(room, source)| {
+                    room.iter_mut().zip(source).for_each(|(to, from)| {
+                        to.write(joined(*from, 0));
+                    });
+                });
+            }
+            Self::Split(..) => {
+                let (high, low) = staging.as_mut_slice::<u16>().split_at(part);
+                let source = high[..count].par_chunks(CHUNK).zip(low[..count].par_chunks(CHUNK));
+                room.zip(source).for_each(|(room, (high, low))| {
+                    for ((to, high), low) in room.iter_mut().zip(high).zip(low) {
+                        to.write(joined(*high, *low));
+                    }
+                });
+            }
+        }
+    }
+}
