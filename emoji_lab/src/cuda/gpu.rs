@@ -19,6 +19,20 @@ const OLDEST: (i32, i32) = (7, 5);
 /// From here on there is bf16 arithmetic: Ampere.
 const BF16: (i32, i32) = (8, 0);
 
+/// From here on a kernel can begin before the one in front of it has ended, and graphs can say so:
+/// Hopper, and the driver of CUDA 12.3.
+const OVERLAPS: ((i32, i32), i32) = ((9, 0), 12_030);
+
+/// The newest CUDA that the driver serves, as 13000 for 13.0; 0 if it does not say.
+fn driver_version() -> i32 {
+    let mut version = 0;
+    // SAFETY: it writes one number.
+    match unsafe { sys::cuDriverGetVersion(&mut version) } {
+        sys::CUresult::CUDA_SUCCESS => version,
+        _ => 0,
+    }
+}
+
 /// An NVIDIA GPU, its kernels, and a lane to send work on. Clones share them.
 #[derive(Clone)]
 pub struct Gpu {
@@ -35,6 +49,7 @@ struct Shared {
     functions: Mutex<HashMap<String, Function>>,
     name: String,
     capability: (i32, i32),
+    overlaps: bool,
     ordinal: usize,
 }
 
@@ -162,7 +177,8 @@ impl Gpu {
         let lane = Arc::new(Lane::new(&context, &device)?);
         let dtype = if capability >= BF16 { DType::BF16 } else { DType::F32 };
         let functions = Mutex::new(HashMap::new());
-        let shared = Shared { context, module, functions, name, capability, ordinal };
+        let overlaps = capability >= OVERLAPS.0 && driver_version() >= OVERLAPS.1;
+        let shared = Shared { context, module, functions, name, capability, overlaps, ordinal };
         Ok(Self { shared: Arc::new(shared), lane, dtype, beside: false })
     }
 
@@ -219,6 +235,10 @@ impl Gpu {
     pub fn memory(&self) -> Result<(usize, usize)> {
         self.bind()?;
         self.shared.context.mem_get_info().map_err(|e| self.error(e.0))
+    }
+
+    pub(super) fn overlaps_kernels(&self) -> bool {
+        self.shared.overlaps
     }
 
     pub(super) fn bf16(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-use cudarc::driver::result;
+use cudarc::driver::{result, sys};
 
 use super::Gpu;
 use crate::error::Result;
@@ -13,12 +13,20 @@ pub(crate) struct Grid {
     pub(crate) blocks: (u32, u32),
     pub(crate) threads: (u32, u32),
     pub(crate) shared_bytes: usize,
+    /// Whether the kernel may begin before the one in front of it has ended: it then calls
+    /// `wait_for_previous` (`ops/common.cuh`) before it touches anything that is not constant.
+    pub(crate) early: bool,
 }
 
 impl Grid {
     /// `blocks` of `threads`.
     pub(crate) fn new(blocks: usize, threads: usize) -> Self {
-        Self { blocks: (blocks as u32, 1), threads: (threads as u32, 1), shared_bytes: 0 }
+        Self { blocks: (blocks as u32, 1), threads: (threads as u32, 1), shared_bytes: 0, early: false }
+    }
+
+    /// Begins early, see [`Grid::early`].
+    pub(crate) fn begins_early(self) -> Self {
+        Self { early: true, ..self }
     }
 
     /// With `bytes` of shared memory a block.
@@ -41,6 +49,29 @@ pub(crate) unsafe fn enqueue(
 ) -> Result<()> {
     let function = gpu.function(kernel, typed)?;
     let (blocks, threads) = (grid.blocks, grid.threads);
+    if grid.early && gpu.overlaps_kernels() {
+        // SAFETY: a union of plain numbers.
+        let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
+        attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        attribute.value.programmaticStreamSerializationAllowed = 1;
+        let config = sys::CUlaunchConfig {
+            gridDimX: blocks.0,
+            gridDimY: blocks.1,
+            gridDimZ: 1,
+            blockDimX: threads.0,
+            blockDimY: threads.1,
+            blockDimZ: 1,
+            sharedMemBytes: grid.shared_bytes as u32,
+            hStream: gpu.raw_stream(),
+            attrs: &raw mut attribute,
+            numAttrs: 1,
+        };
+        // SAFETY: the caller's; the configuration outlives the call.
+        let code = unsafe {
+            sys::cuLaunchKernelEx(&config, function.0, arguments.as_mut_ptr(), std::ptr::null_mut())
+        };
+        return code.result().map_err(|e| gpu.error(e.0));
+    }
     // SAFETY: the caller's.
     unsafe {
         result::launch_kernel(

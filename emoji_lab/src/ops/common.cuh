@@ -8,6 +8,21 @@
 
 typedef __nv_bfloat16 bf16;
 
+// Programmatic dependent launch (Hopper): a kernel that was launched to begin early waits here for
+// the one in front of it, and lets the one behind it begin. Each of both must be called once.
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+// Has the L2 cache fetch what `p` points into; constants only, before the wait.
+__device__ __forceinline__ void prefetch(const void *p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
 __device__ __forceinline__ float to_f32(float v) { return v; }
 __device__ __forceinline__ float to_f32(bf16 v) { return __bfloat162float(v); }
 template <class T> __device__ __forceinline__ T from_f32(float v);
@@ -128,6 +143,17 @@ __device__ __forceinline__ void load_masks(const Adapters &l, const Step *step, 
         const int which = i / chunks;
         const uint64_t block = (uint64_t)token * chunks + i % chunks;
         masks[i] = (uint8_t)keep_mask(step->seed, dropout_stream(step, l.linear[which]), block, l.threshold);
+    }
+}
+
+// Has the L2 cache fetch the adapters' A: the blocks share the work. For before `wait_for_previous`.
+__device__ __forceinline__ void prefetch_adapters(const Adapters &l, int width) {
+    const int lines = l.rank * width / 32;
+    const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
+    for (int i = blockIdx.x * threads + thread; i < l.count * lines; i += gridDim.x * threads) {
+        const int which = i / lines;
+        const float *a = which == 0 ? l.a[0] : which == 1 ? l.a[1] : l.a[2];
+        if (a != nullptr) prefetch(a + (size_t)(i % lines) * 32);
     }
 }
 

@@ -38,7 +38,7 @@ impl AttentionSizes {
 
     fn grid(&self, tokens: usize, shared_bytes: usize) -> Grid {
         let warps = self.heads * self.parts() as i32;
-        Grid { blocks: (tokens as u32, 1), threads: (32, warps as u32), shared_bytes }
+        Grid { blocks: (tokens as u32, 1), threads: (32, warps as u32), shared_bytes, early: true }
     }
 }
 

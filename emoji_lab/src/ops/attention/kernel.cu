@@ -26,7 +26,10 @@ __device__ void attention_forward_n(const T *q, const T *k, const T *qkv, const 
     const int head = threadIdx.y % s.heads, part = threadIdx.y / s.heads, parts = blockDim.y / s.heads;
     float *all_parts = row + width;
     uint8_t *masks = (uint8_t *)(all_parts + parts * width);
+    let_next_begin();
+    prefetch_adapters(adapters, width);
     load_masks(adapters, step, token, width, masks);
+    wait_for_previous();
     const int kv = head / (s.heads / s.kv_heads);
     const int ldv = (s.heads + 2 * s.kv_heads) * s.dim, v_at = (s.heads + s.kv_heads + kv) * s.dim;
     float query[N], out[N], sum = 0.0f, max = -INFINITY;
@@ -112,7 +115,10 @@ __device__ void attention_delta(float *d_y, const T *y, int ldy, Adapters adapte
     float *du = back + adapters.count * width;
     const int total = adapters.count * adapters.padded, thread = threadIdx.y * 32 + lane;
     uint8_t *masks = (uint8_t *)(du + total);
+    let_next_begin();
+    prefetch_adapters(adapters, width);
     load_masks(adapters, step, token, width, masks);
+    wait_for_previous();
     for (int i = thread; i < total; i += blockDim.y * 32) du[i] = d_y[(size_t)token * ldy + width + i];
     __syncthreads();
     adapters_back(adapters, du, masks, width, back);
@@ -168,6 +174,8 @@ __device__ void attention_backward_n(const float *d_y, int ldy, const T *q, cons
     const int head = threadIdx.y % s.heads, part = threadIdx.y / s.heads, parts = blockDim.y / s.heads;
     const int thread = threadIdx.y * 32 + lane, threads = blockDim.y * 32;
     const int group = s.heads / s.kv_heads, kv = head / group;
+    let_next_begin();
+    wait_for_previous();
     const int ldv = (s.heads + 2 * s.kv_heads) * s.dim, v_at = (s.heads + s.kv_heads + kv) * s.dim;
     const size_t angle = (size_t)norm.positions[token] * (s.dim / 2);
     const float *rstd = norm.rstd + (size_t)token * (s.heads + s.kv_heads);

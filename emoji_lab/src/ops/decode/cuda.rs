@@ -42,7 +42,7 @@ const WARPS: usize = 8;
 pub(crate) const HEAD_BLOCKS: usize = 1056;
 
 fn grid(m: &Rows) -> Grid {
-    Grid::new(m.rows.div_ceil(WARPS), WARPS * 32).shared(m.width * 4)
+    Grid::new(m.rows.div_ceil(WARPS), WARPS * 32).shared(m.width * 4).begins_early()
 }
 
 /// `y = W · norm(x + branch)`; with `geglu`, `W` is gate above up, and y is half as long. The stream
@@ -97,7 +97,7 @@ pub(crate) unsafe fn attention(
     state: u64,
     h: DecodeHeads,
 ) -> Result<()> {
-    let grid = Grid::new(h.heads as usize, WARPS * 32);
+    let grid = Grid::new(h.heads as usize, WARPS * 32).begins_early();
     // SAFETY: the caller's.
     unsafe {
         launch!(gpu, typed "decode_attention", grid, qkv, w_q, w_k, cos, sin, keys, values, y, state, h)
@@ -135,7 +135,7 @@ pub(crate) unsafe fn head(
     logits: u64,
     (best, best_rows): (u64, u64),
 ) -> Result<()> {
-    let grid = Grid::new(HEAD_BLOCKS, WARPS * 32).shared(m.width * 4);
+    let grid = Grid::new(HEAD_BLOCKS, WARPS * 32).shared(m.width * 4).begins_early();
     // SAFETY: the caller's.
     unsafe {
         launch!(

@@ -13,33 +13,40 @@ template <class T> struct Wide;
 template <> struct Wide<float> { static const int N = 4; };
 template <> struct Wide<bf16> { static const int N = 8; };
 
-// row · x, in every lane. `width` is a multiple of eight; `x` is in shared memory.
-template <class T> __device__ __forceinline__ float row_dot(const T *row, const float *x, int width, int lane) {
-    const int N = Wide<T>::N;
-    float sum = 0.0f;
-#pragma unroll 8
-    for (int i = lane * N; i < width; i += 32 * N) {
-        const uint4 word = __ldg((const uint4 *)(row + i));
-        const T *v = (const T *)&word;
+// The beginning of a matrix row, P loads a lane: fetched before what it is multiplied with is there.
+template <class T, int P> struct RowStart {
+    uint4 words[P];
+    __device__ __forceinline__ void load(const T *row, int width, int lane) {
 #pragma unroll
-        for (int n = 0; n < N; n++) sum += to_f32(v[n]) * x[i + n];
+        for (int p = 0; p < P; p++) {
+            const int i = (p * 32 + lane) * Wide<T>::N;
+            if (i < width) words[p] = __ldg((const uint4 *)(row + i));
+        }
     }
-    return warp_sum(sum);
+};
+
+// Eight or four values against as many of `x`, in shared memory.
+template <class T> __device__ __forceinline__ float word_dot(const uint4 &word, const float *x) {
+    const T *v = (const T *)&word;
+    float sum = 0.0f;
+#pragma unroll
+    for (int n = 0; n < Wide<T>::N; n++) sum += to_f32(v[n]) * x[n];
+    return sum;
 }
 
-// The same for two rows at once.
-template <class T>
-__device__ __forceinline__ float2 two_row_dots(const T *a, const T *b, const float *x, int width, int lane) {
+// row · x, in every lane. `width` is a multiple of eight; `x` is in shared memory.
+template <class T, int P>
+__device__ __forceinline__ float row_dot(const RowStart<T, P> &start, const T *row, const float *x, int width, int lane) {
     const int N = Wide<T>::N;
-    float2 sums = make_float2(0.0f, 0.0f);
-#pragma unroll 4
-    for (int i = lane * N; i < width; i += 32 * N) {
-        const uint4 first = __ldg((const uint4 *)(a + i)), second = __ldg((const uint4 *)(b + i));
-        const T *v = (const T *)&first, *w = (const T *)&second;
+    float sum = 0.0f;
 #pragma unroll
-        for (int n = 0; n < N; n++) sums.x += to_f32(v[n]) * x[i + n], sums.y += to_f32(w[n]) * x[i + n];
+    for (int p = 0; p < P; p++) {
+        const int i = (p * 32 + lane) * N;
+        if (i < width) sum += word_dot<T>(start.words[p], x + i);
     }
-    return make_float2(warp_sum(sums.x), warp_sum(sums.y));
+#pragma unroll 4
+    for (int i = (P * 32 + lane) * N; i < width; i += 32 * N) sum += word_dot<T>(__ldg((const uint4 *)(row + i)), x + i);
+    return warp_sum(sum);
 }
 
 // The stream after a branch has joined it, and its norm, in every block: `x` [width] in shared memory.
@@ -47,6 +54,13 @@ __device__ __forceinline__ float2 two_row_dots(const T *a, const T *b, const flo
 template <class T>
 __device__ __forceinline__ void join_and_norm(const float *x_in, const T *branch, const float *w_post, float *x_out,
                                               const float *w, float *x, int width, float eps) {
+    // One address in 128 bytes is enough.
+    for (int i = threadIdx.x * 32; i < width; i += blockDim.x * 32) {
+        prefetch(w + i);
+        if (branch != nullptr) prefetch(w_post + i);
+    }
+    let_next_begin();
+    wait_for_previous();
     float r = 0.0f;
     if (branch != nullptr) {
         float squares = 0.0f;
@@ -74,10 +88,13 @@ template <class T>
 __device__ void decode_norm_linear(const float *x_in, const T *branch, const float *w_post, float *x_out, const float *w,
                                    const T *matrix, int ld, T *y, int rows, int width, float eps) {
     extern __shared__ float x[];
-    join_and_norm(x_in, branch, w_post, x_out, w, x, width, eps);
     const int lane = threadIdx.x & 31, row = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);
+    const T *of = matrix + (size_t)min(row, rows - 1) * ld;
+    RowStart<T, 4> start;
+    start.load(of, width, lane);
+    join_and_norm(x_in, branch, w_post, x_out, w, x, width, eps);
     if (row >= rows) return;
-    const float sum = row_dot(matrix + (size_t)row * ld, x, width, lane);
+    const float sum = row_dot(start, of, x, width, lane);
     if (lane == 0) y[row] = from_f32<T>(sum);
 }
 
@@ -86,29 +103,43 @@ template <class T>
 __device__ void decode_norm_geglu(const float *x_in, const T *branch, const float *w_post, float *x_out, const float *w,
                                   const T *matrix, int ld, T *y, int rows, int width, float eps) {
     extern __shared__ float x[];
-    join_and_norm(x_in, branch, w_post, x_out, w, x, width, eps);
     const int lane = threadIdx.x & 31, row = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);
+    const T *gate_row = matrix + (size_t)min(row, rows - 1) * ld, *up_row = gate_row + (size_t)rows * ld;
+    RowStart<T, 4> gate_start, up_start;
+    gate_start.load(gate_row, width, lane);
+    up_start.load(up_row, width, lane);
+    join_and_norm(x_in, branch, w_post, x_out, w, x, width, eps);
     if (row >= rows) return;
-    const float2 both = two_row_dots(matrix + (size_t)row * ld, matrix + (size_t)(rows + row) * ld, x, width, lane);
-    const float g = to_f32(from_f32<T>(both.x)), up = to_f32(from_f32<T>(both.y));
+    const float g = to_f32(from_f32<T>(row_dot(gate_start, gate_row, x, width, lane)));
+    const float up = to_f32(from_f32<T>(row_dot(up_start, up_row, x, width, lane)));
     const float u = 0.7978846f * (g + 0.044715f * g * g * g);
     if (lane == 0) y[row] = from_f32<T>(g / (1.0f + expf(-2.0f * u)) * up);
 }
 
-// y = W · x, x of the compute type and read as the matrix is: nothing is shared, nothing waits.
+// y = W · x, x of the compute type and read as the matrix is: nothing is shared.
 template <class T> __device__ void decode_linear(const T *x, const T *matrix, int ld, T *y, int rows, int width) {
-    const int N = Wide<T>::N;
+    const int N = Wide<T>::N, P = 8;
     const int lane = threadIdx.x & 31, row = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);
+    const T *w = matrix + (size_t)min(row, rows - 1) * ld;
+    RowStart<T, P> start;
+    start.load(w, width, lane);
+    let_next_begin();
+    wait_for_previous();
     if (row >= rows) return;
-    const T *w = matrix + (size_t)row * ld;
     float sum = 0.0f;
-#pragma unroll 8
-    for (int i = lane * N; i < width; i += 32 * N) {
-        const uint4 a = __ldg((const uint4 *)(w + i)), b = *(const uint4 *)(x + i);
+    auto add = [&](const uint4 &a, int i) {
+        const uint4 b = *(const uint4 *)(x + i);
         const T *u = (const T *)&a, *v = (const T *)&b;
 #pragma unroll
         for (int n = 0; n < N; n++) sum += to_f32(u[n]) * to_f32(v[n]);
+    };
+#pragma unroll
+    for (int p = 0; p < P; p++) {
+        const int i = (p * 32 + lane) * N;
+        if (i < width) add(start.words[p], i);
     }
+#pragma unroll 4
+    for (int i = (P * 32 + lane) * N; i < width; i += 32 * N) add(__ldg((const uint4 *)(w + i)), i);
     sum = warp_sum(sum);
     if (lane == 0) y[row] = from_f32<T>(sum);
 }
@@ -146,6 +177,9 @@ __device__ void decode_attention(const T *qkv, const float *w_q, const float *w_
     __shared__ __align__(16) float query[256], key[256];
     __shared__ float maxima[DECODE_WARPS], sums[DECODE_WARPS], outs[DECODE_WARPS][256];
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, head = blockIdx.x;
+    for (int i = threadIdx.x * 32; i < h.dim; i += blockDim.x * 32) prefetch(w_q + i), prefetch(w_k + i);
+    let_next_begin();
+    wait_for_previous();
     const int group = h.heads / h.kv_heads, kv = head / group, position = state->position;
     const size_t angle = (size_t)position * (h.dim / 2);
     if (warp == 0) head_norm_rope(qkv + head * h.dim, w_q, cos + angle, sin + angle, query, h.dim, h.eps, lane);
@@ -236,13 +270,21 @@ __device__ void decode_head(const T *hidden, const T *matrix, float *logits, flo
     extern __shared__ float x[];
     __shared__ float warp_best[32];
     __shared__ int warp_row[32];
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+    const int first = blockIdx.x * warps + warp, step = gridDim.x * warps;
+    // One row ahead of the one that is worked on.
+    RowStart<T, 4> next;
+    if (first < rows) next.load(matrix + (size_t)first * width, width, lane);
+    let_next_begin();
+    wait_for_previous();
     for (int i = threadIdx.x; i < width; i += blockDim.x) x[i] = to_f32(hidden[i]);
     __syncthreads();
-    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
     float top = -INFINITY;
     int at = rows;
-    for (int row = blockIdx.x * warps + warp; row < rows; row += gridDim.x * warps) {
-        const float logit = row_dot(matrix + (size_t)row * width, x, width, lane);
+    for (int row = first; row < rows; row += step) {
+        const RowStart<T, 4> start = next;
+        if (row + step < rows) next.load(matrix + (size_t)(row + step) * width, width, lane);
+        const float logit = row_dot(start, matrix + (size_t)row * width, x, width, lane);
         if (lane == 0) logits[row] = logit;
         if (logit > top) top = logit, at = row;
     }

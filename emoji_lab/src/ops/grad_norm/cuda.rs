@@ -43,7 +43,12 @@ pub(crate) unsafe fn squares_by_range(
     count: usize,
     partials: u64,
 ) -> Result<()> {
-    let grid = Grid { blocks: (RANGE_PARTIALS as u32, count as u32), threads: (256, 1), shared_bytes: 0 };
+    let grid = Grid {
+        blocks: (RANGE_PARTIALS as u32, count as u32),
+        threads: (256, 1),
+        shared_bytes: 0,
+        early: false,
+    };
     let kernel = if is_f32 { "squares_by_range_f32" } else { "squares_by_range_bf16" };
     // SAFETY: the caller's.
     unsafe { launch!(gpu, plain kernel, grid, gradients, ranges, partials) }

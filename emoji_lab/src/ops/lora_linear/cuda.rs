@@ -71,7 +71,7 @@ pub(crate) struct Unpack {
 /// `layers` must be `Unpack[count]` on the card, with pointers that fit its sizes.
 pub(crate) unsafe fn unpack_weights(gpu: &Gpu, layers: u64, count: usize, units: usize) -> Result<()> {
     let blocks = units.div_ceil(256).clamp(1, 512) as u32;
-    let grid = Grid { blocks: (blocks, count as u32), threads: (256, 1), shared_bytes: 0 };
+    let grid = Grid { blocks: (blocks, count as u32), threads: (256, 1), shared_bytes: 0, early: false };
     // SAFETY: the caller's.
     unsafe { launch!(gpu, typed "unpack_weights", grid, layers) }
 }

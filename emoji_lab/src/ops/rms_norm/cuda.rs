@@ -33,7 +33,7 @@ pub(crate) unsafe fn forward(
     (tokens, width): (usize, usize),
     eps: f32,
 ) -> Result<()> {
-    let grid = Grid::new(tokens, THREADS).shared(width * 4 + adapters.shared_bytes(width));
+    let grid = Grid::new(tokens, THREADS).shared(width * 4 + adapters.shared_bytes(width)).begins_early();
     let (ldy, width) = (ldy as i32, width as i32);
     // SAFETY: the caller's.
     unsafe {

@@ -30,8 +30,12 @@ pub(crate) unsafe fn qk_norm_rope(
     eps: f32,
 ) -> Result<()> {
     let warps = h.heads + h.kv_heads;
-    let grid =
-        Grid { blocks: (tokens as u32, 1), threads: (32, warps as u32), shared_bytes: warps * h.dim * 4 };
+    let grid = Grid {
+        blocks: (tokens as u32, 1),
+        threads: (32, warps as u32),
+        shared_bytes: warps * h.dim * 4,
+        early: true,
+    };
     // SAFETY: the caller's.
     unsafe {
         launch!(

@@ -7,6 +7,8 @@ __device__ void qk_norm_rope(const T *qkv, const float *w_q, const float *w_k, c
                              const int *positions, T *q, T *k, float *rstd, int heads, int kv_heads, int dim, float eps) {
     extern __shared__ float rows[];
     const int token = blockIdx.x, head = threadIdx.y, lane = threadIdx.x, half = dim / 2;
+    let_next_begin();
+    wait_for_previous();
     const T *x = qkv + ((size_t)token * (heads + 2 * kv_heads) + head) * dim;
     const float *w = head < heads ? w_q : w_k;
     float *row = rows + head * dim;
