@@ -15,7 +15,8 @@
 //! | `forward.rs`, `backward.rs`, `head.rs` | the passes |
 //! | `step.rs` | what changes from step to step |
 //! | `finetune.rs` | graphs, optimizer steps, evaluation |
-//! | `decode.rs` | generation with a key/value cache |
+//! | `graph.rs` | work that is captured once and replayed |
+//! | `decode.rs`, `sampler.rs`, `generator.rs` | generation with a key/value cache: a token's pass, its choice, the sequence |
 
 mod activations;
 mod arena;
@@ -24,14 +25,17 @@ mod decode;
 mod finetune;
 mod forward;
 mod gemm;
+mod generator;
 mod gpu;
+mod graph;
 mod head;
 pub(crate) mod launch;
 mod memory;
 mod network;
+mod sampler;
 mod step;
 
 pub(crate) use arena::DeviceArena;
-pub(crate) use decode::{Generator, OnCard};
 pub(crate) use finetune::{CudaFinetune, Settings, Ticket};
+pub(crate) use generator::OnCard;
 pub use gpu::Gpu;
