@@ -141,4 +141,24 @@ mod tests {
         assert!(collect(&mut Count(0), 0, &[]).unwrap().is_empty());
         assert!(collect(&mut Count(0), 9, &[]).is_err());
     }
+
+    #[test]
+    fn draws_repeat_with_the_seed_and_end_at_a_stop() {
+        let model = crate::model::load_model("embedded", &crate::Device::Cpu).unwrap();
+        let prompt = model.tokenizer.encode("a day at the beach").unwrap();
+        let config = GenerationConfig { do_sample: true, max_new_tokens: 24, ..GenerationConfig::default() };
+        let wild = GenerationConfig { temperature: 3.0, top_k: 0, top_p: 1.0, ..config.clone() };
+        let ask = |config: &GenerationConfig| model.gemma.generate(&prompt, config, &[]).unwrap();
+        let ours = ask(&wild);
+        assert_eq!(ours.len(), 24);
+        assert_eq!(ours, ask(&wild));
+        assert_ne!(ours, ask(&GenerationConfig { seed: 43, ..wild.clone() }));
+        let end = ours.iter().position(|token| *token == ours[9]).unwrap();
+        assert_eq!(model.gemma.generate(&prompt, &wild, &ours[9..10]).unwrap(), ours[..end]);
+        // One token to choose from is the likeliest.
+        let greedy = model.gemma.greedy(&prompt, 24).unwrap();
+        assert_eq!(ask(&GenerationConfig { top_k: 1, ..config.clone() }), greedy);
+        assert_eq!(ask(&GenerationConfig { top_p: 1e-9, top_k: 0, ..config.clone() }), greedy);
+        assert_eq!(ask(&GenerationConfig { temperature: 1e-30, ..config }), greedy);
+    }
 }

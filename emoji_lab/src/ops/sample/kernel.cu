@@ -78,7 +78,7 @@ __device__ __forceinline__ float sample_ln(float x) {
     p = mul_add(p, m, -1.6668058e-1f);
     p = mul_add(p, m, 2.0000715e-1f);
     p = mul_add(p, m, -2.4999994e-1f);
-    p = mul_add(p, m, 3.3333331e-1f);
+    p = mul_add(p, m, 3.333333e-1f);
     float y = __fmul_rn(__fmul_rn(p, m), z);
     y = __fsub_rn(y, __fmul_rn(e, 2.1219444e-4f));
     y = __fsub_rn(y, __fmul_rn(z, 0.5f));
