@@ -7,7 +7,7 @@
 
 use candle_core::Tensor;
 use emoji_lab::lora::LoraConfig;
-use emoji_lab::model::{Gemma3, Gemma3Config, Weights, tensor_shapes};
+use emoji_lab::model::{Gemma3, Gemma3Config, GenerationConfig, Weights, tensor_shapes};
 use emoji_lab::ops::adamw::AdamW;
 use emoji_lab::quant::QuantConfig;
 use emoji_lab::rng::Philox;
@@ -192,6 +192,47 @@ fn greedy_tokens_are_the_cpus() {
         }
         assert!(card.greedy(&[VOCAB as u32], 1).unwrap_err().to_string().contains("ids below"));
     }
+}
+
+#[test]
+fn drawn_tokens_are_the_cpus() {
+    let Some(device) = gpu() else { return };
+    let all = GenerationConfig {
+        max_new_tokens: 30,
+        do_sample: true,
+        top_k: 0,
+        top_p: 1.0,
+        ..GenerationConfig::default()
+    };
+    let configs = [
+        all.clone(),
+        GenerationConfig { temperature: 0.6, seed: 7, ..all.clone() },
+        GenerationConfig { top_k: 12, ..all.clone() },
+        GenerationConfig { top_p: 0.8, ..all.clone() },
+        GenerationConfig { top_k: 64, top_p: 0.95, repetition_penalty: 1.3, ..all.clone() },
+        GenerationConfig { do_sample: false, repetition_penalty: 1.5, ..all.clone() },
+        GenerationConfig::greedy(30),
+    ];
+    for shape in &SHAPES {
+        let base = model(shape, 5);
+        let card = base.to_device(&device);
+        for length in [1, 17, 70] {
+            let prompt: Vec<u32> = (0..length).map(|i| (i * 31 + length) % VOCAB as u32).collect();
+            for config in &configs {
+                let ours = card.generate(&prompt, config, &[]).unwrap();
+                assert_eq!(ours, base.generate(&prompt, config, &[]).unwrap(), "{length}, {config:?}");
+                assert_eq!(ours, card.generate(&prompt, config, &[]).unwrap(), "{length}, {config:?} again");
+                // Ends where the CPU ends: before the first of these.
+                let stop = [ours[20], ours[11]];
+                let end = ours.iter().position(|token| stop.contains(token)).unwrap();
+                assert_eq!(card.generate(&prompt, config, &stop).unwrap(), ours[..end]);
+            }
+            let seeds = [1, 2].map(|seed| GenerationConfig { seed, ..all.clone() });
+            let [one, two] = seeds.map(|config| card.generate(&prompt, &config, &[]).unwrap());
+            assert_ne!(one, two);
+        }
+    }
+    println!("{} settings, {} models: the CPU's tokens", configs.len(), SHAPES.len());
 }
 
 #[test]

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::DType;
-use cudarc::driver::{CudaGraph, sys};
+use cudarc::driver::CudaGraph;
 
 use super::Gpu;
 use super::activations::Activations;
 use super::arena::DeviceArena;
 use super::forward::Pass;
+use super::graph::capture;
 use super::memory::Memory;
 use super::network::Network;
 use super::step::{Inputs, SLOTS, Step, StepResult};
@@ -319,20 +320,9 @@ impl CudaFinetune {
             Work::Gradients { first: true } | Work::Loss => self.enqueue(tokens, work)?,
             Work::Gradients { first: false } | Work::Update => {}
         }
-        let stream = self.gpu.stream().clone();
-        let fail = |e: cudarc::driver::DriverError| self.gpu.error(e.0);
-        stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED).map_err(fail)?;
-        let enqueued = self.enqueue(tokens, work);
-        let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY;
-        let graph = stream.end_capture(flags).map_err(fail);
-        enqueued?;
-        match graph? {
-            Some(graph) => {
-                self.graphs.insert((tokens, work), graph);
-                Ok(())
-            }
-            None => Err(self.gpu.error(sys::CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)),
-        }
+        let graph = capture(&self.gpu, || self.enqueue(tokens, work))?;
+        self.graphs.insert((tokens, work), graph);
+        Ok(())
     }
 
     fn replay(&self, tokens: usize, work: Work) -> Result<()> {

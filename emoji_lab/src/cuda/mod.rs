@@ -16,7 +16,8 @@
 //! | `arena.rs`, `stored.rs` | what is trained: values, gradients and moments, and their forms |
 //! | `step.rs` | what changes from step to step |
 //! | `finetune.rs` | graphs, optimizer steps, evaluation |
-//! | `decode.rs` | generation with a key/value cache |
+//! | `graph.rs` | work that is captured once and replayed |
+//! | `decode.rs`, `sampler.rs`, `generator.rs` | generation with a key/value cache: a token's pass, its choice, the sequence |
 
 mod activations;
 mod arena;
@@ -25,15 +26,18 @@ mod decode;
 mod finetune;
 mod forward;
 mod gemm;
+mod generator;
 mod gpu;
+mod graph;
 mod head;
 pub(crate) mod launch;
 mod memory;
 mod network;
+mod sampler;
 mod step;
 mod stored;
 
 pub(crate) use arena::DeviceArena;
-pub(crate) use decode::{Generator, OnCard};
 pub(crate) use finetune::{CudaFinetune, Settings, Ticket};
+pub(crate) use generator::OnCard;
 pub use gpu::Gpu;

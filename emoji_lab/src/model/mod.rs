@@ -5,6 +5,7 @@ mod config;
 mod config_json;
 mod gemma3;
 mod generate;
+mod generation_config;
 pub(crate) mod gguf;
 mod gguf_tokenizer;
 mod layer;
@@ -22,7 +23,10 @@ pub use cache::KvCache;
 pub use config::{Gemma3Config, LayerType};
 pub(crate) use gemma3::ParameterMut;
 pub use gemma3::{Gemma3, Tape};
-pub use generate::{GenerationConfig, generate, generate_ids};
+#[cfg(feature = "cuda")]
+pub(crate) use generate::Tokens;
+pub use generate::{generate, generate_ids};
+pub use generation_config::GenerationConfig;
 pub use gguf::{GgufModel, Rounding, gguf_from_bytes, open_gguf};
 #[cfg(feature = "cuda")]
 pub(crate) use layer::DecoderLayer;

@@ -1,7 +1,7 @@
 // What every kernel uses: conversions, reductions, Philox and the dropout mask.
 //
 // Values are f32 or bf16 in memory (`T`), and f32 in every computation. All kernels are
-// deterministic: no atomics, every sum in a fixed order.
+// deterministic: every sum of floats in a fixed order, atomics on integers alone.
 #pragma once
 #include <cuda_bf16.h>
 #include <stdint.h>

@@ -9,3 +9,4 @@
 #include "lora_linear/kernel.cu"
 #include "rms_norm/kernel.cu"
 #include "rope/kernel.cu"
+#include "sample/kernel.cu"

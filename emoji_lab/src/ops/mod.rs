@@ -25,6 +25,7 @@ pub(crate) mod math;
 pub(crate) mod pool;
 pub mod rms_norm;
 pub mod rope;
+pub(crate) mod sample;
 
 #[cfg(test)]
 pub(crate) mod finite_difference;

@@ -1,13 +1,6 @@
 // Decoding one token: matrix times vector, one warp a row.
 #include "../common.cuh"
-
-// Where generation stands. The Rust side has the same struct.
-struct DecodeState {
-    int token;       // the one to be read
-    int position;    // its place in the sequence
-    int count;       // tokens written to `written` so far
-    int limit;       // room there
-};
+#include "state.cuh"
 
 template <class T> struct Wide;
 template <> struct Wide<float> { static const int N = 4; };
@@ -299,24 +292,8 @@ __device__ void decode_head(const T *hidden, const T *matrix, float *logits, flo
 
 // The likeliest token is written, and becomes the next to be read. One block of 32 warps.
 extern "C" __global__ void decode_pick(const float *best, const int *best_row, int count, int *written, DecodeState *state) {
-    __shared__ float tops[1024];
-    __shared__ int rows[1024];
-    float top = -INFINITY;
-    int at = 0x7fffffff;
-    for (int i = threadIdx.x; i < count; i += blockDim.x)
-        if (best[i] > top || (best[i] == top && best_row[i] < at)) top = best[i], at = best_row[i];
-    tops[threadIdx.x] = top, rows[threadIdx.x] = at;
-    for (int half = blockDim.x / 2; half > 0; half /= 2) {
-        __syncthreads();
-        if (threadIdx.x >= half) continue;
-        const int other = threadIdx.x + half;
-        if (tops[other] > tops[threadIdx.x] || (tops[other] == tops[threadIdx.x] && rows[other] < rows[threadIdx.x]))
-            tops[threadIdx.x] = tops[other], rows[threadIdx.x] = rows[other];
-    }
-    if (threadIdx.x != 0) return;
-    state->token = rows[0];
-    state->position += 1;
-    if (state->count < state->limit) written[state->count++] = rows[0];
+    const int row = best_of_blocks(best, best_row, count);
+    if (threadIdx.x == 0) take(row, written, state);
 }
 
 #define PARAMS(T)                                                                                                     \

@@ -1,0 +1,184 @@
+//! Generation on the card: the prompt in one pass, then a graph a token.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use super::Gpu;
+use super::activations::Activations;
+use super::decode::Sequence;
+use super::forward::Pass;
+use super::network::Network;
+use super::step::{Inputs, Step};
+use crate::error::{Error, Result};
+use crate::model::{Gemma3, PackedTokens, Tokens};
+use crate::ops::decode::cuda::DecodeState;
+use crate::ops::sample::Rule;
+
+/// Tokens that are asked for before one looks whether the answer has ended.
+const AHEAD: usize = 8;
+/// Caches grow in steps of this many tokens.
+const CACHE_STEP: usize = 512;
+
+/// A model on the card, ready to generate.
+pub(crate) struct Generator {
+    gpu: Gpu,
+    network: Network,
+    sequence: Option<Sequence>,
+    prompt: Option<(Activations, Inputs)>,
+    answer: Answer,
+}
+
+/// How far the sequence's answer is.
+#[derive(Default)]
+struct Answer {
+    /// Whether tokens are chosen by the sampler's rule; the likeliest is known without it.
+    by_rule: bool,
+    /// The most tokens that will be asked for.
+    limit: usize,
+    /// Tokens the card was asked for.
+    asked: usize,
+    /// Tokens that have come, and that nobody took yet.
+    ready: VecDeque<u32>,
+}
+
+// SAFETY: handles of the driver's, used by one thread at a time, after making the context its own.
+unsafe impl Send for Generator {}
+
+impl Generator {
+    /// Puts the model's weights on the card.
+    pub(crate) fn new(gpu: &Gpu, model: &Gemma3) -> Result<Self> {
+        let gpu = &gpu.new_lane()?;
+        let positions = model.config().max_position_embeddings;
+        let network = Network::new(gpu, model, None, positions)?;
+        Ok(Self { gpu: gpu.clone(), network, sequence: None, prompt: None, answer: Answer::default() })
+    }
+
+    /// Reads `prompt`; up to `limit` tokens that follow it, chosen by `rule`, can then be asked for.
+    pub(crate) fn start(&mut self, prompt: &[u32], limit: usize, rule: &Rule) -> Result<()> {
+        self.gpu.bind()?;
+        let (vocab, room) = (self.network.sizes.vocab, prompt.len() + limit);
+        let outside = prompt.iter().any(|id| *id as usize >= vocab);
+        if prompt.is_empty() || outside || room > self.network.positions {
+            let help = format!(
+                "give at least one token, ids below {vocab}, and at most {} tokens with the answer",
+                self.network.positions
+            );
+            return Err(Error::setting("prompt", format!("{} tokens", prompt.len()), help));
+        }
+        if self.sequence.as_ref().is_none_or(|s| s.caches.room < room) {
+            self.sequence = None;
+            let room = room.next_multiple_of(CACHE_STEP);
+            self.sequence = Some(Sequence::new(&self.gpu, &self.network, room)?);
+        }
+        if self.prompt.as_ref().is_none_or(|(_, inputs)| inputs.capacity() < prompt.len()) {
+            self.prompt = None;
+            let tokens = prompt.len().next_multiple_of(64);
+            let activations = Activations::new(&self.gpu, &self.network.sizes, tokens, false)?;
+            self.prompt = Some((activations, Inputs::new(&self.gpu, tokens)?));
+        }
+        let (Some((activations, inputs)), Some(sequence)) = (&mut self.prompt, &self.sequence) else {
+            return Err(missing());
+        };
+        let packed = PackedTokens::new(&[prompt]);
+        inputs.send(0, &Step::default(), &packed, &[], prompt.len())?;
+        let pass = Pass {
+            gpu: &self.gpu,
+            network: &self.network,
+            activations,
+            inputs,
+            tokens: prompt.len(),
+            training: false,
+            caches: Some(&sequence.caches),
+        };
+        let width = self.network.sizes.hidden * self.gpu.size();
+        let last = activations.hidden + ((prompt.len() - 1) * width) as u64;
+        // SAFETY: the prompt has just been sent; the head reads its last hidden state.
+        unsafe {
+            pass.forward()?;
+            sequence.head(&self.gpu, &self.network, last)?;
+        }
+        // The last token of the prompt has been read: what is chosen next is read at its place.
+        let state =
+            DecodeState { token: 0, position: prompt.len() as i32 - 1, count: 0, limit: limit as i32 };
+        sequence.vectors.memory.write(0, &[state])?;
+        let by_rule = rule.draw || rule.penalty != 1.0;
+        if by_rule {
+            sequence.sampler.begin(rule, prompt)?;
+        }
+        self.answer = Answer { by_rule, limit, ..Answer::default() };
+        Ok(())
+    }
+
+    /// Asks for tokens that follow, and waits for them: one at first, then several at a time.
+    fn ask(&mut self) -> Result<()> {
+        let (gpu, answer) = (&self.gpu, &mut self.answer);
+        let Some(sequence) = &mut self.sequence else { return Err(missing()) };
+        gpu.bind()?;
+        let more = if answer.asked == 0 { 1 } else { AHEAD };
+        let more = more.min(answer.limit - answer.asked);
+        for _ in 0..more {
+            match answer.asked {
+                0 => sequence.choose(gpu, answer.by_rule)?,
+                _ => sequence.next(gpu, &self.network, answer.by_rule)?,
+            }
+            answer.asked += 1;
+        }
+        let mut tokens = vec![0u32; more];
+        let v = &sequence.vectors;
+        v.memory.read((v.written - v.memory.ptr()) as usize + (answer.asked - more) * 4, &mut tokens)?;
+        answer.ready.extend(tokens);
+        Ok(())
+    }
+}
+
+impl Tokens for Generator {
+    fn next(&mut self) -> Result<u32> {
+        if self.answer.ready.is_empty() {
+            self.ask()?;
+        }
+        self.answer.ready.pop_front().ok_or_else(missing)
+    }
+}
+
+fn missing() -> Error {
+    Error::device("cuda", "generation was not started, or has ended", "This is a fault of emoji_lab")
+}
+
+/// A model's form on the card, made when it is first asked for. A copy of the model has none: its
+/// tensors may be exchanged, and the copy then makes its own.
+#[derive(Default)]
+pub(crate) struct OnCard(Mutex<Option<Generator>>);
+
+impl OnCard {
+    /// Calls `f` with the generator of `model`, made first if there is none.
+    pub(crate) fn with<R>(
+        &self,
+        gpu: &Gpu,
+        model: &Gemma3,
+        f: impl FnOnce(&mut Generator) -> Result<R>,
+    ) -> Result<R> {
+        let mut generator = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *generator {
+            Some(generator) => f(generator),
+            none => f(none.insert(Generator::new(gpu, model)?)),
+        }
+    }
+
+    /// Gives the memory back.
+    pub(crate) fn release(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+impl Clone for OnCard {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl std::fmt::Debug for OnCard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let there = self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        write!(f, "OnCard({there})")
+    }
+}

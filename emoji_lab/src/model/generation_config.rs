@@ -1,0 +1,88 @@
+//! Settings of generation.
+
+use crate::error::{Error, Result};
+use crate::ops::sample::Rule;
+
+/// How text is generated. Names are transformers'.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerationConfig {
+    /// The most tokens to generate.
+    pub max_new_tokens: usize,
+    /// Whether to draw from the model's distribution; off takes the likeliest token each time.
+    pub do_sample: bool,
+    /// Divides the logits when sampling: below 1 safer, above 1 wilder.
+    pub temperature: f64,
+    /// Draw from this many likeliest tokens; 0 for all.
+    pub top_k: usize,
+    /// Draw from the fewest likeliest tokens whose probabilities reach this sum; 1 for all.
+    pub top_p: f64,
+    /// Divides the logits of tokens that were there before (Keskar et al. 2019); 1 for none.
+    pub repetition_penalty: f64,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+impl Default for GenerationConfig {
+    fn default() -> Self {
+        Self {
+            max_new_tokens: 128,
+            do_sample: false,
+            temperature: 1.0,
+            top_k: 64,
+            top_p: 0.95,
+            repetition_penalty: 1.0,
+            seed: 42,
+        }
+    }
+}
+
+impl GenerationConfig {
+    /// The likeliest token each time.
+    #[must_use]
+    pub fn greedy(max_new_tokens: usize) -> Self {
+        Self { max_new_tokens, ..Self::default() }
+    }
+
+    /// # Errors
+    /// [`Error::Setting`] that names the setting which cannot work.
+    pub fn validate(&self) -> Result<()> {
+        if self.max_new_tokens == 0 {
+            return Err(Error::setting("max_new_tokens", 0, "use 1 or more"));
+        }
+        if !(self.temperature.is_finite() && self.temperature > 0.0) {
+            return Err(Error::setting(
+                "temperature",
+                self.temperature,
+                "use a number above 0, or do_sample: false for the likeliest token",
+            ));
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return Err(Error::setting("top_p", self.top_p, "use a share above 0, up to 1 for all tokens"));
+        }
+        if !(self.repetition_penalty.is_finite() && self.repetition_penalty > 0.0) {
+            return Err(Error::setting(
+                "repetition_penalty",
+                self.repetition_penalty,
+                "use a number above 0; 1 for none, 1.1 is usual",
+            ));
+        }
+        Ok(())
+    }
+
+    /// How each token is chosen.
+    pub(crate) fn rule(&self) -> Rule {
+        let penalty = self.repetition_penalty as f32;
+        match self.do_sample {
+            false => Rule { penalty, ..Rule::GREEDY },
+            true => Rule {
+                seed: self.seed,
+                top_p: self.top_p,
+                // Below that the likeliest token is drawn all the same, and logits must stay finite.
+                temperature: self.temperature.max(1e-6) as f32,
+                penalty,
+                top_k: self.top_k,
+                draw: true,
+            },
+        }
+    }
+}
