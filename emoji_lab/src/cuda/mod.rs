@@ -17,6 +17,7 @@
 //! | `step.rs` | what changes from step to step |
 //! | `finetune.rs` | graphs, optimizer steps, evaluation |
 //! | `decode.rs` | generation with a key/value cache |
+//! | `testing/` | what the tests of the ops' kernels share |
 
 mod activations;
 mod arena;
@@ -32,6 +33,8 @@ mod memory;
 mod network;
 mod step;
 mod stored;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub(crate) use arena::DeviceArena;
 pub(crate) use decode::{Generator, OnCard};
