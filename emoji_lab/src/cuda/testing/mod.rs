@@ -31,8 +31,8 @@ impl Bar {
     pub(crate) const EXACT: Self = Self { of_value: 0.0, of_largest: 0.0, at_least: 0.0 };
 
     /// For values of `kind` that were computed in f32: 1e-5 of the largest, for sums go in another
-    /// order; and in bf16 one unit in the last of 8 bits, for two numbers that differ in f32 may be
-    /// rounded apart.
+    /// order; and in bf16 2^-8 of the value itself, half a unit in the last of 8 bits, for what they
+    /// are compared with is not rounded.
     pub(crate) fn of(kind: Kind) -> Self {
         let of_value = if kind == Kind::Bf16 { 1.0 / 256.0 } else { 0.0 };
         Self { of_value, of_largest: 1e-5, at_least: 0.0 }
