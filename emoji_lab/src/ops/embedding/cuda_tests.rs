@@ -2,6 +2,7 @@
 
 use super::cuda;
 use crate::cuda::testing::{Bar, Kind, OnGpu, on_every_gpu, tensor, values};
+use crate::ops::adamw::cuda::split;
 
 /// tokens, width, rows of the table, ids: of few rows or of many, at times all the same.
 fn case(t: &mut OnGpu) -> (usize, usize, usize, Vec<u32>) {
@@ -27,6 +28,26 @@ fn lookup() {
         let expected = super::forward(&ids, &tensor(&table, (rows, width)), scale.into()).unwrap();
         let ours = t.read("x", &x);
         // One product each: there is nothing to be off.
+        t.check("x", &ours, &values(&expected), width, Bar::EXACT);
+    });
+}
+
+/// A table in halves, as the trained head is kept in bf16.
+#[test]
+fn lookup_in_halves() {
+    on_every_gpu("embedding lookup in halves", 30, |t| {
+        let (tokens, width, rows, ids) = case(t);
+        let table = t.values(rows * width, 1.0);
+        let halves: (Vec<u16>, Vec<u16>) = table.iter().map(|v| split(*v)).unzip();
+        let (high, low, ids_at) = (t.plain(&halves.0), t.plain(&halves.1), t.plain(&ids));
+        let x = t.room(Kind::F32, tokens, width, width);
+        let (from, scale) = ((high.ptr(), low.ptr()), 25.298_22f32);
+        // SAFETY: all buffers have the sizes they are given with, and ids are rows of the table.
+        unsafe {
+            cuda::forward_split(&t.gpu, from, ids_at.ptr(), x.ptr(), (tokens, width), scale).unwrap();
+        }
+        let expected = super::forward(&ids, &tensor(&table, (rows, width)), scale.into()).unwrap();
+        let ours = t.read("x", &x);
         t.check("x", &ours, &values(&expected), width, Bar::EXACT);
     });
 }
