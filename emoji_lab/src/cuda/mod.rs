@@ -18,6 +18,7 @@
 //! | `finetune.rs` | graphs, optimizer steps, evaluation |
 //! | `graph.rs` | work that is captured once and replayed |
 //! | `decode.rs`, `sampler.rs`, `generator.rs` | generation with a key/value cache: a token's pass, its choice, the sequence |
+//! | `testing/` | what the tests of the ops' kernels share |
 
 mod activations;
 mod arena;
@@ -36,6 +37,8 @@ mod network;
 mod sampler;
 mod step;
 mod stored;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub(crate) use arena::DeviceArena;
 pub(crate) use finetune::{CudaFinetune, Settings, Ticket};

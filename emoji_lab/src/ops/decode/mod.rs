@@ -5,3 +5,5 @@
 //! against.
 
 pub(crate) mod cuda;
+#[cfg(test)]
+mod cuda_tests;

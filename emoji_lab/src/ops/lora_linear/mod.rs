@@ -5,6 +5,8 @@
 mod cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+#[cfg(all(test, feature = "cuda"))]
+mod cuda_tests;
 mod dropout;
 
 use candle_core::{Result, Tensor};

@@ -4,6 +4,8 @@
 mod cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+#[cfg(all(test, feature = "cuda"))]
+mod cuda_tests;
 
 use candle_core::{Result, Tensor};
 

@@ -1,0 +1,74 @@
+//! Lookup and its gradient against the CPU's, ids repeated and rows of odd widths.
+
+use super::cuda;
+use crate::cuda::testing::{Bar, Kind, OnGpu, on_every_gpu, tensor, values};
+use crate::ops::adamw::cuda::split;
+
+/// tokens, width, rows of the table, ids: of few rows or of many, at times all the same.
+fn case(t: &mut OnGpu) -> (usize, usize, usize, Vec<u32>) {
+    let (tokens, width) = (t.between(1, 300), t.between(1, 200));
+    let rows = if t.one_in(3) { t.between(1, 8) } else { t.between(9, 900) };
+    let same = t.one_in(8);
+    let ids = (0..tokens).map(|_| if same { rows - 1 } else { t.between(0, rows - 1) } as u32).collect();
+    t.sizes((tokens, width, rows, same));
+    (tokens, width, rows, ids)
+}
+
+#[test]
+fn lookup() {
+    on_every_gpu("embedding lookup", 40, |t| {
+        let (tokens, width, rows, ids) = case(t);
+        let (kind, scale) = (t.kind(), t.pick(&[1.0f32, 25.298_22, 8.0]));
+        let table = t.rounded(rows * width, 1.0);
+        let (at, ids_at) = (t.put_typed(&table), t.plain(&ids));
+        let x = t.room(Kind::F32, tokens, width, width);
+        let (from, shape) = ((at.ptr(), kind == Kind::F32), (tokens, width));
+        // SAFETY: all buffers have the sizes they are given with, and ids are rows of the table.
+        unsafe { cuda::forward(&t.gpu, from, ids_at.ptr(), x.ptr(), shape, scale).unwrap() };
+        let expected = super::forward(&ids, &tensor(&table, (rows, width)), scale.into()).unwrap();
+        let ours = t.read("x", &x);
+        // One product each: there is nothing to be off.
+        t.check("x", &ours, &values(&expected), width, Bar::EXACT);
+    });
+}
+
+/// A table in halves, as the trained head is kept in bf16.
+#[test]
+fn lookup_in_halves() {
+    on_every_gpu("embedding lookup in halves", 30, |t| {
+        let (tokens, width, rows, ids) = case(t);
+        let table = t.values(rows * width, 1.0);
+        let halves: (Vec<u16>, Vec<u16>) = table.iter().map(|v| split(*v)).unzip();
+        let (high, low, ids_at) = (t.plain(&halves.0), t.plain(&halves.1), t.plain(&ids));
+        let x = t.room(Kind::F32, tokens, width, width);
+        let (from, scale) = ((high.ptr(), low.ptr()), 25.298_22f32);
+        // SAFETY: all buffers have the sizes they are given with, and ids are rows of the table.
+        unsafe {
+            cuda::forward_split(&t.gpu, from, ids_at.ptr(), x.ptr(), (tokens, width), scale).unwrap();
+        }
+        let expected = super::forward(&ids, &tensor(&table, (rows, width)), scale.into()).unwrap();
+        let ours = t.read("x", &x);
+        t.check("x", &ours, &values(&expected), width, Bar::EXACT);
+    });
+}
+
+#[test]
+fn gradient() {
+    on_every_gpu("embedding gradient", 40, |t| {
+        let (tokens, width, rows, ids) = case(t);
+        let (kind, scale) = (t.kind(), t.pick(&[1.0f32, 25.298_22, 8.0]));
+        let (before, dx) = (t.rounded(rows * width, 1.0), t.values(tokens * width, 1.0));
+        let (d_table, ids_at, dx_at) = (t.put_typed(&before), t.plain(&ids), t.put_f32(&dx));
+        let (to, shape) = ((d_table.ptr(), kind == Kind::F32), (tokens, width));
+        // SAFETY: all buffers have the sizes they are given with, and ids are rows of the table.
+        unsafe { cuda::backward(&t.gpu, to, ids_at.ptr(), dx_at.ptr(), shape, scale).unwrap() };
+        let expected = tensor(&before, (rows, width));
+        super::backward(&ids, &tensor(&dx, shape), scale.into(), &expected).unwrap();
+        let (ours, expected) = (t.read("d_table", &d_table), values(&expected));
+        t.check("d_table", &ours, &expected, width, Bar::of(kind));
+        // Rows that were not looked up stay as they were, bit by bit.
+        let others: Vec<usize> = (0..rows).filter(|row| !ids.contains(&(*row as u32))).collect();
+        let of = |v: &[f32]| others.iter().flat_map(|r| v[r * width..][..width].to_vec()).collect::<Vec<_>>();
+        t.check("other rows", &of(&ours), &of(&before), width, Bar::EXACT);
+    });
+}

@@ -1,0 +1,173 @@
+//! The loss' kernels against the CPU's op, and head, loss and both products together as the passes
+//! put them together.
+
+use super::cuda::{cross_entropy, sum_losses};
+use super::{loss, loss_and_gradient};
+use crate::cuda::testing::{Bar, Form, Kind, OnGpu, on_every_gpu, tensor, values};
+use crate::ops::IGNORE_INDEX;
+
+/// Targets of which some are ignored, at times all but one, and of which one is the last word.
+fn targets(t: &mut OnGpu, rows: usize, vocab: usize) -> Vec<i64> {
+    let ignored = t.pick(&[1u64, 2, 4, 1000]);
+    let mut targets: Vec<i64> = (0..rows)
+        .map(|_| if t.one_in(ignored) { IGNORE_INDEX } else { t.between(0, vocab - 1) as i64 })
+        .collect();
+    let (first, last) = (t.between(0, rows - 1), t.between(0, rows - 1));
+    targets[first] = 0;
+    targets[last] = vocab as i64 - 1;
+    targets
+}
+
+/// As the card has them.
+fn on_card(targets: &[i64]) -> Vec<i32> {
+    targets.iter().map(|target| (*target).max(-1) as i32).collect()
+}
+
+/// Every row's loss on the CPU: the op with all other rows ignored.
+fn losses(h: &candle_core::Tensor, w: &candle_core::Tensor, targets: &[i64]) -> Vec<f32> {
+    let one = |row: usize| {
+        let mut alone = vec![IGNORE_INDEX; targets.len()];
+        alone[row] = targets[row];
+        loss(h, w, &alone).unwrap().sum as f32
+    };
+    (0..targets.len()).map(one).collect()
+}
+
+#[test]
+fn rows_of_logits() {
+    on_every_gpu("cross_entropy", 40, |t| {
+        // Rows are of a multiple of 16 bytes: the kernel's one condition.
+        let unit = if t.kind() == Kind::Bf16 { 8 } else { 4 };
+        let vocab = match t.between(0, 3) {
+            0 => unit * t.between(1, 12),
+            1 => unit * t.between(1, 9000 / unit),
+            _ => unit * t.between(1, 1500 / unit),
+        };
+        let rows = t.between(1, if vocab > 2000 { 5 } else { 24 });
+        let gradient = !t.one_in(4);
+        t.sizes((rows, vocab, gradient));
+        let spread = t.pick(&[1.0, 10.0, 80.0]);
+        let logits = t.rounded(rows * vocab, spread);
+        let targets = targets(t, rows, vocab);
+        let factor = t.pick(&[1.0f32, 1.0 / 3.0, 1.0 / 117.0]);
+        let (kind, step) = (t.kind(), t.step(0, 0, factor, true));
+        let at = t.put(kind, &logits, vocab, vocab);
+        let (targets_at, losses_at) = (t.plain(&on_card(&targets)), t.room(Kind::F32, rows, 1, 1));
+        // SAFETY: all buffers have the sizes they are given with.
+        unsafe {
+            let block = (at.ptr(), rows, vocab);
+            let (targets, losses) = (targets_at.ptr(), losses_at.ptr());
+            cross_entropy(&t.gpu, block, targets, losses, step.ptr(), gradient).unwrap();
+        }
+        // With an identity for h, the head is the logits' transpose, and its gradient theirs.
+        let h: Vec<f32> = (0..rows * rows).map(|i| f32::from(i / rows == i % rows)).collect();
+        let (h, w) = (tensor(&h, (rows, rows)), tensor(&logits, (rows, vocab)));
+        let w = w.t().unwrap().contiguous().unwrap();
+        let ours = t.read("losses", &losses_at);
+        t.check("losses", &ours, &losses(&h, &w, &targets), 1, Bar::of(Kind::F32).at_least(1.0));
+        let ours = t.read("d_logits", &at);
+        if gradient {
+            let dw = w.zeros_like().unwrap();
+            loss_and_gradient(&h, &w, &targets, factor.into(), Some(&dw)).unwrap();
+            t.check("d_logits", &ours, &values(&dw.t().unwrap()), vocab, Bar::of(kind));
+        } else {
+            t.check("logits", &ours, &logits, vocab, Bar::EXACT);
+        }
+    });
+}
+
+#[test]
+fn a_row_of_the_real_vocabulary() {
+    on_every_gpu("cross_entropy, 262,144 words", 2, |t| {
+        let (rows, vocab) = (3, 262_144);
+        t.sizes((rows, vocab));
+        let (logits, kind) = (t.rounded(rows * vocab, 9.0), t.kind());
+        let (targets, factor) = ([vocab as i64 - 1, IGNORE_INDEX, 0], 0.25f32);
+        let step = t.step(0, 0, factor, true);
+        let at = t.put(kind, &logits, vocab, vocab);
+        let (targets_at, losses_at) = (t.plain(&on_card(&targets)), t.room(Kind::F32, rows, 1, 1));
+        // SAFETY: all buffers have the sizes they are given with.
+        unsafe {
+            let block = (at.ptr(), rows, vocab);
+            cross_entropy(&t.gpu, block, targets_at.ptr(), losses_at.ptr(), step.ptr(), true).unwrap();
+        }
+        let h = tensor(&[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0], (3, 3));
+        let w = tensor(&logits, (rows, vocab)).t().unwrap().contiguous().unwrap();
+        let ours = t.read("losses", &losses_at);
+        t.check("losses", &ours, &losses(&h, &w, &targets), 1, Bar::of(Kind::F32));
+        let dw = w.zeros_like().unwrap();
+        loss_and_gradient(&h, &w, &targets, factor.into(), Some(&dw)).unwrap();
+        let ours = t.read("d_logits", &at);
+        t.check("d_logits", &ours, &values(&dw.t().unwrap()), vocab, Bar::of(kind));
+    });
+}
+
+#[test]
+fn sum_of_losses() {
+    on_every_gpu("sum_losses", 30, |t| {
+        let (rows, first_micro, before) = (t.between(1, 900), t.one_in(2), 1234.5f64);
+        t.sizes((rows, first_micro));
+        let losses = t.values(rows, 5.0);
+        let (at, total) = (t.put_f32(&losses), t.plain(&[before]));
+        let step = t.step(0, 0, 1.0, first_micro);
+        // SAFETY: all buffers have the sizes they are given with.
+        unsafe { sum_losses(&t.gpu, at.ptr(), rows, total.ptr(), step.ptr()).unwrap() };
+        let sum: f64 = losses.iter().map(|l| f64::from(*l)).sum();
+        let expected = if first_micro { sum } else { sum + before };
+        let [ours] = total.first::<f64, 1>();
+        // f64 on both sides; of sums in another order the last bits may differ.
+        if (ours - expected).abs() > 1e-10 * (1.0 + expected.abs()) {
+            t.fail(format!("the sum is {ours}, not {expected}"));
+        }
+    });
+}
+
+#[test]
+fn head_and_loss_in_blocks() {
+    on_every_gpu("linear_cross_entropy", 20, |t| {
+        let (tokens, hidden, vocab) = (t.between(1, 40), 8 * t.between(1, 30), 8 * t.between(1, 90));
+        let block = t.between(1, tokens);
+        t.sizes((tokens, hidden, vocab, block));
+        let (h, w) = (t.rounded(tokens * hidden, 1.0), t.rounded(vocab * hidden, 0.3));
+        let targets = targets(t, tokens, vocab);
+        let (factor, kind) = (1.0f32 / 16.0, t.kind());
+        let step = t.step(0, 0, factor, true);
+        let (h_at, w_at) = (t.put_typed(&h), t.put_typed(&w));
+        let (targets_at, size) = (t.plain(&on_card(&targets)), kind.size());
+        let logits = t.room(kind, block, vocab, vocab);
+        let losses_at = t.room(Kind::F32, tokens, 1, 1);
+        let d_h = t.room(Kind::F32, tokens, hidden, hidden);
+        let d_w = t.room(kind, vocab, hidden, hidden);
+        for first in (0..tokens).step_by(block) {
+            let rows = block.min(tokens - first);
+            let (x, four) = (h_at.ptr() + (first * hidden * size) as u64, (first * 4) as u64);
+            let block = (logits.ptr(), rows, vocab);
+            let form = if first == 0 { Form::Weight } else { Form::AddWeight };
+            let (x, w, y) = ((x, hidden), (w_at.ptr(), hidden), (logits.ptr(), vocab));
+            // SAFETY: all buffers have the sizes they are given with.
+            unsafe {
+                t.gemm((rows, vocab, hidden), x, w, y, Form::Forward);
+                let (targets, losses) = (targets_at.ptr() + four, losses_at.ptr() + four);
+                cross_entropy(&t.gpu, block, targets, losses, step.ptr(), true).unwrap();
+                t.gemm((rows, hidden, vocab), y, w, (d_h.row(first), hidden), Form::Back);
+                t.gemm((vocab, hidden, rows), y, x, (d_w.ptr(), hidden), form);
+            }
+        }
+        let _ = t.read_bytes("logits", &logits);
+        let (h, w) = (tensor(&h, (tokens, hidden)), tensor(&w, (vocab, hidden)));
+        let dw = w.zeros_like().unwrap();
+        let (_, dh) = loss_and_gradient(&h, &w, &targets, factor.into(), Some(&dw)).unwrap();
+        // In bf16 logits and their gradients are rounded in between, and dW once more a block: a few
+        // roundings of 2^-9, of logits (which move a probability by that much times the logit).
+        let bar = match kind {
+            Kind::Bf16 => Bar::of(kind).of_largest(4.0 / 256.0),
+            _ => Bar::of(kind),
+        };
+        let ours = t.read("losses", &losses_at);
+        t.check("losses", &ours, &losses(&h, &w, &targets), 1, bar.at_least(1.0));
+        let ours = t.read("dh", &d_h);
+        t.check("dh", &ours, &values(&dh), hidden, bar);
+        let ours = t.read("dW", &d_w);
+        t.check("dW", &ours, &values(&dw), hidden, bar);
+    });
+}
