@@ -207,12 +207,15 @@ fn drawn_tokens_are_the_cpus() {
     let configs = [
         all.clone(),
         GenerationConfig { temperature: 0.6, seed: 7, ..all.clone() },
+        GenerationConfig { temperature: 3.0, seed: 8, ..all.clone() },
         GenerationConfig { top_k: 12, ..all.clone() },
         GenerationConfig { top_p: 0.8, ..all.clone() },
         GenerationConfig { top_k: 64, top_p: 0.95, repetition_penalty: 1.3, ..all.clone() },
         GenerationConfig { do_sample: false, repetition_penalty: 1.5, ..all.clone() },
         GenerationConfig::greedy(30),
     ];
+    // A random model can be sure of its next token: then two seeds draw the same.
+    let mut others = 0;
     for shape in &SHAPES {
         let base = model(shape, 5);
         let card = base.to_device(&device);
@@ -227,12 +230,17 @@ fn drawn_tokens_are_the_cpus() {
                 let end = ours.iter().position(|token| stop.contains(token)).unwrap();
                 assert_eq!(card.generate(&prompt, config, &stop).unwrap(), ours[..end]);
             }
-            let seeds = [1, 2].map(|seed| GenerationConfig { seed, ..all.clone() });
+            let seeds = [1, 2].map(|seed| GenerationConfig { seed, temperature: 3.0, ..all.clone() });
             let [one, two] = seeds.map(|config| card.generate(&prompt, &config, &[]).unwrap());
-            assert_ne!(one, two);
+            others += usize::from(one != two);
         }
     }
-    println!("{} settings, {} models: the CPU's tokens", configs.len(), SHAPES.len());
+    println!(
+        "{} settings, {} models: the CPU's tokens; {others} of 12 differ by seed",
+        configs.len(),
+        SHAPES.len()
+    );
+    assert!(others >= 6, "{others} of 12");
 }
 
 #[test]
