@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import urllib.parse
 from pathlib import Path
 
 import environment
@@ -98,7 +99,9 @@ def start_lab(python, notebook):
     """Becomes JupyterLab with `notebook` open; its root is this repository, or the notebook's folder."""
     repository = LESSON.parent.parent
     root = repository if notebook.is_relative_to(repository) else notebook.parent
-    command = [str(python.parent / "jupyter-lab"), f"--ServerApp.root_dir={root}", str(notebook)]
+    # In the address, so that it is also in the one that is printed.
+    page = "/lab/tree/" + urllib.parse.quote(notebook.relative_to(root).as_posix())
+    command = [str(python.parent / "jupyter-lab"), f"--ServerApp.root_dir={root}", f"--LabApp.default_url={page}"]
     # Jupyter refuses root, who is nevertheless the only user of many containers.
     command += ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     if not (sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):

@@ -1,5 +1,6 @@
 """What a person does with a notebook in JupyterLab, and what they see."""
 
+import base64
 import json
 import time
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 # One word for the notebook's panel: `jupyterapp` is there because server.py asks for it.
 NOTEBOOK = "window.jupyterapp.shell.currentWidget.content"
 
-CELLS = f"""() => {NOTEBOOK}.widgets.map(cell => ({{
+CELLS = f"""id => {NOTEBOOK}.widgets.filter(cell => !id || cell.model.id === id).map(cell => ({{
     id: cell.model.id, type: cell.model.type,
     prompt: (cell.node.querySelector('.jp-InputPrompt') || {{}}).innerText || '',
     outputs: cell.model.type === 'code' ? cell.model.outputs.toJSON() : [],
@@ -75,7 +76,7 @@ class NotebookPage:
         return self.page.evaluate(CELLS)
 
     def cell(self, id):
-        return next(cell for cell in self.cells() if cell["id"] == id)
+        return self.page.evaluate(CELLS, id)[0]
 
     def node(self, id):
         """The cell in the page."""
@@ -166,8 +167,6 @@ class NotebookPage:
 
 def look(page, png, name):
     """A picture must not be blank."""
-    import base64
-
     url = "data:image/png;base64," + base64.b64encode(png).decode()
     colours, most = page.evaluate(COLOURS, url)
     assert colours > 8 and most < 0.995, f"{name} is blank: {colours} colours, one on {most:.1%} of it"
