@@ -58,14 +58,17 @@ class Checks:
         page.wait("push", 120)
         code = [cell for cell in page.cells() if cell["type"] == "code"]
         counts = [cell["prompt"].strip("[]: \n") for cell in code]
-        assert counts == [str(n) for n in range(1, len(code) + 1)], f"execution counts {counts}"
+        # They need not begin at 1: the kernel counts what JupyterLab asks it at first.
+        first = int(counts[0] or 0)
+        assert counts == [str(first + n) for n in range(len(code))], f"execution counts {counts}"
         for cell in code:
             bad = [o for o in cell["outputs"] if o["output_type"] == "error" or o.get("name") == "stderr"]
             assert not bad, f"{cell['id']}: {shown(cell)}"
             assert cell["outputs"], f"{cell['id']} shows nothing"
         total = sum(line.startswith("step ") for line in shown(page.cell("train")).splitlines())
         assert 12 <= total <= 18, f"{total} progress lines"
-        assert len(lines) >= 5, f"lines seen while the cell ran: {lines}"
+        # All at once at the end would be one; on a busy machine not each is seen by itself.
+        assert len(lines) >= 3, f"lines seen while the cell ran: {lines}"
         return f"{len(code)} cells in {time.monotonic() - started:.0f} s; {total} lines, {len(lines)} times more of them"
 
     def pictures(self):

@@ -28,7 +28,8 @@ FAINT = """node => {
     const walk = document.createTreeWalker(node, NodeFilter.SHOW_TEXT);
     while (walk.nextNode()) {
         const text = walk.currentNode.textContent.trim(), element = walk.currentNode.parentElement;
-        if (!text || !element.getClientRects().length) continue;
+        // Jupyter's own: [4], in a pale grey.
+        if (!text || element.closest('.jp-OutputPrompt') || !element.getClientRects().length) continue;
         let back = behind(element), front = parse(getComputedStyle(element).color);
         let opacity = 1;
         for (let e = element; e && e !== node; e = e.parentElement) opacity *= Number(getComputedStyle(e).opacity);
@@ -138,7 +139,7 @@ class NotebookPage:
     def theme(self, name):
         self.page.evaluate("name => window.jupyterapp.commands.execute('apputils:change-theme', {theme: name})", name)
         dark = "true" if "Dark" not in name else "false"
-        self.page.wait_for_selector(f'body[data-jp-theme-light="{dark}"]')
+        self.page.wait_for_selector(f'body[data-jp-theme-light="{dark}"]', state="attached")
         self.page.wait_for_timeout(500)
 
     def save(self):
