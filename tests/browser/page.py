@@ -152,7 +152,7 @@ class NotebookPage:
         path = self.pictures / f"{name}.png"
         locator.scroll_into_view_if_needed()
         box = locator.bounding_box()
-        assert box and box["width"] > 100 and box["height"] > 40, f"{name} has no size: {box}"
+        assert box and box["width"] > 100 and box["height"] > 16, f"{name} has no size: {box}"
         look(self.page, locator.screenshot(path=path), name)
         return path
 
