@@ -56,9 +56,15 @@ fn an_interrupt_ends_training_with_a_checkpoint_and_it_goes_on() {
 
     // On in this process, and from the checkpoint in another trainer: the numbers of the unbroken run.
     let losses = |log: &[LogEntry]| log.iter().filter_map(|e| e.loss).map(f64::to_bits).collect::<Vec<_>>();
-    assert_eq!(trainer.train().unwrap().global_step, total);
+    assert_eq!(trainer.resume().unwrap().global_step, total);
     assert_eq!(losses(trainer.log_history()), losses(unbroken.log_history()));
+    let done = trainer.resume().unwrap_err().to_string();
+    assert!(done.contains("nothing to resume") && !done.contains('\n'), "{done}");
+    let mut again = new(&output);
+    assert_eq!(again.resume().unwrap().global_step, total);
+    assert_eq!(losses(again.log_history()), losses(unbroken.log_history()));
     let mut resumed = new(&dir.path().join("resumed"));
+    assert!(resumed.resume().unwrap_err().to_string().contains("holds no checkpoint"));
     resumed.resume_from_checkpoint(Some(&checkpoint)).unwrap();
     assert_eq!(losses(resumed.log_history()), losses(unbroken.log_history()));
 }

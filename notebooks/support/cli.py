@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import urllib.parse
 from pathlib import Path
 
 import environment
@@ -49,7 +50,7 @@ def parse(arguments):
     )
     group = parser.add_argument_group("instead of running a notebook")
     group.add_argument("--setup", action="store_true", help="install what is missing, and stop")
-    group.add_argument("--lab", action="store_true", help="install JupyterLab too, and start it here")
+    group.add_argument("--lab", action="store_true", help="install JupyterLab too, and open NOTEBOOK in it (with --setup: only install)")
     group.add_argument("--install-kernel", action="store_true", help="make the kernel known to your own Jupyter")
     group.add_argument("--uninstall-kernel", action="store_true", help="undo --install-kernel")
     return parser, parser.parse_args(arguments)
@@ -94,6 +95,22 @@ def output_folder(notebook, out):
     return str(out) if relative.startswith("..") else relative
 
 
+def start_lab(python, notebook):
+    """Becomes JupyterLab with `notebook` open; its root is this repository, or the notebook's folder."""
+    repository = LESSON.parent.parent
+    root = repository if notebook.is_relative_to(repository) else notebook.parent
+    # In the address, so that it is also in the one that is printed.
+    page = "/lab/tree/" + urllib.parse.quote(notebook.relative_to(root).as_posix())
+    command = [str(python.parent / "jupyter-lab"), f"--ServerApp.root_dir={root}", f"--LabApp.default_url={page}"]
+    # Jupyter refuses root, who is nevertheless the only user of many containers.
+    command += ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    if not (sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        command.append("--no-browser")
+        environment.say("no display here: open the address that JupyterLab prints in a browser")
+    sys.stdout.flush()
+    os.execv(command[0], command)
+
+
 def main():
     parser, args = parse(sys.argv[1:])
     home = environment.home_directory()
@@ -106,15 +123,15 @@ def main():
         if args.cuda and args.inplace:
             parser.error("--cuda is for this run only: with --inplace, write the feature into the first cell")
         acts = args.setup or args.lab or args.install_kernel
-        if not acts and not notebook.is_file():
+        if not (args.setup or args.install_kernel) and not notebook.is_file():
             parser.error(f"{args.notebook}: there is no such notebook")
         python, evcxr = environment.ensure_all(home, lab=args.lab)
         if args.install_kernel:
             environment.install_for_user(home, python, evcxr)
         if args.lab:
-            os.environ.update(settings)
-            jupyter = python.parent / "jupyter-lab"
-            os.execv(jupyter, [str(jupyter), str(LESSON)])
+            if not args.setup:
+                os.environ.update(settings)
+                start_lab(python, notebook)
         if acts:
             return 0
     except environment.SetupError as error:

@@ -235,6 +235,39 @@ class CommandLine(unittest.TestCase):
         self.refuses("expected NAME=VALUE", "--set", "seed")
 
 
+class UsersKernel(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name) / "kernels" / "rust"
+
+    def call(self, option):
+        env = dict(clean_environment(), JUPYTER_DATA_DIR=str(self.folder.parent.parent))
+        done = subprocess.run([RUN, option], capture_output=True, text=True, env=env)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        return done.stdout
+
+    def test_installed_and_removed(self):
+        for _ in range(2):
+            self.call("--install-kernel")
+        spec = json.loads((self.folder / "kernel.json").read_text())
+        self.assertEqual((spec["language"], spec["interrupt_mode"]), ("rust", "signal"))
+        self.assertTrue((self.folder / "version.txt").exists(), "without it evcxr writes its own kernel.json")
+        self.call("--uninstall-kernel")
+        self.assertFalse(self.folder.exists())
+        self.assertIn("no kernel of ours", self.call("--uninstall-kernel"))
+
+    def test_another_one_comes_back(self):
+        self.folder.mkdir(parents=True)
+        other = '{"argv": ["evcxr_jupyter"], "display_name": "Other", "language": "rust"}'
+        (self.folder / "kernel.json").write_text(other)
+        for _ in range(2):
+            self.assertIn(str(self.folder), self.call("--install-kernel"))
+        self.call("--uninstall-kernel")
+        self.assertEqual((self.folder / "kernel.json").read_text(), other)
+        self.assertIn("no kernel of ours", self.call("--uninstall-kernel"))
+
+
 class BuildDirectories(unittest.TestCase):
     def test_two_kernels_at_once(self):
         show = 'println!("dir {}", std::env::var("EVCXR_TMPDIR").unwrap_or_default());'

@@ -5,7 +5,7 @@ use std::fmt;
 use super::dataset::Row;
 use super::filter::{EmojiFilter, purely_emoji};
 use super::show::shown;
-use crate::display::{escape_html as escape, show_both};
+use crate::display::{Align, Table, show_both};
 
 /// How many dropped rows of each reason a report shows in full.
 const EXAMPLES: usize = 3;
@@ -51,6 +51,13 @@ impl Counted {
         match self {
             Self::Lines => "line",
             Self::Rows => "row",
+        }
+    }
+
+    fn one_in_title(self) -> &'static str {
+        match self {
+            Self::Lines => "Line",
+            Self::Rows => "Row",
         }
     }
 }
@@ -133,28 +140,23 @@ impl CleaningReport {
 
     /// The report as an HTML table.
     pub fn to_html(&self) -> String {
-        let mut rows = String::new();
-        let mut row = |what: &str, count: usize, lines: &str, example: &str| {
-            rows += &format!("<tr><td>{what}</td><td>{count}</td><td>{lines}</td><td>{example}</td></tr>\n");
-        };
-        row("read", self.rows_read, "", "");
-        row("kept", self.rows_kept, "", "");
+        let mut table = Table::new(format!("{}, filter {:?}", self.source, self.filter))
+            .column("What became of them", Align::Left)
+            .column("Rows", Align::Right)
+            .column(format!("{}s", self.counted.one_in_title()), Align::Left)
+            .column("Examples", Align::Left)
+            .row(["read".to_string(), self.rows_read.to_string()])
+            .row(["kept".to_string(), self.rows_kept.to_string()]);
         for d in &self.dropped {
-            let examples: Vec<String> = d.examples.iter().map(|e| escape(&pair(e))).collect();
-            row(
-                &format!("dropped: {}", d.reason.says()),
-                d.lines.len(),
-                &first_lines(&d.lines),
-                &examples.join("<br>"),
-            );
+            let examples: Vec<String> = d.examples.iter().map(pair).collect();
+            table = table.row([
+                format!("dropped: {}", d.reason.says()),
+                d.lines.len().to_string(),
+                first_lines(&d.lines),
+                examples.join("\n"),
+            ]);
         }
-        format!(
-            "<table>\n<caption>{}, filter {:?}</caption>\n\
-             <tr><th></th><th>rows</th><th>{}s</th><th>examples</th></tr>\n{rows}</table>",
-            escape(&self.source),
-            self.filter,
-            self.counted.one()
-        )
+        table.to_html()
     }
 
     /// Shows the table in a notebook, with its text twin.
@@ -258,7 +260,9 @@ mod tests {
         assert!(text.contains("line 8: \"two\\nlines\" → \"🎉!\""), "{text}");
         let html = report.to_html();
         assert!(html.contains("a&lt;b.csv, filter PurelyEmoji"), "{html}");
-        assert!(html.contains("<td>dropped: text beside the emoji</td><td>2</td><td>4, 8</td>"), "{html}");
+        for cell in [">dropped: text beside the emoji</td>", ">2</td>", ">4, 8</td>"] {
+            assert!(html.contains(cell), "{cell}: {html}");
+        }
         assert!(html.contains("&quot;&lt;b&gt;&quot; → &quot;x &amp; y&quot;"), "{html}");
     }
 

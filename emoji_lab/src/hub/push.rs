@@ -17,7 +17,7 @@ use super::repo::{Repo, RepoKind, address};
 use super::request::{Repeat, Request};
 use super::trouble::Trouble;
 use super::wire::{Wire, off_runtime};
-use crate::display::{escape_html, show_both};
+use crate::display::{Align, Table, escape_html, show_both};
 use crate::error::{Error, Result};
 use crate::files::{write_bytes_atomic, write_dir_atomic};
 
@@ -350,25 +350,25 @@ impl PushReport {
 
     /// Shows itself in a notebook: HTML, and the same as plain text.
     pub fn evcxr_display(&self) {
-        let rows: String = self
-            .files
-            .iter()
-            .map(|file| {
-                let note = match file.state {
-                    FileState::Planned => "would be sent",
-                    FileState::Sent => "sent",
-                    FileState::Unchanged => "unchanged",
-                };
-                let (path, size) = (escape_html(&file.path), bytes(file.size));
-                format!("<tr><td>{path}</td><td style=\"text-align:right\">{size}</td><td>{note}</td></tr>")
-            })
-            .collect();
-        let notes: String =
-            self.notes().iter().map(|note| format!("<div>{}</div>", escape_html(note))).collect();
+        let mut table = Table::new(self.headline())
+            .column("File", Align::Left)
+            .column("Size", Align::Right)
+            .column("", Align::Left);
+        for file in &self.files {
+            let state = match file.state {
+                FileState::Planned => "would be sent",
+                FileState::Sent => "sent",
+                FileState::Unchanged => "unchanged",
+            };
+            table = table.row([file.path.clone(), bytes(file.size), state.to_string()]);
+        }
+        for note in self.notes() {
+            table = table.note(note);
+        }
         let html = format!(
-            "<div>{}</div><table><tr><th>file</th><th>size</th><th></th></tr>{rows}</table>{notes}\
-             <details><summary>Model card (README.md)</summary><pre>{}</pre></details>",
-            escape_html(&self.headline()),
+            "{}<details><summary>Model card (README.md)</summary>\
+             <pre style=\"white-space:pre-wrap\">{}</pre></details>",
+            table.to_html(),
             escape_html(&self.card)
         );
         show_both(&html, &self.to_string());

@@ -193,7 +193,7 @@ impl SftTrainer {
     ///
     /// Prints a few progress lines; logs, evaluates and writes checkpoints as the settings say.
     /// An interrupt (SIGINT, the notebook's stop button) ends it after the running step with a
-    /// checkpoint; calling `train` again goes on from there. A second interrupt kills the process.
+    /// checkpoint; [`resume`](Self::resume) goes on from there. A second interrupt kills the process.
     ///
     /// # Errors
     /// [`Error::Training`] if the loss is not finite or a parameter gets no gradient; [`Error::Io`]
@@ -243,11 +243,28 @@ impl SftTrainer {
                     self.save_checkpoint()?;
                 }
                 self.finish_writing()?;
-                println!("interrupted after step {step}; trainer.train()? goes on from here");
+                println!("interrupted after step {step}; trainer.resume()? goes on from here");
                 break;
             }
         }
         self.finish(&plan, first, started)
+    }
+
+    /// Goes on with a run that was stopped: from where this trainer stands if it was interrupted,
+    /// else (after a restart of the kernel) from the last checkpoint in `output_dir`.
+    ///
+    /// # Errors
+    /// [`Error::Training`] if there is nothing to go on with: this trainer's run is at its end, or a
+    /// new trainer finds no checkpoint, or one of a run with other settings.
+    pub fn resume(&mut self) -> Result<TrainOutput> {
+        match self.state.global_step {
+            0 => self.resume_from_checkpoint(None),
+            step if step < self.plan()?.total_steps => self.train(),
+            step => Err(Error::training(
+                format!("nothing to resume: all {step} steps are done"),
+                "To train anew, make a new SftTrainer; to train longer, one with a higher num_train_epochs",
+            )),
+        }
     }
 
     /// Takes up the run saved in `checkpoint` (`None` for the last one in `output_dir`) and trains

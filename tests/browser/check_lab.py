@@ -1,0 +1,257 @@
+"""The lesson in JupyterLab, as a person meets it: run, look, interrupt, resume, fail, log in.
+
+    check_lab.py --chromium CHROMIUM --venv JUPYTERS_VENV [--out DIR]
+
+Prints one line a check; ends with 1 if one fails. A check that cannot go on does not stop the next.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+from page import CUT, FAINT, NotebookPage, look, shown
+from server import ROOT, Lab
+
+WINDOW = {"width": 1280, "height": 1000}
+CHROMIUM = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update", "--disable-sync"]
+TABLES = {"cleaning": "dataset", "memory": "trainer", "losses": "train", "comparison": "compare", "push": "push"}
+THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
+# Typed into the prompt; must be found nowhere.
+TYPED = "hf_TYPEDtypedTYPEDtyped0123456789"
+
+TRAINER = """\
+let mut long = SftTrainer::new(
+    &base_model, &splits.train, Some(&splits.test), &quant_config, Some(&lora_config),
+    &SftConfig { output_dir: format!("{output_dir}/interrupted").into(), num_train_epochs: %s, ..args.clone() },
+)?;
+"""
+TRAIN = """\
+let stopped = long.train()?;
+stopped
+"""
+
+
+class Checks:
+    """What is looked at, in this order; each method that has a docstring is one check."""
+
+    def __init__(self, lab, page, browser, args):
+        self.lab, self.page, self.browser, self.args = lab, page, browser, args
+
+    def run_all(self):
+        """all cells run to their end, with live lines in training"""
+        page, lines = self.page, []
+        page.run_all()
+        started = time.monotonic()
+
+        def look(cell):
+            count = shown(cell).count("\nstep ") + shown(cell).startswith("step ")
+            if cell["prompt"].strip() == "[*]:" and count and (not lines or lines[-1] != count):
+                lines.append(count)
+
+        page.wait("train", 600, look)
+        page.wait("push", 120)
+        code = [cell for cell in page.cells() if cell["type"] == "code"]
+        counts = [cell["prompt"].strip("[]: \n") for cell in code]
+        # They need not begin at 1: the kernel counts what JupyterLab asks it at first.
+        first = int(counts[0] or 0)
+        assert counts == [str(first + n) for n in range(len(code))], f"execution counts {counts}"
+        for cell in code:
+            bad = [o for o in cell["outputs"] if o["output_type"] == "error" or o.get("name") == "stderr"]
+            assert not bad, f"{cell['id']}: {shown(cell)}"
+            assert cell["outputs"], f"{cell['id']} shows nothing"
+        total = sum(line.startswith("step ") for line in shown(page.cell("train")).splitlines())
+        assert 12 <= total <= 18, f"{total} progress lines"
+        # All at once at the end would be one; on a busy machine not each is seen by itself.
+        assert len(lines) >= 3, f"lines seen while the cell ran: {lines}"
+        return f"{len(code)} cells in {time.monotonic() - started:.0f} s; {total} lines, {len(lines)} times more of them"
+
+    def pictures(self):
+        """tables and plot are visible and readable in both themes, nothing is cut"""
+        page, problems = self.page, []
+        for name, theme in THEMES.items():
+            page.theme(theme)
+            for table, cell in TABLES.items():
+                page.shot(page.node(cell).locator("table").first.locator("xpath=.."), f"{table}-{name}")
+            plot = page.node("plot").locator(".jp-RenderedSVG img, .jp-RenderedSVG svg").first
+            page.shot(plot, f"plot-{name}")
+            for cell in page.cells():
+                if cell["type"] != "code":
+                    continue
+                output = page.node(cell["id"]).locator(".jp-Cell-outputArea")
+                faint, cut = output.evaluate(FAINT), output.evaluate(CUT)
+                problems += [f"{cell['id']}, {name}, hardly readable: {text}" for text in faint]
+                problems += [f"{cell['id']}, {name}, cut: {text}" for text in cut]
+            page.whole(f"page-{name}")
+        page.theme(THEMES["light"])
+        assert not problems, "\n    ".join(problems[:12])
+        return f"{len(TABLES)} tables and the plot, twice"
+
+    def html_export(self):
+        """the HTML export needs no network, shows no raw formula, and nothing is cut"""
+        page = self.page
+        page.save()
+        out = self.args.out / "lesson.html"
+        code = "import sys, nbformat, pathlib, runner; runner.save_html(nbformat.read(sys.argv[1], 4), pathlib.Path(sys.argv[2]))"
+        subprocess.run(
+            [self.args.venv / "bin" / "python", "-B", "-c", code, self.lab.notebook, out],
+            cwd=ROOT / "notebooks" / "support", check=True,
+        )  # fmt: skip
+        context = self.browser.new_context(viewport={"width": 1000, "height": 1000}, offline=True)
+        export = context.new_page()
+        export.goto(out.as_uri())
+        body = export.locator("body")
+        formulas = [line for line in body.inner_text().splitlines() if "\\frac" in line or "$$" in line]
+        assert not formulas, f"raw formulas: {formulas[:3]}"
+        cut = export.locator("main").evaluate(CUT)
+        png = export.screenshot(path=self.args.out / "export.png", full_page=True)
+        look(page.page, png, "the export")
+        tables, plots = export.locator("table:visible").count(), export.locator("svg:visible, img:visible").count()
+        context.close()
+        assert not cut, "cut: " + "\n    ".join(cut[:8])
+        assert tables >= 7 and plots >= 1, f"{tables} tables, {plots} plots"
+        return f"{tables} tables, {plots} picture"
+
+    def interrupt(self):
+        """interrupted training leaves a checkpoint and all variables; resume goes on to the end"""
+        page = self.page
+        page.run("long", TRAINER % "3.0")
+        page.add("stop", TRAIN)
+        page.start("stop")
+        self.until("stop", "step ", 60)
+        pressed = time.monotonic()
+        page.press("notebook:interrupt-kernel")
+        cell = page.wait("stop", 30)
+        seconds = time.monotonic() - pressed
+        text = shown(cell)
+        assert "checkpoint saved to out/interrupted/checkpoint-" in text, text
+        assert "trainer.resume()? goes on from here" in text, text
+        assert not [o for o in cell["outputs"] if o["output_type"] == "error"], text
+        kept = page.run("kept", 'println!("at {} of {}, {} rows", long.state().global_step, stopped.total_steps, dataset.len());')
+        words = shown(kept).split()
+        assert len(words) >= 4 and 0 < int(words[1]) < int(words[3].rstrip(",")), shown(kept)
+        page.shot(page.node("stop").locator(".jp-Cell-outputArea"), "interrupt")
+        resumed = page.run("resume", "let outcome = long.resume()?;\noutcome", 300)
+        assert "← best" in shown(resumed) and "597/597" in shown(resumed), shown(resumed)
+        page.shot(page.node("resume").locator(".jp-Cell-outputArea"), "resume")
+        return f"stopped {seconds:.1f} s after the button at step {words[1]}, then on to {words[3].rstrip(',')}"
+
+    def nothing_to_resume(self):
+        """resuming a run that is at its end says so in a line"""
+        return self.fails("again", "long.resume()?;", "nothing to resume")
+
+    def failing_cell(self):
+        """a failing cell shows one line, and what it borrowed is kept"""
+        source = "let wrong = SftTrainer::new(&base_model, &splits.train, None, &quant_config, Some(&lora_config), &args)?;"
+        line = self.fails("fails", source, "eval_dataset")
+        kept = self.page.run("still", 'println!("{} {}", splits.train.len(), base_model.is_embedded());')
+        assert shown(kept).strip() == "795 true", shown(kept)
+        self.page.shot(self.page.node("fails").locator(".jp-Cell-outputArea"), "failing")
+        return line
+
+    def prompt(self):
+        """the login prompt hides what is typed, and it is saved nowhere"""
+        page = self.page
+        page.add("prompt", "let asked = login_interactive()?;\nasked")
+        page.start("prompt")
+        field = page.page.locator(".jp-Stdin-input")
+        field.wait_for(timeout=30_000)
+        kind = field.get_attribute("type")
+        assert kind == "password", f"the field is of type {kind}"
+        field.press_sequentially(TYPED)
+        page.page.screenshot(path=self.args.out / "prompt.png")
+        field.press("Enter")
+        page.wait("prompt", 60)
+        # Nothing listens at this address; the line that says so comes on stderr, after the prompt's dots.
+        self.until("prompt", "127.0.0.1", 10)
+        said = shown(page.cell("prompt")).strip().splitlines()
+        page.save()
+        assert TYPED not in page.page.content(), "what was typed is in the page"
+        for path in self.lab.folder.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                assert TYPED.encode() not in path.read_bytes(), f"what was typed is in {path}"
+        return said[-1]
+
+    def second_interrupt(self):
+        """a second interrupt ends the process, and the notebook can be used again"""
+        page = self.page
+        # A step must outlast the time between two presses: one of very many rows.
+        page.run("slow", TRAINER.replace("..args", "per_device_train_batch_size: 700, max_length: 256, progress_lines: 15, ..args") % "60.0")
+        page.add("kill", "let killed = long.train()?;\nkilled")
+        page.start("kill")
+        self.until("kill", "step ", 90)
+        page.press("notebook:interrupt-kernel")
+        page.page.wait_for_timeout(150)
+        page.press("notebook:interrupt-kernel")
+        cell = page.wait("kill", 60)
+        assert any(o["output_type"] == "error" for o in cell["outputs"]), shown(cell)
+        after = page.run("after", 'println!("{}", 6 * 7);', 120)
+        assert "42" in shown(after), shown(after)
+        return shown(cell).strip().splitlines()[-1][:100]
+
+    def page_errors(self):
+        """the page itself had no error"""
+        assert not self.page.errors, self.page.errors[:3]
+        return "none"
+
+    def until(self, id, text, seconds):
+        until = time.monotonic() + seconds
+        while text not in shown(self.page.cell(id)):
+            assert time.monotonic() < until, f"{id} shows no {text!r}: {shown(self.page.cell(id))}"
+            time.sleep(0.05)
+
+    def fails(self, id, source, says):
+        """Runs a cell that must end with one line of error, which has `says`."""
+        self.page.run(id, source)
+        self.until(id, says, 5)  # stderr may come after the cell's end.
+        lines = shown(self.page.cell(id)).strip().splitlines()
+        assert len(lines) == 1, f"{len(lines)} lines: {lines}"
+        return lines[0]
+
+
+ORDER = [
+    "run_all", "pictures", "html_export", "interrupt", "nothing_to_resume", "failing_cell", "prompt",
+    "second_interrupt", "page_errors",
+]  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--chromium", required=True)
+    parser.add_argument("--venv", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=ROOT / "notebooks" / "out" / "browser")
+    args = parser.parse_args()
+    args.out = args.out.resolve()
+    shutil.rmtree(args.out, ignore_errors=True)
+    args.out.mkdir(parents=True)
+    failed = 0
+    with Lab(args.venv) as lab, sync_playwright() as playwright:
+        # Chromium's sandbox wants rights that root in a container does not have.
+        browser = playwright.chromium.launch(
+            executable_path=args.chromium, args=CHROMIUM, chromium_sandbox=False
+        )
+        tab = browser.new_context(viewport=WINDOW).new_page()
+        checks = Checks(lab, NotebookPage(tab, lab.address, args.out), browser, args)
+        for name in ORDER:
+            check = getattr(checks, name)
+            try:
+                print(f"browser: {check.__doc__}: ok ({check()})", flush=True)
+            except Exception as error:
+                failed += 1
+                tab.screenshot(path=args.out / f"failed-{name}.png")
+                print(f"browser: {check.__doc__}: FAILED: {type(error).__name__}: {error}", flush=True)
+                if not isinstance(error, AssertionError):
+                    traceback.print_exc(limit=-3, file=sys.stdout)
+        browser.close()
+    print(f"screenshots: {args.out}")
+    print(f"browser: {len(ORDER) - failed} checks passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
