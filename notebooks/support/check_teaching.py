@@ -3,7 +3,7 @@
     check_teaching.py EXECUTED.ipynb…
 
 Every cell ran and shows something, pictures and tables have a text twin, nothing is of this machine;
-in regression.ipynb every cell behind the first says ok, in how_qlora_works.ipynb the pictures are drawn
+in regression.ipynb every cell behind the first asserts and ends with ok, in how_qlora_works.ipynb the pictures are drawn
 and every exercise has a hidden answer. Prints one line a check; ends with 1 if one fails.
 """
 
@@ -34,7 +34,8 @@ def asserted(notebook):
     for cell in notebook.code[1:]:
         source, shown = "".join(cell["source"]), notebook.data(cell["id"], "stdout")
         assert "assert!(" in source, f"cell {cell['id']} asserts nothing"
-        assert shown.startswith("ok: "), f"cell {cell['id']} shows {shown[:80]!r}, not ok"
+        last = (shown.splitlines() or [""])[-1]
+        assert last.startswith("ok: "), f"cell {cell['id']} ends with {last!r}, not with ok"
     return f"{sum(''.join(cell['source']).count('assert!(') for cell in notebook.code)} assertions"
 
 
