@@ -5,7 +5,7 @@ use super::text::{escape_html, thousands};
 /// One token of a [`TokenStrip`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TokenView {
-    /// The token's text, as the tokenizer decodes it alone.
+    /// The token as the vocabulary spells it.
     pub text: String,
     /// Its id.
     pub id: u32,

@@ -25,6 +25,7 @@ pub use config::{SftConfig, Strategy};
 pub use finetune::{Finetune, Pending, StepResult};
 pub use log::LogEntry;
 pub use output::TrainOutput;
+pub use rows::tokens_in_training;
 pub use schedule::{Scheduler, warmup_steps};
 pub use tensorboard::EventWriter;
 pub use trainer::SftTrainer;
