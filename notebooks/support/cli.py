@@ -2,11 +2,14 @@
 
 import argparse
 import os
+import subprocess
 import sys
+import tempfile
 import urllib.parse
 from pathlib import Path
 
 import environment
+import launch_kernel
 
 LESSON = Path(__file__).resolve().parent.parent / "finetune_gemma3_emoji.ipynb"
 
@@ -48,6 +51,8 @@ def parse(arguments):
     parser.add_argument(
         "--cuda", action="store_true", help='build the crate with `features = ["cuda"]`, whatever the first cell says'
     )
+    parser.add_argument("--timings", action="store_true", help="also print what compiling and running took, cell by cell")
+    parser.add_argument("--cold", action="store_true", help="in a new build directory, as at the first start; with --timings")
     group = parser.add_argument_group("instead of running a notebook")
     group.add_argument("--setup", action="store_true", help="install what is missing, and stop")
     group.add_argument("--lab", action="store_true", help="install JupyterLab too, and open NOTEBOOK in it (with --setup: only install)")
@@ -143,8 +148,12 @@ def main():
     runner = Path(__file__).resolve().parent / "runner.py"
     command = [str(python), str(runner), str(notebook), "--out", str(out), "--timeout", str(args.timeout)]
     sys.stdout.flush()
-    command += ["--inplace"] * args.inplace + ["--cuda"] * args.cuda
-    os.execv(python, command)
+    command += ["--inplace"] * args.inplace + ["--cuda"] * args.cuda + ["--timings"] * args.timings
+    if not args.cold:
+        os.execv(python, command)
+    with tempfile.TemporaryDirectory(prefix="emoji_lab-cold-", dir=home) as folder:
+        launch_kernel.write_cargo_config(Path(folder))
+        return subprocess.call(command, env={**os.environ, "EVCXR_TMPDIR": f"{folder}/1"})
 
 
 if __name__ == "__main__":

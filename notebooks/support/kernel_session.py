@@ -7,6 +7,7 @@ Rust, and afterwards the kernel is asked for its variables (`:vars`, which compi
 marker, no success. The notebook is saved without any of this.
 """
 
+import json
 import os
 import queue
 import re
@@ -42,11 +43,12 @@ def first_rust_line(source):
     return None
 
 
-def with_marker(source, marker):
-    """`source` with the marker's line before its first line of Rust."""
+def with_marker(source, marker, stamp=None):
+    """`source` with the marker's line before its first line of Rust; the file `stamp` is written there."""
     lines = source.splitlines()
     index = first_rust_line(source)
-    return "\n".join(lines[:index] + [f"let {marker}: () = ();"] + lines[index:])
+    value = f"{{ let _ = std::fs::write({json.dumps(str(stamp))}, \"\"); }}" if stamp else "()"
+    return "\n".join(lines[:index] + [f"let {marker}: () = {value};"] + lines[index:])
 
 
 class CellResult:
@@ -57,6 +59,7 @@ class CellResult:
         self.failure = None
         self.interrupted = False
         self.kernel_lost = False
+        self.compiling = None  # Seconds until the cell's first line ran; see KernelSession.stamp.
 
     def add(self, output):
         """Appends an output; lines of one stream become one output."""
@@ -91,6 +94,7 @@ class KernelSession:
         self.count = 0
         self.interrupts = 0  # How often the person asked to stop; a signal handler counts.
         self.language_info = {}
+        self.stamp = None  # A file that each cell writes when it begins to run, to tell compiling from running.
         specs = KernelSpecManager(kernel_dirs=[str(kernels)], ensure_native_kernel=False)
         self.manager = KernelManager(kernel_name="rust", kernel_spec_manager=specs)
         self.manager.start_kernel(cwd=str(folder), stdout=self.log, stderr=self.log)
@@ -132,7 +136,12 @@ class KernelSession:
         self.count += 1
         marker = MARKER.format(self.count)
         marked = first_rust_line(source) is not None
-        result = self._execute(with_marker(source, marker) if marked else source, on_output, on_wait, timeout)
+        started = time.time()
+        code = with_marker(source, marker, self.stamp) if marked else source
+        result = self._execute(code, on_output, on_wait, timeout)
+        if self.stamp and self.stamp.exists():
+            result.compiling = self.stamp.stat().st_mtime - started
+            self.stamp.unlink()
         if result.failure == "error":
             shell = any(line.startswith("!") for line in source.splitlines())
             died = any("Subprocess terminated" in o.get("evalue", "") for o in result.outputs)

@@ -21,13 +21,26 @@ import subprocess
 import sys
 from pathlib import Path
 
-# evcxr builds dependencies with opt-level 2, debug assertions and overflow checks. The few that do
-# the arithmetic are built as for release; the rest (and the cells) as evcxr says. Not all of them:
-# a rule for "*" would also optimise every build script and procedural macro.
-FAST_CRATES = ["emoji_lab", "candle-core", "candle-nn", "gemm", "gemm-common", "gemm-f32", "pulp", "tokenizers"]
+# evcxr builds dependencies with opt-level 2, debug assertions and overflow checks. Most of a cold
+# start is optimising what computes nothing, so each crate that takes seconds has a level here:
+# 3 for the arithmetic, 2 for the tokenizer; 1 where a loop over a vocabulary, a dataset or a file
+# runs, but the arithmetic is elsewhere; 0 for what waits for the network or runs once. Those not
+# named, and the cells, are built as evcxr says. Names and not "*": cargo would take that for build
+# scripts and procedural macros too, which it leaves unoptimised. docs/start-up.md has the seconds.
+LEVELS = {
+    3: "emoji_lab gemm gemm-common gemm-f32 pulp",
+    2: "tokenizers",
+    1: "candle-core candle-nn candle-transformers gemm-f16 aws-lc-sys minijinja minijinja-contrib xet-core-structures "
+    "xet-data zip",
+    0: "hf-hub hf-xet xet-client xet-runtime redb reqwest reqwest-middleware h2 hyper hyper-util hyper-rustls rustls "
+    "rustls-webpki tokio-rustls aws-lc-rs gemm-c32 gemm-c64 gemm-f64 serde_yaml_ng unsafe-libyaml tracing-subscriber "
+    "tracing-appender sysinfo statrs typed-path chrono time url idna icu_normalizer icu_properties icu_locale_core "
+    "encoding_rs raw-cpuid globset plotters",
+}
 CARGO_CONFIG = "# Written by emoji_lab's launch_kernel.py.\n" + "".join(
-    f"[profile.dev.package.{name}]\nopt-level = 3\ndebug-assertions = false\noverflow-checks = false\n"
-    for name in FAST_CRATES
+    f"[profile.dev.package.{name}]\nopt-level = {level}\ndebug-assertions = false\noverflow-checks = false\n"
+    for level, names in LEVELS.items()
+    for name in names.split()
 )
 
 
@@ -70,13 +83,18 @@ def copy_seed(seed, slot):
     part.rename(slot)
 
 
+def write_cargo_config(root):
+    """What cargo shall know of builds below `root`; cargo looks for it in the folders above a build's own."""
+    config = root / ".cargo" / "config.toml"
+    config.parent.mkdir(parents=True, exist_ok=True)
+    if not config.exists() or config.read_text() != CARGO_CONFIG:
+        config.write_text(CARGO_CONFIG)
+
+
 def build_directory(home, key):
     """The first build directory that no other kernel holds; its lock is held from here on."""
     root = home / "build" / key
-    (root / ".cargo").mkdir(parents=True, exist_ok=True)
-    config = root / ".cargo" / "config.toml"
-    if not config.exists() or config.read_text() != CARGO_CONFIG:
-        config.write_text(CARGO_CONFIG)
+    write_cargo_config(root)
     for number in range(1, 1000):
         slot = root / str(number)
         lock = os.open(root / f"{number}.lock", os.O_RDWR | os.O_CREAT, 0o644)

@@ -15,6 +15,7 @@ from nbconvert import HTMLExporter
 
 from kernel_session import KernelFault, start_session
 from environment import home_directory
+import timings
 
 SHOWN_LINES = 40  # Of one output; the saved notebook has all of it.
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -104,7 +105,7 @@ def language_info(reported):
 
 
 def run_cells(notebook, session, timeout):
-    """Runs the code cells in order, up to the first that fails; returns rows (number, title, seconds, failure)."""
+    """Runs the code cells in order, up to the first that fails; returns rows (number, title, seconds, failure, compiling)."""
     titles = cell_titles(notebook)
     code = [(index, cell) for index, cell in enumerate(notebook.cells) if index in titles]
     code = [(index, cell) for index, cell in code if cell.source.strip()]
@@ -129,7 +130,7 @@ def run_cells(notebook, session, timeout):
         expected = "raises-exception" in cell.metadata.get("tags", []) and not result.kernel_lost
         failure = None if expected and not result.interrupted else result.failure
         printer.end(seconds, failure)
-        rows.append((number, title, seconds, failure))
+        rows.append((number, title, seconds, failure, result.compiling))
         if failure:
             report_failure(number, cell, result, title)
             break
@@ -159,10 +160,10 @@ def replace(path, text):
 def summary(rows, total):
     """The table of seconds a cell."""
     print("\n  cell  seconds")
-    for number, title, seconds, failure in rows:
+    for number, title, seconds, failure, _ in rows:
         mark = "  FAILED" if failure else ""
         print(f"  {number:4}  {seconds:7.1f}  {textwrap.shorten(title, 80, placeholder='…')}{mark}")
-    spent = sum(seconds for _, _, seconds, _ in rows)
+    spent = sum(row[2] for row in rows)
     failed = sum(1 for row in rows if row[3])
     left = total - len(rows)
     rest = f", {left} not run" if left else ""
@@ -185,6 +186,7 @@ def main():
     parser.add_argument("--timeout", type=float, required=True)
     parser.add_argument("--inplace", action="store_true")
     parser.add_argument("--cuda", action="store_true")
+    parser.add_argument("--timings", action="store_true")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
@@ -202,7 +204,10 @@ def main():
         started = time.monotonic()
         session = start_session(kernels, args.notebook.resolve().parent, log)
         try:
-            print(f"kernel: evcxr {session.version}, started in {time.monotonic() - started:.1f} s", flush=True)
+            start = time.monotonic() - started
+            print(f"kernel: evcxr {session.version}, started in {start:.1f} s", flush=True)
+            if args.timings:
+                session.stamp = log.with_suffix(".stamp")
             notebook.metadata.kernelspec = {"name": "rust", "display_name": "Rust", "language": "rust"}
             notebook.metadata.language_info = language_info(session.language_info)
             signal.signal(signal.SIGINT, lambda *_: setattr(session, "interrupts", session.interrupts + 1))
@@ -217,6 +222,8 @@ def main():
         save_html(notebook, page)
     failed = len(rows) < total or any(row[3] for row in rows)
     summary(rows, total)
+    if args.timings:
+        print("\n" + timings.table(start, rows))
     if not failed:
         log.unlink(missing_ok=True)
         if args.inplace:
