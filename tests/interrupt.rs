@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use emoji_lab::prelude::*;
 
-fn args(dir: &std::path::Path) -> SftConfig {
+fn args(dir: &std::path::Path, logging_strategy: Strategy) -> SftConfig {
     SftConfig {
         output_dir: dir.to_path_buf(),
         num_train_epochs: 4.0,
         learning_rate: 2e-3,
-        logging_strategy: Strategy::Steps(1),
+        logging_strategy,
         eval_strategy: Strategy::No,
         save_strategy: Strategy::No,
         report_to_tensorboard: false,
@@ -20,28 +20,8 @@ fn args(dir: &std::path::Path) -> SftConfig {
     }
 }
 
-#[test]
-fn an_interrupt_ends_training_with_a_checkpoint_and_it_goes_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let model = load_model("embedded", &Device::Cpu).unwrap();
-    let dataset = load_dataset("embedded", EmojiFilter::PurelyEmoji).unwrap();
-    let rows = format_chat(&dataset, SYSTEM_PROMPT).take(160);
-    let new = |dir: &std::path::Path| {
-        SftTrainer::new(
-            &model,
-            &rows,
-            None,
-            &QuantConfig::default(),
-            Some(&LoraConfig::default()),
-            &args(dir),
-        )
-        .unwrap()
-    };
-    let mut unbroken = new(&dir.path().join("unbroken"));
-    let total = unbroken.train().unwrap().global_step;
-
-    let output = dir.path().join("interrupted");
-    let mut trainer = new(&output);
+/// Trains, and presses the button a little later.
+fn stopped(trainer: &mut SftTrainer) -> TrainOutput {
     let pid = std::process::id().to_string();
     let button = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(300));
@@ -49,6 +29,38 @@ fn an_interrupt_ends_training_with_a_checkpoint_and_it_goes_on() {
     });
     let outcome = trainer.train().unwrap();
     button.join().unwrap();
+    outcome
+}
+
+#[test]
+fn an_interrupt_ends_training_with_a_checkpoint_and_it_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = load_model("embedded", &Device::Cpu).unwrap();
+    let dataset = load_dataset("embedded", EmojiFilter::PurelyEmoji).unwrap();
+    let rows = format_chat(&dataset, SYSTEM_PROMPT).take(160);
+    let new_with = |dir: &std::path::Path, logging_strategy| {
+        SftTrainer::new(
+            &model,
+            &rows,
+            None,
+            &QuantConfig::default(),
+            Some(&LoraConfig::default()),
+            &args(dir, logging_strategy),
+        )
+        .unwrap()
+    };
+    let new = |dir: &std::path::Path| new_with(dir, Strategy::Steps(1));
+    let mut unbroken = new(&dir.path().join("unbroken"));
+    let total = unbroken.train().unwrap().global_step;
+
+    // Also where nothing is to be done between two steps, it is the next step that ends it.
+    let mut quiet = new_with(&dir.path().join("quiet"), Strategy::Epoch);
+    let outcome = stopped(&mut quiet);
+    assert!(outcome.global_step < total / 4, "stopped at {}, epochs have {}", outcome.global_step, total / 4);
+
+    let output = dir.path().join("interrupted");
+    let mut trainer = new(&output);
+    let outcome = stopped(&mut trainer);
     assert!(outcome.global_step < total, "160 steps were over before the interrupt came");
     assert!(outcome.to_text().contains("interrupted"), "{outcome}");
     let checkpoint = output.join(format!("checkpoint-{}", outcome.global_step));

@@ -30,9 +30,9 @@ from pathlib import Path
 LEVELS = {
     3: "emoji_lab gemm gemm-common gemm-f32 pulp",
     2: "tokenizers",
-    1: "candle-core candle-nn candle-transformers gemm-f16 aws-lc-sys minijinja minijinja-contrib xet-core-structures "
+    1: "candle-core candle-nn gemm-f16 aws-lc-sys minijinja minijinja-contrib xet-core-structures "
     "xet-data zip",
-    0: "hf-hub hf-xet xet-client xet-runtime redb reqwest reqwest-middleware h2 hyper hyper-util hyper-rustls rustls "
+    0: "candle-transformers hf-hub hf-xet xet-client xet-runtime redb reqwest reqwest-middleware h2 hyper hyper-util hyper-rustls rustls "
     "rustls-webpki tokio-rustls aws-lc-rs gemm-c32 gemm-c64 gemm-f64 serde_yaml_ng unsafe-libyaml tracing-subscriber "
     "tracing-appender sysinfo statrs typed-path chrono time url idna icu_normalizer icu_properties icu_locale_core "
     "encoding_rs raw-cpuid globset plotters",

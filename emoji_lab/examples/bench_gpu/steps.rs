@@ -34,10 +34,10 @@ pub fn run(finetune: &mut Finetune, batches: &[Batch]) -> Result<Vec<StepResult>
     let mut pending = std::collections::VecDeque::new();
     let mut results = vec![];
     for batch in batches {
-        while !finetune.has_room() {
-            if let Some(step) = pending.pop_front() {
-                results.push(finetune.wait(step)?);
-            }
+        while !finetune.has_room()
+            && let Some(step) = pending.pop_front()
+        {
+            results.push(finetune.wait(step)?);
         }
         pending.push_back(finetune.submit(std::slice::from_ref(batch), 5e-5)?);
     }

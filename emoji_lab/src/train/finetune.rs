@@ -226,7 +226,7 @@ impl Finetune {
         if let Some(cuda) = &self.cuda {
             return shared(cuda).has_room();
         }
-        true
+        false
     }
 
     /// Sends off a step; on the CPU it is done when this returns. Steps must be waited for in order.

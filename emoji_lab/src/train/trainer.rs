@@ -199,6 +199,15 @@ impl SftTrainer {
     /// [`Error::Training`] if the loss is not finite or a parameter gets no gradient; [`Error::Io`]
     /// if a checkpoint cannot be written. Checkpoints written before stay.
     pub fn train(&mut self) -> Result<TrainOutput> {
+        let outcome = self.run();
+        if outcome.is_err() {
+            // A checkpoint that is being written is written to its end; what failed first is told.
+            let _ = self.finish_writing();
+        }
+        outcome
+    }
+
+    fn run(&mut self) -> Result<TrainOutput> {
         let plan = self.plan()?;
         std::fs::create_dir_all(&self.args.output_dir)
             .map_err(|e| Error::io(&self.args.output_dir, "creating output_dir", e))?;
