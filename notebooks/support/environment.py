@@ -3,7 +3,8 @@
     $EMOJI_LAB_HOME, or ~/.cache/emoji_lab
       venv/    Jupyter's Python packages, and the kernelspec `rust`
       cargo/   evcxr_jupyter, unless the one on the PATH has the right version
-      kernel/  launch_kernel.py, as the kernelspec starts it
+      kernel/  launch_kernel.py, as the kernelspec starts it, and what it imports
+      toolchains/  links to the Rust toolchain, see light_metadata.py
       build/   the kernels' build directories
       logs/    what kernels print besides their cells' output
 
@@ -185,7 +186,8 @@ def ensure_kernelspec(home, python, evcxr, kernels=None):
     There, only Jupyter programs of that environment see it. evcxr_jupyter rewrites a kernelspec
     in the user's own directory whose version.txt is not its own, hence its resources go along.
     """
-    write_if_changed(home / "kernel" / "launch_kernel.py", (HERE / "launch_kernel.py").read_text())
+    for program in ("light_metadata.py", "launch_kernel.py"):
+        write_if_changed(home / "kernel" / program, (HERE / program).read_text())
     kernels = kernels or home / "venv" / "share" / "jupyter" / "kernels"
     folder = kernels / "rust"
     if not (folder / "version.txt").exists():

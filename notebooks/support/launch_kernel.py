@@ -10,6 +10,7 @@ becomes evcxr_jupyter by exec, so there is no extra process between Jupyter and 
 - LD_LIBRARY_PATH names the toolchain's own libstd. Without it, cells that were built below the
   toolchain's top-level directory (both are in the home directory, as a rule) do not load:
   "dlopen failed".
+- Type inference, which is rust-analyzer's, sees less of the crates than cargo does: see light_metadata.py.
 """
 
 import fcntl
@@ -20,6 +21,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import light_metadata
 
 # evcxr builds dependencies with opt-level 2, debug assertions and overflow checks. Most of a cold
 # start is optimising what computes nothing, so each crate that takes seconds has a level here:
@@ -132,8 +135,16 @@ def main():
     env["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [libraries, env.get("LD_LIBRARY_PATH")]))
     # evcxr sets RUST_BACKTRACE=1; this keeps the backtraces out of errors all the same.
     env.setdefault("RUST_LIB_BACKTRACE", "0")
+    key = hashlib.sha256(version.encode()).hexdigest()[:12]
+    # rust-analyzer, in the kernel, takes cargo from the toolchain that rustup is told to use.
+    if shutil.which("rustup", path=env["PATH"]) and env.get("EMOJI_LAB_ALL_CRATES", "") == "":
+        toolchain = home / "toolchains" / key
+        try:
+            if light_metadata.toolchain(toolchain, sysroot, sys.executable):
+                env["RUSTUP_TOOLCHAIN"] = str(toolchain)
+        except OSError as error:
+            print(f"launch_kernel: type inference reads all crates, since {error}", file=sys.stderr)
     if "EVCXR_TMPDIR" not in env:
-        key = hashlib.sha256(version.encode()).hexdigest()[:12]
         env["EVCXR_TMPDIR"] = str(build_directory(home, key))
     # exec keeps an ignored signal ignored, in evcxr and in the compilers that it starts.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

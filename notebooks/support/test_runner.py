@@ -11,10 +11,14 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
 from pathlib import Path
+
+import launch_kernel
+import light_metadata
 
 RUN = Path(__file__).resolve().parent.parent / "run"
 
@@ -233,6 +237,48 @@ class CommandLine(unittest.TestCase):
 
     def test_malformed_setting(self):
         self.refuses("expected NAME=VALUE", "--set", "seed")
+
+
+class LightMetadata(unittest.TestCase):
+    """What rust-analyzer is told: see light_metadata.py."""
+
+    def test_only_what_cells_can_name_is_left(self):
+        below = {
+            "ctx": ["emoji_lab", "regex"],
+            "emoji_lab": ["candle-core", "hf-hub", "regex"],
+            "candle-core": ["gemm"],
+            "regex": ["regex-syntax"],
+            "hf-hub": ["reqwest"],
+            "gemm": [],
+            "reqwest": [],
+            "regex-syntax": [],
+        }
+        node = lambda name: {"id": name, "deps": [{"pkg": d} for d in below[name]], "dependencies": below[name]}
+        metadata = {
+            "packages": [{"id": name, "name": name} for name in below],
+            "resolve": {"root": "ctx", "nodes": [node(name) for name in below]},
+        }
+        light = light_metadata.lighten(metadata)
+        left = {"ctx", "emoji_lab", "candle-core", "regex", "regex-syntax"}
+        self.assertEqual({package["id"] for package in light["packages"]}, left)
+        for node in light["resolve"]["nodes"]:
+            self.assertIn(node["id"], left)
+            self.assertLessEqual(set(node["dependencies"]), left)
+            self.assertEqual([d["pkg"] for d in node["deps"]], node["dependencies"])
+
+    def test_the_toolchain_is_the_real_one_but_for_metadata(self):
+        sysroot = launch_kernel.rustc("--print", "sysroot")
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / "made"
+            for _ in range(2):
+                self.assertTrue(light_metadata.toolchain(made, sysroot, sys.executable))
+            self.assertEqual([entry.name for entry in Path(folder).iterdir()], ["made"])
+            ours, real = made / "bin" / "cargo", Path(sysroot) / "bin" / "cargo"
+            ask = lambda cargo, *what: subprocess.run([cargo, *what], capture_output=True, text=True, check=True).stdout
+            self.assertEqual(ask(ours, "--version"), ask(real, "--version"))
+            manifest = ("metadata", "--format-version", "1", "--manifest-path", str(RUN.parent.parent / "Cargo.toml"))
+            # The workspace itself: nothing is below a root, and nothing is taken out.
+            self.assertEqual(json.loads(ask(ours, *manifest)), json.loads(ask(real, *manifest)))
 
 
 class UsersKernel(unittest.TestCase):
