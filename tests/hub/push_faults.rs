@@ -294,9 +294,11 @@ fn a_body_does_not_follow_to_another_host() {
 
 #[test]
 fn a_slow_storage_is_fine_and_a_silent_one_is_not() {
-    // 4.5 s, more than the patience with a silent connection: 4 times 1 s while a body is sent.
-    let mut slow = bench_of(8_000_000, 75);
-    slow.hub.intake(Intake { pace: Some((500_000, Duration::from_millis(300))), ..Intake::default() });
+    // 5 s, more than the patience with a silent connection: 4 times 1 s while a body is sent. The
+    // system's buffers take some megabytes at once, and are silent until they are read: of this many
+    // bytes they hold a second's worth.
+    let mut slow = bench_of(40_000_000, 75);
+    slow.hub.intake(Intake { pace: Some((2_000_000, Duration::from_millis(250))), ..Intake::default() });
     let patience = Patience { silence: Duration::from_secs(1), ..crate::stand_in::impatient() };
     let env = HubEnv { patience, ..slow.hub.env(slow.folder.parent().unwrap()) };
     slow.login = login_with(&env, Some("hf_ann")).unwrap();
