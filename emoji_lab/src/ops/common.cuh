@@ -29,7 +29,8 @@ template <class T> __device__ __forceinline__ T from_f32(float v);
 template <> __device__ __forceinline__ float from_f32<float>(float v) { return v; }
 template <> __device__ __forceinline__ bf16 from_f32<bf16>(float v) { return __float2bfloat16_rn(v); }
 
-// Two halves of an f32, as adamw keeps a head that is trained in bf16 (ops/adamw/cuda.rs). The high one is the bf16 nearest to it (of two equally near, the larger).
+// Two halves of an f32, as adamw keeps a head that is trained in bf16 (ops/adamw/cuda.rs). The high
+// one is the bf16 nearest to it (of two equally near, the larger).
 __device__ __forceinline__ void split(float x, uint32_t &high, uint32_t &low) {
     const uint32_t bits = __float_as_uint(x);
     high = (bits + 0x8000u) >> 16;
@@ -155,6 +156,14 @@ __device__ __forceinline__ void prefetch_adapters(const Adapters &l, int width) 
         const float *a = which == 0 ? l.a[0] : which == 1 ? l.a[1] : l.a[2];
         if (a != nullptr) prefetch(a + (size_t)(i % lines) * 32);
     }
+}
+
+// What a kernel can do before the one in front of it has ended: its masks, and its A on the way.
+__device__ __forceinline__ void begin(const Adapters &adapters, const Step *step, int token, int width, uint8_t *masks) {
+    let_next_begin();
+    prefetch_adapters(adapters, width);
+    load_masks(adapters, step, token, width, masks);
+    wait_for_previous();
 }
 
 // Four consecutive floats; `i` is a multiple of four, and rows are 16-byte aligned.

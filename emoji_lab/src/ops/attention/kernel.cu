@@ -26,10 +26,7 @@ __device__ void attention_forward_n(const T *q, const T *k, const T *qkv, const 
     const int head = threadIdx.y % s.heads, part = threadIdx.y / s.heads, parts = blockDim.y / s.heads;
     float *all_parts = row + width;
     uint8_t *masks = (uint8_t *)(all_parts + parts * width);
-    let_next_begin();
-    prefetch_adapters(adapters, width);
-    load_masks(adapters, step, token, width, masks);
-    wait_for_previous();
+    begin(adapters, step, token, width, masks);
     const int kv = head / (s.heads / s.kv_heads);
     const int ldv = (s.heads + 2 * s.kv_heads) * s.dim, v_at = (s.heads + s.kv_heads + kv) * s.dim;
     float query[N], out[N], sum = 0.0f, max = -INFINITY;
@@ -115,10 +112,7 @@ __device__ void attention_delta(float *d_y, const T *y, int ldy, Adapters adapte
     float *du = back + adapters.count * width;
     const int total = adapters.count * adapters.padded, thread = threadIdx.y * 32 + lane;
     uint8_t *masks = (uint8_t *)(du + total);
-    let_next_begin();
-    prefetch_adapters(adapters, width);
-    load_masks(adapters, step, token, width, masks);
-    wait_for_previous();
+    begin(adapters, step, token, width, masks);
     for (int i = thread; i < total; i += blockDim.y * 32) du[i] = d_y[(size_t)token * ldy + width + i];
     __syncthreads();
     adapters_back(adapters, du, masks, width, back);

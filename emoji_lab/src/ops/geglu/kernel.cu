@@ -12,10 +12,7 @@ __device__ void geglu_forward(const T *gate_up, T *y, int ldy, Adapters adapters
     extern __shared__ float row[];
     uint8_t *masks = (uint8_t *)(row + width);
     const int token = blockIdx.x;
-    let_next_begin();
-    prefetch_adapters(adapters, width);
-    load_masks(adapters, step, token, width, masks);
-    wait_for_previous();
+    begin(adapters, step, token, width, masks);
     const T *gate = gate_up + (size_t)token * 2 * width, *up = gate + width;
     for (int i = threadIdx.x; i < width; i += blockDim.x) {
         const float g = to_f32(gate[i]);
@@ -36,10 +33,7 @@ __device__ void geglu_backward(const float *dy, int ldy, Adapters adapters, cons
     float *du = back + adapters.count * width;
     const int total = adapters.count * adapters.padded, token = blockIdx.x;
     uint8_t *masks = (uint8_t *)(du + total);
-    let_next_begin();
-    prefetch_adapters(adapters, width);
-    load_masks(adapters, step, token, width, masks);
-    wait_for_previous();
+    begin(adapters, step, token, width, masks);
     for (int i = threadIdx.x; i < total; i += blockDim.x) du[i] = dy[(size_t)token * ldy + width + i];
     __syncthreads();
     adapters_back(adapters, du, masks, width, back);

@@ -12,10 +12,7 @@ __device__ void norm_forward(const float *x_in, const T *branch, const float *w_
     uint8_t *masks = (uint8_t *)(row + width);
     const int token = blockIdx.x;
     const size_t at = (size_t)token * width;
-    let_next_begin();
-    prefetch_adapters(adapters, width);
-    load_masks(adapters, step, token, width, masks);
-    wait_for_previous();
+    begin(adapters, step, token, width, masks);
     if (branch != nullptr) {
         float squares = 0.0f;
         for (int i = threadIdx.x; i < width; i += blockDim.x) {
@@ -59,10 +56,7 @@ __device__ void norm_backward(const float *dn, int ldn, Adapters adapters, const
     uint8_t *masks = (uint8_t *)(du + total);
     const int token = blockIdx.x;
     const size_t at = (size_t)token * width;
-    let_next_begin();
-    prefetch_adapters(adapters, width);
-    load_masks(adapters, step, token, width, masks);
-    wait_for_previous();
+    begin(adapters, step, token, width, masks);
     for (int i = threadIdx.x; i < total; i += blockDim.x) du[i] = dn[(size_t)token * ldn + width + i];
     __syncthreads();
     adapters_back(adapters, du, masks, width, back);
