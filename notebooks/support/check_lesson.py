@@ -110,14 +110,20 @@ def steps_in_order(lesson):
     return f"{len(STEPS)} steps, {len(SECTIONS)} sections"
 
 
-def text_twins(lesson):
+def count_text_twins(notebook):
+    """How many outputs are more than text; each must have its text beside it."""
     rich = 0
-    for cell in lesson.code:
+    for cell in notebook.code:
         for output in cell["outputs"]:
             data = output.get("data", {})
             if any(kind != "text/plain" for kind in data):
                 rich += 1
                 assert "".join(data.get("text/plain", "")).strip(), f"cell {cell['id']}: no text beside {list(data)}"
+    return rich
+
+
+def text_twins(lesson):
+    rich = count_text_twins(lesson)
     assert rich >= 4, f"only {rich} tables and pictures"
     return f"{rich} tables and pictures"
 

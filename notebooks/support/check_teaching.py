@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from check_lesson import Lesson, every_cell_ran, nothing_private
+from check_lesson import Lesson, count_text_twins, every_cell_ran, nothing_private
 
 PICTURES = {"histogram": 16, "errors": 1, "rank": 1, "lengths": 1}  # Cells, and the lines that are drawn at least.
 EXERCISE = re.compile(r"^\*\*Exercise \d+\.", re.MULTILINE)
@@ -19,15 +19,7 @@ ANSWER = re.compile(r"<details>\s*<summary>Answer</summary>\n\n.+?\n\n</details>
 
 
 def text_twins(notebook):
-    """Every output that is more than text has its text beside it."""
-    rich = 0
-    for cell in notebook.code:
-        for output in cell["outputs"]:
-            data = output.get("data", {})
-            if any(kind != "text/plain" for kind in data):
-                rich += 1
-                assert "".join(data.get("text/plain", "")).strip(), f"cell {cell['id']}: no text beside {list(data)}"
-    return f"{rich} tables and pictures"
+    return f"{count_text_twins(notebook)} tables and pictures"
 
 
 def asserted(notebook):
