@@ -36,6 +36,7 @@ pub mod plot;
 pub mod quant;
 pub mod rng;
 pub mod settings;
+mod sniff;
 pub mod train;
 
 pub use candle_core::{DType, Tensor};

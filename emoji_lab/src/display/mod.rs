@@ -10,6 +10,7 @@
 mod compare;
 mod losses;
 mod parameters;
+mod plain;
 mod progress;
 mod table;
 mod text;
@@ -20,6 +21,7 @@ use std::io::Write;
 pub use compare::{Comparison, ComparisonRow};
 pub use losses::loss_table;
 pub use parameters::{ParameterReport, ParameterRow, human_bytes};
+pub use plain::{plain, say};
 pub use progress::{Progress, human_duration};
 pub use table::{Align, Table};
 pub use text::{display_width, escape_html, thousands};
