@@ -9,10 +9,10 @@ use candle_core::{DType, Tensor};
 use super::adapter_config::AdapterConfig;
 use super::config::ALL_LINEAR;
 use crate::error::{Error, Result};
-use crate::files::write_bytes_atomic;
+use crate::files::{write_bytes_atomic, write_into_dir};
 use crate::model::{Gemma3Config, read_safetensors, write_safetensors};
 
-const CONFIG_FILE: &str = "adapter_config.json";
+pub(crate) const CONFIG_FILE: &str = "adapter_config.json";
 const TENSOR_FILE: &str = "adapter_model.safetensors";
 
 /// What PEFT puts before a module's name: its own wrapper, and LoRA's.
@@ -94,13 +94,17 @@ impl Adapter {
     /// Writes the adapter folder `dir`, which PEFT reads. What else is in `dir` stays: it may be
     /// the output folder, with checkpoints and logs in it.
     ///
-    /// Each file appears whole or not at all; the settings come last, so that a folder which has
-    /// them has the tensors too.
+    /// The files take their places once both are on disk, the settings last, so that a folder which
+    /// has them has the tensors too.
     ///
     /// # Errors
-    /// [`Error::Io`] if the folder cannot be written.
+    /// [`Error::Io`] if the folder cannot be written; it is as it was then.
     pub fn save(&self, dir: &Path) -> Result<()> {
-        fs::create_dir_all(dir).map_err(|e| Error::io(dir, "creating the adapter folder", e))?;
+        write_into_dir(dir, CONFIG_FILE, |stage| self.write_files(stage))
+    }
+
+    /// Writes the files of [`save`](Self::save) one by one.
+    pub(crate) fn write_files(&self, dir: &Path) -> Result<()> {
         let named = self.tensors.iter().map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor.clone()));
         write_safetensors(&dir.join(TENSOR_FILE), &named.collect(), None)?;
         write_bytes_atomic(&dir.join(CONFIG_FILE), self.config.to_json().as_bytes())

@@ -69,16 +69,25 @@ impl Model {
             .sum()
     }
 
-    /// Writes a folder that [`load_model`] and transformers' `from_pretrained` read.
+    /// Writes a folder that [`load_model`] and transformers' `from_pretrained` read, in f32; what else
+    /// is in `dir` stays.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) if it cannot be written; nothing half-written is left then.
+    /// [`Error::Io`](crate::Error::Io) if it cannot be written; `dir` is as it was then.
     pub fn save_pretrained(&self, dir: impl AsRef<Path>) -> Result<()> {
+        self.save_pretrained_as(dir, DType::F32)
+    }
+
+    /// [`save_pretrained`](Self::save_pretrained) with weights of `dtype`: F32, or BF16, which is half
+    /// as large.
+    ///
+    /// # Errors
+    /// [`Error::Setting`](crate::Error::Setting) for another dtype, else as there.
+    pub fn save_pretrained_as(&self, dir: impl AsRef<Path>, dtype: DType) -> Result<()> {
         let weights = self.gemma.named_weights()?;
-        let (config, dtype) = (self.gemma.config(), DType::F32);
         save_pretrained_folder(
             dir.as_ref(),
-            config,
+            self.gemma.config(),
             &weights.tensors,
             &self.tokenizer,
             &self.generation_config,

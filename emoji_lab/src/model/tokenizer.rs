@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::data::{ChatTemplate, Message};
 use crate::error::{Error, Result};
-use crate::files::write_bytes_atomic;
+use crate::files::{write_bytes_atomic, write_into_dir};
 
 /// The tokens that end an answer of Gemma's: end of sequence, and end of a turn of the chat.
 const EOS: &str = "<eos>";
@@ -249,9 +249,16 @@ impl Tokenizer {
     /// `chat_template.jinja` into the folder `dir`, for transformers' `AutoTokenizer` and for
     /// [`Tokenizer::from_dir`].
     ///
+    /// What else is in `dir`, which is made if it is missing, stays.
+    ///
     /// # Errors
-    /// [`Error::Io`] if a file cannot be written.
+    /// [`Error::Io`] if a file cannot be written; `dir` is as it was then.
     pub fn save_pretrained(&self, dir: &Path) -> Result<()> {
+        write_into_dir(dir, "tokenizer_config.json", |stage| self.write_files(stage))
+    }
+
+    /// Writes the files of [`save_pretrained`](Self::save_pretrained) one by one.
+    pub(crate) fn write_files(&self, dir: &Path) -> Result<()> {
         let text = self.inner.to_string(false).map_err(|e| self.failed("saving", e))?;
         write_bytes_atomic(&dir.join("tokenizer.json"), text.as_bytes())?;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::trainer_state::TRAINER_STATE_FILE;
 use crate::error::{Error, Result};
-use crate::files::write_dir_atomic;
+use crate::files::{is_another_live_process, write_dir_atomic};
 
 const PREFIX: &str = "checkpoint-";
 
@@ -183,21 +183,6 @@ fn names(dir: &Path) -> Result<Vec<String>> {
     // Names that are not UTF-8 are none of ours.
     let names = entries.map(|entry| Ok(entry.map_err(fail)?.file_name().into_string().ok()));
     Ok(names.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
-}
-
-fn is_another_live_process(pid: &str) -> bool {
-    let Some(pid) = pid.parse::<i32>().ok().filter(|pid| *pid > 0) else { return false };
-    if u32::try_from(pid) == Ok(std::process::id()) {
-        return false;
-    }
-    #[cfg(unix)]
-    {
-        // SAFETY: signal 0 is never delivered, the call only asks whether the process is there.
-        let there = unsafe { libc::kill(pid, 0) } == 0;
-        there || std::io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
-    }
-    #[cfg(not(unix))]
-    false
 }
 
 #[cfg(test)]

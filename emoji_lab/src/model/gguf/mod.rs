@@ -25,8 +25,8 @@ use header::{Header, Meta};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Rounding {
     /// Round each to the nearest bf16, as `from_pretrained(gguf_file=…, dtype=torch.bfloat16)`
-    /// does. Gemma 3 is published in bf16, and a merged model is saved in it, so that what is
-    /// trained is what is saved.
+    /// does. Gemma 3 is published in bf16: these are the weights that the file was made of, as far
+    /// as its blocks can tell.
     #[default]
     Bf16,
     /// Keep them in f32.
