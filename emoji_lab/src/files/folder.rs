@@ -69,7 +69,7 @@ fn take_place(part: &Path, path: &Path) -> io::Result<()> {
 pub fn write_into_dir(dir: &Path, last: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let fail = |doing| move |e| Error::io(dir, doing, e);
     let made = make_dirs(dir).map_err(fail("creating the folder"))?;
-    let attempt = sweep(dir, |of| of == STAGE || of == OLD)
+    let attempt = sweep(dir, is_stage)
         .map_err(fail("removing what a killed process left"))
         .and_then(|()| stage_and_swap(dir, last, fill));
     if attempt.is_err() {
@@ -79,6 +79,11 @@ pub fn write_into_dir(dir: &Path, last: &str, fill: impl FnOnce(&Path) -> Result
         }
     }
     attempt
+}
+
+/// Whether a name, without `.PID.part`, is one of [`write_into_dir`]'s own folders.
+pub(crate) fn is_stage(name: &str) -> bool {
+    name == STAGE || name == OLD
 }
 
 /// Makes `dir` and the folders above it that are missing; returns those, outermost first.
@@ -297,7 +302,8 @@ mod tests {
     fn a_whole_folder_that_cannot_take_its_place_leaves_the_old_one() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("checkpoint-1");
-        let fill = |text: &'static str| move |part: &Path| write_bytes_atomic(&part.join("a"), text.as_bytes());
+        let fill =
+            |text: &'static str| move |part: &Path| write_bytes_atomic(&part.join("a"), text.as_bytes());
         write_dir_atomic(&path, fill("one")).unwrap();
         write_dir_atomic(&path, fill("two")).unwrap();
         assert_eq!(contents(&path), map(&[("a", "two")]));

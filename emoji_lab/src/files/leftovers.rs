@@ -54,15 +54,24 @@ mod tests {
     fn only_what_dead_processes_left_of_ours_goes() {
         let dir = tempfile::tempdir().unwrap();
         let (dead, here) = (i32::MAX, std::process::id());
-        let stay = ["a.json".to_string(), "a.json.part".into(), "a.json.1.part".into(), format!("a.json.{here}.part"),
-            format!("b.json.{dead}.part"), format!("a.json.{dead}.part.bak"), "a.json.x1.part".into()];
+        let stay = [
+            "a.json".to_string(),
+            "a.json.part".into(),
+            "a.json.1.part".into(),
+            format!("a.json.{here}.part"),
+            format!("b.json.{dead}.part"),
+            format!("a.json.{dead}.part.bak"),
+            "a.json.x1.part".into(),
+        ];
         for name in stay.iter().chain([&format!("a.json.{dead}.part")]) {
             fs::write(dir.path().join(name), name).unwrap();
         }
         fs::create_dir(dir.path().join("a.json.2147483646.part")).unwrap();
         sweep(dir.path(), |of| of == "a.json").unwrap();
-        let mut left: Vec<String> =
-            fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut left: Vec<String> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
         left.sort();
         let mut stay = stay.to_vec();
         stay.sort();

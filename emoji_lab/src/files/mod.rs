@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
+pub(crate) use folder::is_stage;
 pub use folder::{write_dir_atomic, write_into_dir};
 pub(crate) use leftovers::{is_another_live_process, sweep};
 

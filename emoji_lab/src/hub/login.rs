@@ -265,7 +265,9 @@ mod tests {
         for open in ["http://mirror.example", "http://10.0.0.1:8080"] {
             assert!(travels_in_the_open(open), "{open}");
         }
-        for safe in ["https://mirror.example", "http://localhost:1", "http://127.0.0.1:1", "http://[::1]:1", "x"] {
+        for safe in
+            ["https://mirror.example", "http://localhost:1", "http://127.0.0.1:1", "http://[::1]:1", "x"]
+        {
             assert!(!travels_in_the_open(safe), "{safe}");
         }
     }

@@ -36,7 +36,7 @@ pub use loaded::{Model, best_device, load_model};
 pub use names::{EMBED_TOKENS, LM_HEAD, tensor_shapes};
 pub use packed::PackedTokens;
 pub use pretrained::{Pretrained, open_pretrained, pretrained_from_bytes};
-pub(crate) use safetensors::read_safetensors;
+pub(crate) use safetensors::{read_safetensors, safetensors_len};
 pub use safetensors::{tensors_from_bytes, write_safetensors};
 pub use save::{gemma_generation_config, save_pretrained_folder};
 pub use tokenizer::Tokenizer;

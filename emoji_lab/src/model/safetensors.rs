@@ -75,6 +75,25 @@ pub fn tensors_from_bytes(
     Ok(found)
 }
 
+/// How long the safetensors file at `path` must be by its header; `None` if it has none.
+pub(crate) fn safetensors_len(path: &Path) -> Option<u64> {
+    use std::io::Read;
+
+    let mut file = std::fs::File::open(path).ok()?;
+    let there = file.metadata().ok()?.len();
+    let mut len = [0; 8];
+    file.read_exact(&mut len).ok()?;
+    let header = u64::from_le_bytes(len);
+    if header > there {
+        return None;
+    }
+    let mut text = vec![0; header as usize];
+    file.read_exact(&mut text).ok()?;
+    let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&text).ok()?;
+    let ends = fields.values().filter_map(|field| field.get("data_offsets")?.get(1)?.as_u64());
+    (8 + header).checked_add(ends.max().unwrap_or(0))
+}
+
 /// Every tensor of the file `path`; else as [`tensors_from_bytes`].
 pub(crate) fn read_safetensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let bytes = map_file(path)?;

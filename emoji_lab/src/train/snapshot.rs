@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use super::checkpoint::CheckpointDir;
+use super::resume::is_of;
 use super::trainer::{Position, SftTrainer};
 use super::trainer_state::{TRAINER_STATE_FILE, TrainerState};
 use super::training_state::TrainingState;
+use crate::display::say;
 use crate::error::{Error, Result};
 use crate::files::write_into_dir;
 use crate::lora::{Adapter, CONFIG_FILE};
@@ -67,7 +69,17 @@ pub(super) struct Snapshot {
 
 impl Snapshot {
     /// Writes the checkpoint, and removes the ones that are too many then.
+    ///
+    /// One of another run that has the same number is set aside, not replaced.
     pub(super) fn write(self) -> Result<CheckpointDir> {
+        let here = self.training.position.identity.clone();
+        let is_ours = |checkpoint: &CheckpointDir| is_of(&checkpoint.path, &here);
+        let step = self.state.global_step;
+        let found = CheckpointDir::list(&self.output_dir)?;
+        if let Some(other) = found.iter().find(|there| there.step == step && !is_ours(there)) {
+            let aside = other.set_aside()?;
+            say(format_args!("{} was of another run, and is now {}", other.path.display(), aside.display()));
+        }
         let written = CheckpointDir::write(&self.output_dir, self.state.global_step, |part| {
             // Two large files, side by side: each waits for its own bytes to be on the disk.
             let (model, training) = rayon::join(|| self.model.save(part), || self.training.save(part));
@@ -75,7 +87,7 @@ impl Snapshot {
             self.state.save(&part.join(TRAINER_STATE_FILE))
         })?;
         let best = self.state.best_model_checkpoint.as_ref().map(PathBuf::from);
-        CheckpointDir::rotate(&self.output_dir, self.save_total_limit, best.as_deref())?;
+        CheckpointDir::rotate(&self.output_dir, self.save_total_limit, &written, best.as_deref(), is_ours)?;
         Ok(written)
     }
 }
