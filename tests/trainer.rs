@@ -177,8 +177,11 @@ fn a_checkpoint_past_the_end_is_refused() {
     let path = dir.path().join("checkpoint-4");
     let error = shorter.resume_from_checkpoint(Some(&path)).unwrap_err().to_string();
     assert!(error.contains("past the end of this run, which has 2 steps"), "{error}");
-    // Without a name, the latest that fits is taken up.
-    assert_eq!(shorter.resume().unwrap().global_step, 2);
+    let error = shorter.resume().unwrap_err().to_string();
+    assert!(error.contains("past the end of this run"), "{error}");
+    // One that fits can be named; then all is done.
+    let fits = dir.path().join("checkpoint-2");
+    assert_eq!(shorter.resume_from_checkpoint(Some(&fits)).unwrap().global_step, 2);
     assert!(shorter.resume().unwrap_err().to_string().contains("all 2 steps are done"));
     assert_eq!(shorter.train().unwrap().global_step, 2);
 }

@@ -3,7 +3,10 @@
 mod adapter;
 mod adapter_config;
 mod config;
+mod folder;
 mod merge;
+mod names;
+mod selection;
 
 pub(crate) use adapter::CONFIG_FILE;
 pub use adapter::{Adapter, EMBED_TOKENS, LM_HEAD, lora_a, lora_b, module_path};

@@ -86,6 +86,10 @@ impl SftTrainer {
                     continue;
                 }
             }
+            if checkpoint.step > self.plan()?.total_steps {
+                // An earlier one would fit, but it is not what the run had come to.
+                return Err(self.past_the_end(&checkpoint.path)?);
+            }
             match self.load_checkpoint(&checkpoint.path) {
                 Ok(()) => return Ok(()),
                 Err(error) => {
@@ -100,6 +104,17 @@ impl SftTrainer {
                 "Start with train(), with a save_strategy other than No",
             )
         }))
+    }
+
+    fn past_the_end(&self, dir: &Path) -> Result<Error> {
+        Ok(Error::training(
+            format!(
+                "{} is past the end of this run, which has {} steps",
+                dir.display(),
+                self.plan()?.total_steps
+            ),
+            "Raise num_train_epochs or max_steps to go on from it, or merge it as it is with merge_adapters",
+        ))
     }
 
     /// After an error that left the parameters between steps: the last checkpoint of this run.
@@ -206,12 +221,8 @@ impl SftTrainer {
                 "Its files are of two checkpoints: take another one",
             ));
         }
-        let total = self.plan()?.total_steps;
-        if saved.global_step > total {
-            return Err(Error::training(
-                format!("{} is past the end of this run, which has {total} steps", dir.display()),
-                "Raise num_train_epochs or max_steps to go on from it, or merge it as it is with merge_adapters",
-            ));
+        if saved.global_step > self.plan()?.total_steps {
+            return Err(self.past_the_end(dir)?);
         }
         // From here to the end the parameters are of neither run.
         self.off = true;
