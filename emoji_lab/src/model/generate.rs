@@ -10,23 +10,26 @@ use crate::ops::sample::{Rule, cpu};
 
 /// The model's answer to a conversation, without special tokens.
 ///
-/// Ends at `<end_of_turn>`, `<eos>`, or after `max_new_tokens`.
+/// Ends at one of [`Model::stop_ids`], at `<end_of_turn>`, or after `max_new_tokens`.
 ///
 /// # Errors
 /// [`Error::Setting`] for settings that cannot work or a prompt that leaves no room,
 /// [`Error::Model`] if the chat template refuses the messages.
 pub fn generate(model: &Model, messages: &[Message], config: &GenerationConfig) -> Result<String> {
     let prompt = model.tokenizer.encode_chat(messages, true)?;
-    let answer = generate_ids(model, &prompt, config)?;
+    let mut stop = model.stop_ids()?;
+    // A base model's own settings do not know turns; in a chat the answer is over where its turn is.
+    stop.extend(model.tokenizer.end_of_turn());
+    let answer = model.gemma.generate(&prompt, config, &stop)?;
     Ok(model.tokenizer.decode(&answer, true)?.trim().to_string())
 }
 
-/// The tokens that follow `prompt`, the stop token left out.
+/// The tokens that follow `prompt`, up to one of [`Model::stop_ids`], which is left out.
 ///
 /// # Errors
 /// As [`generate`]; also if the prompt is empty.
 pub fn generate_ids(model: &Model, prompt: &[u32], config: &GenerationConfig) -> Result<Vec<u32>> {
-    model.gemma.generate(prompt, config, model.tokenizer.stop_ids())
+    model.gemma.generate(prompt, config, &model.stop_ids()?)
 }
 
 /// Where tokens come from: each is read in turn, and followed by another.
@@ -119,6 +122,27 @@ impl Gemma3 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_model_brings_stops_it() {
+        let mut model = crate::model::load_model("embedded", &crate::Device::Cpu).unwrap();
+        let prompt = model.tokenizer.encode("a day at the beach").unwrap();
+        let free = model.gemma.greedy(&prompt, 6).unwrap();
+        let end = free.iter().position(|token| *token == free[3]).unwrap();
+        for ids in [serde_json::json!(free[3]), serde_json::json!([free[3], 400])] {
+            model.generation_config["eos_token_id"] = ids;
+            assert_eq!(generate_ids(&model, &prompt, &GenerationConfig::greedy(6)).unwrap(), free[..end]);
+        }
+        model.generation_config["eos_token_id"] = serde_json::json!([]);
+        assert_eq!(generate_ids(&model, &prompt, &GenerationConfig::greedy(6)).unwrap(), free);
+        model.generation_config = serde_json::json!({"do_sample": true, "top_p": 0.5, "num_beams": 3});
+        assert_eq!(model.stop_ids().unwrap(), model.tokenizer.stop_ids());
+        let settings = model.default_generation_config().unwrap();
+        assert_eq!((settings.do_sample, settings.top_p, settings.top_k), (true, 0.5, 50));
+        model.generation_config["eos_token_id"] = serde_json::json!("<eos>");
+        let said = generate_ids(&model, &prompt, &GenerationConfig::greedy(6)).unwrap_err().to_string();
+        assert!(said.contains("eos_token_id is \"<eos>\""), "{said}");
+    }
 
     /// Counts up.
     struct Count(u32);

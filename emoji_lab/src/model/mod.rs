@@ -3,9 +3,12 @@
 mod cache;
 mod config;
 mod config_json;
+mod cut_short;
+mod folder;
 mod gemma3;
 mod generate;
 mod generation_config;
+mod generation_json;
 pub(crate) mod gguf;
 mod gguf_tokenizer;
 mod layer;
@@ -16,6 +19,7 @@ mod packed;
 mod pretrained;
 mod safetensors;
 mod save;
+mod source;
 mod tokenizer;
 mod weights;
 
@@ -35,6 +39,7 @@ pub use linear::{DropoutKey, Linear, LoraAdapter, Param};
 pub use loaded::{Model, best_device, load_model};
 pub use names::{EMBED_TOKENS, LM_HEAD, tensor_shapes};
 pub use packed::PackedTokens;
+pub(crate) use pretrained::read_config;
 pub use pretrained::{Pretrained, open_pretrained, pretrained_from_bytes};
 pub(crate) use safetensors::read_safetensors;
 pub use safetensors::{tensors_from_bytes, write_safetensors};

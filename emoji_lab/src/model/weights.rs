@@ -6,12 +6,19 @@ use std::path::{Path, PathBuf};
 use candle_core::Tensor;
 use serde_json::Value;
 
+use rayon::prelude::*;
+
 use super::config::Gemma3Config;
-use super::names::{LM_HEAD, tensor_shapes, without_prefix};
+use super::folder;
+use super::names::{EMBED_TOKENS, LM_HEAD, is_passed_over, is_quantised, tensor_shapes, without_prefix};
 use super::safetensors::{map_file, tensors_from_bytes};
+use crate::display::say;
 use crate::error::{Error, Result};
+use crate::ops::host;
+use crate::sniff::read_text;
 
 const INCOMPLETE: &str = "The file is incomplete or not a Gemma 3 text model";
+const MOST_SHARDS: u32 = 1000;
 const OTHERS: &str = "The weights and the configuration do not belong together";
 
 /// Named tensors (transformers' names, `model.layers.0.self_attn.q_proj.weight`), f32 on the CPU.
@@ -36,11 +43,12 @@ impl Weights {
         Ok(tensor.clone())
     }
 
-    /// The weights in a transformers folder: `model.safetensors`, or the files that
-    /// `model.safetensors.index.json` lists.
+    /// The weights in a transformers folder: `model.safetensors`, the files that
+    /// `model.safetensors.index.json` lists, or all of `model-00001-of-0000N.safetensors` without one.
     ///
     /// F32, F16 and BF16 tensors become f32. Of a multimodal model only the text model is read;
-    /// other tensors that the configuration does not ask for are passed over.
+    /// other tensors that the configuration does not ask for are left out and named in a line. A
+    /// `lm_head.weight` beside a tied configuration is kept if it is not the embedding.
     ///
     /// # Errors
     /// [`Error::Model`] or [`Error::Io`] that names the file, and the tensor where there is one,
@@ -53,33 +61,37 @@ impl Weights {
             let bytes = map_file(&single)?;
             return Self::from_safetensors_bytes(&bytes, &origin, config);
         }
-        if !index.is_file() {
-            let mut help = "A transformers folder has one, or model.safetensors.index.json and its shards";
-            if folder.join("pytorch_model.bin").is_file() {
-                help = "Its pytorch_model.bin is not read here: save the model as safetensors";
-            } else if folder.join("adapter_model.safetensors").is_file() {
-                help = "It holds an adapter: merge it with merge_adapters(&base_model, &folder)";
-            }
-            return Err(Error::model(folder.display(), "no model.safetensors in the folder", help));
+        let shards = match index.is_file() {
+            true => shards(folder, &index)?,
+            false => shards_without_index(folder)?,
+        };
+        let origin = folder.display().to_string();
+        if shards.is_empty() {
+            let help = folder::without_weights(folder);
+            return Err(Error::model(origin, "no model.safetensors in the folder", help));
+        }
+        let missing: Vec<String> =
+            shards.iter().filter(|shard| !shard.is_file()).map(|shard| file_name(shard)).collect();
+        if let Some(first) = missing.first() {
+            let help = folder::in_place_of(folder, first)
+                .unwrap_or_else(|| "Fetch the missing file, or the whole model again".to_string());
+            let problem = format!(
+                "the model is in {} files, and these are not there: {}",
+                shards.len(),
+                missing.join(", ")
+            );
+            return Err(Error::model(origin, problem, help));
         }
         let mut wanted = Wanted::new(config);
         let mut tensors = BTreeMap::new();
-        for shard in shards(folder, &index)? {
+        for shard in shards {
             let origin = shard.display().to_string();
-            if !shard.is_file() {
-                return Err(Error::model(
-                    origin,
-                    "the index lists this file and it is not there",
-                    "Fetch the missing file, or the whole model again",
-                ));
-            }
             let bytes = map_file(&shard)?;
             tensors.extend(tensors_from_bytes(&bytes, &origin, |name, shape| {
                 wanted.check(&origin, name, shape)
             })?);
         }
-        wanted.all_found(&folder.display().to_string())?;
-        Ok(Self { origin: folder.display().to_string(), tensors })
+        wanted.finish(origin, tensors)
     }
 
     /// The weights in one safetensors file that is in memory. `origin` names it in errors.
@@ -89,8 +101,34 @@ impl Weights {
     pub fn from_safetensors_bytes(bytes: &[u8], origin: &str, config: &Gemma3Config) -> Result<Self> {
         let mut wanted = Wanted::new(config);
         let tensors = tensors_from_bytes(bytes, origin, |name, shape| wanted.check(origin, name, shape))?;
-        wanted.all_found(origin)?;
-        Ok(Self { origin: origin.to_string(), tensors })
+        wanted.finish(origin.to_string(), tensors)
+    }
+
+    /// Whether there is a head that is not the embedding, although `config` says that it is.
+    ///
+    /// # Errors
+    /// Only if candle fails.
+    pub(crate) fn has_own_head(&self, config: &Gemma3Config) -> Result<bool> {
+        let (Some(head), Some(embedding)) = (self.tensors.get(LM_HEAD), self.tensors.get(EMBED_TOKENS))
+        else {
+            return Ok(false);
+        };
+        Ok(config.tie_word_embeddings && !are_equal(head, embedding)?)
+    }
+
+    /// Unties `config` if [`Self::has_own_head`], and says whether it did; else takes a stored copy
+    /// of the embedding out.
+    ///
+    /// # Errors
+    /// Only if candle fails.
+    pub(crate) fn settle_head(&mut self, config: &mut Gemma3Config) -> Result<bool> {
+        let own = self.has_own_head(config)?;
+        if own {
+            config.tie_word_embeddings = false;
+        } else if config.tie_word_embeddings {
+            self.tensors.remove(LM_HEAD);
+        }
+        Ok(own)
     }
 
     /// How many values the tensors hold together.
@@ -99,40 +137,118 @@ impl Weights {
     }
 }
 
-/// The tensors that a configuration asks for, and which of them have come.
+/// Whether two f32 tensors have the same shape and values.
+fn are_equal(one: &Tensor, two: &Tensor) -> Result<bool> {
+    if one.dims() != two.dims() {
+        return Ok(false);
+    }
+    let mut equal = false;
+    host::read(one, |one| {
+        host::read(two, |two| {
+            let same = |(a, b): (&f32, &f32)| a == b || a.to_bits() == b.to_bits();
+            equal = one.len() == two.len() && one.par_iter().zip(two).with_min_len(1 << 16).all(same);
+            Ok(())
+        })
+    })?;
+    Ok(equal)
+}
+
+/// The tensors that a configuration asks for, which of them have come, and what else there was.
 struct Wanted {
+    config: Gemma3Config,
     shapes: BTreeMap<String, Vec<usize>>,
     left: BTreeSet<String>,
+    /// Names of tensors that nobody asked for and that are no matter of course.
+    unused: Vec<String>,
 }
 
 impl Wanted {
     fn new(config: &Gemma3Config) -> Self {
-        let shapes: BTreeMap<_, _> = tensor_shapes(config).into_iter().collect();
+        let mut shapes: BTreeMap<_, _> = tensor_shapes(config).into_iter().collect();
         let left = shapes.keys().cloned().collect();
-        Self { shapes, left }
+        // Not asked for where it is the embedding, but looked at: it may be another.
+        shapes.insert(LM_HEAD.to_string(), vec![config.vocab_size, config.hidden_size]);
+        Self { config: config.clone(), shapes, left, unused: vec![] }
     }
 
     /// The name under which to keep a tensor of a file, or `None` to pass over it.
-    fn check(&mut self, origin: &str, name: &str, shape: &[usize]) -> Result<Option<String>> {
-        let name = without_prefix(name);
-        let Some(dims) = self.shapes.get(&name) else { return Ok(None) };
+    fn check(&mut self, origin: &str, stored: &str, shape: &[usize]) -> Result<Option<String>> {
+        let name = without_prefix(stored);
+        let Some(dims) = self.shapes.get(&name) else {
+            if !is_passed_over(&name) {
+                self.unused.push(stored.to_string());
+            }
+            return Ok(None);
+        };
         if shape != dims.as_slice() {
-            return Err(wrong_shape(origin, &name, shape, dims));
+            return Err(match name == LM_HEAD && self.config.tie_word_embeddings {
+                false => wrong_shape(origin, &name, shape, dims),
+                true => Error::model(
+                    origin,
+                    format!(
+                        "tensor {name} has shape {shape:?}, the configuration says {dims:?} and \
+                         tie_word_embeddings: true"
+                    ),
+                    "A head has a row for each of the vocab_size tokens: set vocab_size right, or take the head \
+                     out of the file",
+                ),
+            });
         }
         self.left.remove(&name);
         Ok(Some(name))
     }
 
+    /// What was found, if it is whole.
+    fn finish(self, origin: String, tensors: BTreeMap<String, Tensor>) -> Result<Weights> {
+        self.all_found(&origin)?;
+        if let Some(first) = self.unused.first() {
+            say(format!(
+                "{origin}: {} of its tensors are not part of the model that config.json describes and are left out, \
+                 such as {first}{}",
+                self.unused.len(),
+                self.more_layers(),
+            ));
+        }
+        let mut weights = Weights { origin, tensors };
+        weights.settle_head(&mut self.config.clone())?;
+        Ok(weights)
+    }
+
+    /// That there are layers left over, if there are.
+    fn more_layers(&self) -> String {
+        let layer = |name: &String| -> Option<usize> {
+            without_prefix(name).strip_prefix("model.layers.")?.split_once('.')?.0.parse().ok()
+        };
+        let most = self.unused.iter().filter_map(layer).max().unwrap_or_default();
+        let layers = self.config.num_hidden_layers;
+        match most >= layers {
+            true => {
+                format!(" (num_hidden_layers is {layers}, the file has {} layers)", most.saturating_add(1))
+            }
+            false => String::new(),
+        }
+    }
+
     fn all_found(&self, origin: &str) -> Result<()> {
-        match self.left.first() {
-            None => Ok(()),
-            Some(name) if name == LM_HEAD => Err(Error::model(
+        let Some(name) = self.left.first() else { return Ok(()) };
+        if name == LM_HEAD {
+            return Err(Error::model(
                 origin,
                 format!("no tensor {LM_HEAD}, and the configuration says tie_word_embeddings: false"),
                 "Set tie_word_embeddings to true in config.json if the head is the embedding",
-            )),
-            Some(name) => Err(missing(origin, name)),
+            ));
         }
+        let seen = |is: &dyn Fn(&str) -> bool| self.unused.iter().find(|name| is(name));
+        if let Some(other) = seen(&is_quantised) {
+            let problem = format!("the weights are stored quantised (it has {other})");
+            let help = "Choose the unquantised model; QuantConfig rounds it to 4 bits on loading";
+            return Err(Error::model(origin, problem, help));
+        }
+        if let Some(other) = seen(&|name| name.contains(".lora_A.") || name.contains(".base_layer.")) {
+            let problem = format!("an adapter is in it that was not merged (it has {other})");
+            return Err(Error::model(origin, problem, "Merge it with PEFT's merge_and_unload before saving"));
+        }
+        Err(missing(origin, name))
     }
 }
 
@@ -145,10 +261,39 @@ fn wrong_shape(origin: &str, name: &str, shape: &[usize], dims: &[usize]) -> Err
     Error::model(origin, problem, OTHERS)
 }
 
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// `model-00001-of-0000N.safetensors` and its fellows, if the folder has one of them.
+fn shards_without_index(folder: &Path) -> Result<Vec<PathBuf>> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(vec![]) };
+    let number_of = |name: &str| -> Option<u32> {
+        let (number, count) =
+            name.strip_prefix("model-")?.strip_suffix(".safetensors")?.split_once("-of-")?;
+        number.parse::<u32>().ok()?;
+        count.parse().ok()
+    };
+    let counts: BTreeSet<u32> =
+        entries.flatten().filter_map(|entry| number_of(entry.file_name().to_str()?)).collect();
+    let counts: Vec<u32> = counts.into_iter().collect();
+    match *counts.as_slice() {
+        [] => Ok(vec![]),
+        [count] if (1..=MOST_SHARDS).contains(&count) => {
+            Ok((1..=count).map(|n| folder.join(format!("model-{n:05}-of-{count:05}.safetensors"))).collect())
+        }
+        _ => Err(Error::model(
+            folder.display(),
+            format!("no model.safetensors.index.json, and shards of {counts:?} files each"),
+            "Fetch the whole model again, its index with it",
+        )),
+    }
+}
+
 /// The files that a `model.safetensors.index.json` lists, in order, each once.
 fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
     let origin = index.display();
-    let text = std::fs::read_to_string(index).map_err(|e| Error::io(index, "reading the index", e))?;
+    let text = read_text(index)?;
     let damaged = |problem: String| Error::model(&origin, problem, "Fetch the file again");
     let value: Value = serde_json::from_str(&text).map_err(|e| damaged(format!("not valid JSON ({e})")))?;
     let map = value
@@ -159,6 +304,9 @@ fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
     for (tensor, file) in map {
         let name = file.as_str().filter(|name| is_plain_file_name(name));
         names.insert(name.ok_or_else(|| damaged(format!("tensor {tensor} is said to be in {file}")))?);
+    }
+    if names.is_empty() {
+        return Err(damaged("its weight_map names no file".to_string()));
     }
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
@@ -259,6 +407,150 @@ mod tests {
         }
     }
 
+    /// The golden model with a head of its own, which counts the tokens on by one.
+    fn with_head() -> BTreeMap<String, Tensor> {
+        let mut tensors = golden_weights().tensors;
+        let embedding = &tensors[EMBED_TOKENS];
+        let last = embedding.narrow(0, 511, 1).unwrap();
+        let head = Tensor::cat(&[&last, &embedding.narrow(0, 0, 511).unwrap()], 0).unwrap();
+        tensors.insert(LM_HEAD.to_string(), head.contiguous().unwrap());
+        tensors
+    }
+
+    #[test]
+    fn a_head_of_its_own_is_kept_and_a_copy_of_the_embedding_is_not() {
+        let (own, tied) = (with_head(), golden_config());
+        let mut copy = own.clone();
+        copy.insert(LM_HEAD.into(), own[EMBED_TOKENS].clone());
+        for dtype in [DType::F32, DType::BF16] {
+            for prefix in ["", "language_model.", "_orig_mod."] {
+                for (tensors, kept) in [(&own, true), (&copy, false)] {
+                    let folder = tempfile::tempdir().unwrap();
+                    let named: BTreeMap<_, _> = tensors
+                        .iter()
+                        .map(|(name, tensor)| (format!("{prefix}{name}"), tensor.clone()))
+                        .collect();
+                    write_safetensors(&folder.path().join("model.safetensors"), &named, Some(dtype)).unwrap();
+                    let mut weights = Weights::from_folder(folder.path(), &tied).unwrap();
+                    assert_eq!(weights.tensors.contains_key(LM_HEAD), kept, "{dtype:?} {prefix}");
+                    let mut config = tied.clone();
+                    assert_eq!(weights.settle_head(&mut config).unwrap(), kept);
+                    assert_eq!(config.tie_word_embeddings, !kept);
+                }
+            }
+        }
+        // Where the configuration says untied, a head that is the embedding stays a head.
+        let untied = Gemma3Config { tie_word_embeddings: false, ..golden_config() };
+        let folder = tempfile::tempdir().unwrap();
+        write_safetensors(&folder.path().join("model.safetensors"), &copy, None).unwrap();
+        assert!(Weights::from_folder(folder.path(), &untied).unwrap().tensors.contains_key(LM_HEAD));
+        let mut short = own.clone();
+        short.insert(LM_HEAD.into(), own[LM_HEAD].narrow(0, 0, 500).unwrap().contiguous().unwrap());
+        let said = refused(&short, &tied);
+        assert!(
+            said.contains("lm_head.weight has shape [500, 64]") && said.contains("tie_word_embeddings"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn a_model_of_a_tied_configuration_uses_the_head_that_is_there() {
+        let weights = Weights { origin: "test".into(), tensors: with_head() };
+        let device = crate::Device::Cpu;
+        let untied = Gemma3Config { tie_word_embeddings: false, ..golden_config() };
+        let [ours, wanted] =
+            [golden_config(), untied].map(|c| crate::model::Gemma3::new(&c, &weights, &device).unwrap());
+        assert!(!ours.config().tie_word_embeddings);
+        let tied = crate::model::Gemma3::new(&golden_config(), &golden_weights(), &device).unwrap();
+        let prompt = [2, 40, 41];
+        assert_eq!(ours.greedy(&prompt, 5).unwrap(), wanted.greedy(&prompt, 5).unwrap());
+        assert_eq!(ours.greedy(&prompt, 1).unwrap()[0], (tied.greedy(&prompt, 1).unwrap()[0] + 1) % 512);
+    }
+
+    #[test]
+    fn what_the_configuration_does_not_ask_for_is_told_by_its_kind() {
+        let mut tensors = golden_weights().tensors;
+        for name in [
+            "model.layers.6.mlp.up_proj.weight",
+            "model.layers.0.self_attn.q_proj.bias",
+            "model.layers.0.self_attn.rotary_emb.inv_freq",
+            "vision_tower.layers.9.x",
+        ] {
+            tensors.insert(name.into(), Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap());
+        }
+        let mut wanted = Wanted::new(&golden_config());
+        for (name, tensor) in &tensors {
+            wanted.check("x", name, tensor.dims()).unwrap();
+        }
+        assert_eq!(
+            wanted.unused,
+            ["model.layers.0.self_attn.q_proj.bias", "model.layers.6.mlp.up_proj.weight"]
+        );
+        assert!(wanted.more_layers().contains("num_hidden_layers is 6, the file has 7"));
+        wanted.all_found("x").unwrap();
+        for (other, said) in [
+            ("model.layers.0.mlp.up_proj.qweight", "stored quantised"),
+            ("base_model.model.model.layers.0.mlp.up_proj.base_layer.weight", "not merged"),
+        ] {
+            let mut wanted = Wanted::new(&golden_config());
+            wanted.check("x", other, &[3]).unwrap();
+            assert!(wanted.all_found("x").unwrap_err().to_string().contains(said));
+        }
+    }
+
+    #[test]
+    fn shards_without_an_index_are_read_if_all_are_there() {
+        let (golden, config) = (golden_weights().tensors, golden_config());
+        let folder = tempfile::tempdir().unwrap();
+        let path = |n: usize| folder.path().join(format!("model-{n:05}-of-00003.safetensors"));
+        for n in 1..=3usize {
+            let part: BTreeMap<_, _> =
+                golden.iter().skip(n - 1).step_by(3).map(|(name, t)| (name.clone(), t.clone())).collect();
+            write_safetensors(&path(n), &part, None).unwrap();
+        }
+        assert_eq!(Weights::from_folder(folder.path(), &config).unwrap().tensors.len(), golden.len());
+        std::fs::remove_file(path(1)).unwrap();
+        std::fs::remove_file(path(3)).unwrap();
+        let said = Weights::from_folder(folder.path(), &config).unwrap_err().to_string();
+        let missing = "model-00001-of-00003.safetensors, model-00003-of-00003.safetensors";
+        assert!(said.contains(missing), "{said}");
+        std::fs::write(path(2), "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+            .unwrap();
+        std::fs::copy(path(2), path(1)).unwrap();
+        std::fs::copy(path(2), path(3)).unwrap();
+        let said = Weights::from_folder(folder.path(), &config).unwrap_err().to_string();
+        assert!(said.contains("model-00001-of-00003.safetensors: is a Git LFS pointer"), "{said}");
+        std::fs::write(folder.path().join("model-00001-of-00002.safetensors"), "x").unwrap();
+        let said = Weights::from_folder(folder.path(), &config).unwrap_err().to_string();
+        assert!(said.contains("[2, 3]"), "{said}");
+    }
+
+    #[test]
+    fn double_precision_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut header = String::from("{");
+        let mut data: Vec<u8> = vec![];
+        for (name, tensor) in &golden_weights().tensors {
+            let from = data.len();
+            let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            data.extend(values.iter().flat_map(|value| f64::from(*value).to_le_bytes()));
+            let (shape, to) = (tensor.dims(), data.len());
+            header += &format!(
+                "\"{name}\":{{\"dtype\":\"F64\",\"shape\":{shape:?},\"data_offsets\":[{from},{to}]}},"
+            );
+        }
+        header.pop();
+        header += "}";
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.extend(data);
+        std::fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
+        let read = Weights::from_folder(folder.path(), &golden_config()).unwrap();
+        for (name, tensor) in &golden_weights().tensors {
+            assert!(are_equal(tensor, &read.tensors[name]).unwrap(), "{name}");
+        }
+    }
+
     #[test]
     fn an_index_names_files_beside_it_only() {
         let folder = tempfile::tempdir().unwrap();
@@ -268,6 +560,8 @@ mod tests {
             ("{}", "no weight_map"),
             (r#"{"weight_map": {"a": "../../etc/passwd"}}"#, "tensor a"),
             (r#"{"weight_map": {"a": 5}}"#, "tensor a"),
+            (r#"{"weight_map": {}}"#, "names no file"),
+            ("version https://git-lfs.github.com/spec/v1", "index.json: is a Git LFS pointer"),
         ] {
             std::fs::write(&index, text).unwrap();
             let said = Weights::from_folder(folder.path(), &golden_config()).unwrap_err().to_string();

@@ -43,6 +43,21 @@ pub(crate) struct TensorInfo {
 pub(crate) struct Header<'a> {
     pub(crate) metadata: BTreeMap<&'a str, Meta<'a>>,
     pub(crate) tensors: BTreeMap<&'a str, TensorInfo>,
+    /// Tensors that are stored in a way which is not read here, and in which. Only a tensor that is
+    /// asked for makes that an error: a file may hold a vision tower, too.
+    pub(crate) unread: BTreeMap<&'a str, String>,
+}
+
+/// What is wrong with a file, and the way out.
+struct Flaw {
+    problem: String,
+    help: &'static str,
+}
+
+impl From<String> for Flaw {
+    fn from(problem: String) -> Self {
+        Self { problem, help: HELP }
+    }
 }
 
 const HELP: &str = "Fetch the .gguf file again";
@@ -52,18 +67,25 @@ const MOST_DIMS: usize = 4;
 impl<'a> Header<'a> {
     /// Reads the front of `file`, the whole file's bytes. `origin` names it in errors.
     pub(crate) fn read(file: &'a [u8], origin: &str) -> Result<Self> {
-        let damaged = |problem: String| Error::model(origin, problem, HELP);
         let mut cursor = Cursor { file, at: 0 };
-        let mut run = || -> Result<Self, String> {
+        let mut run = || -> Result<Self, Flaw> {
             if cursor.take(4, "the magic")? != b"GGUF" {
-                return Err("not a GGUF file (its first four bytes are not GGUF)".to_string());
+                return Err("not a GGUF file (its first four bytes are not GGUF)".to_string().into());
             }
             match cursor.u32()? {
                 2 | 3 => {}
-                version if matches!(version.swap_bytes(), 2 | 3) => {
-                    return Err("a big-endian GGUF file, which is not read here".to_string());
+                version if matches!(version.swap_bytes(), 1..=3) => {
+                    return Err(Flaw {
+                        problem: "a big-endian GGUF file, which is not read here".to_string(),
+                        help: "Fetch the little-endian one, or turn it round with llama.cpp's gguf_convert_endian.py",
+                    });
                 }
-                version => return Err(format!("GGUF version {version}; 2 and 3 are read here")),
+                version => {
+                    return Err(Flaw {
+                        problem: format!("GGUF version {version}; 2 and 3 are read here"),
+                        help: "Convert the model with a current llama.cpp",
+                    });
+                }
             }
             let tensor_count = cursor.count(24, "tensors")?;
             let metadata_count = cursor.count(13, "metadata entries")?;
@@ -72,7 +94,7 @@ impl<'a> Header<'a> {
                 let key = cursor.text("a metadata key")?;
                 let value = cursor.value(key)?;
                 if metadata.insert(key, value).is_some() {
-                    return Err(format!("metadata {key} is there twice"));
+                    return Err(format!("metadata {key} is there twice").into());
                 }
             }
             let mut entries = Vec::new();
@@ -82,11 +104,21 @@ impl<'a> Header<'a> {
             let alignment = match metadata.get("general.alignment") {
                 None => 32,
                 Some(Meta::Unsigned(n)) if n.is_power_of_two() && *n <= 1 << 20 => *n as usize,
-                Some(other) => return Err(format!("general.alignment is {other:?}")),
+                Some(other) => return Err(format!("general.alignment is {other:?}").into()),
             };
             let start = cursor.at.next_multiple_of(alignment);
-            let mut tensors = BTreeMap::new();
+            let (mut tensors, mut unread) = (BTreeMap::new(), BTreeMap::new());
             for (name, kind, shape, offset) in entries {
+                let twice = || format!("tensor {name} is there twice");
+                let kind = match kind {
+                    Ok(kind) => kind,
+                    Err(stored) => {
+                        if unread.insert(name, stored).is_some() || tensors.contains_key(name) {
+                            return Err(twice().into());
+                        }
+                        continue;
+                    }
+                };
                 let bytes = span(kind, &shape, offset, start).ok_or_else(|| {
                     format!("tensor {name} has a size that cannot be ({}, {shape:?})", kind.name())
                 })?;
@@ -95,15 +127,31 @@ impl<'a> Header<'a> {
                         "cut short: tensor {name} ends at byte {}, the file at {}",
                         bytes.end,
                         file.len()
-                    ));
+                    )
+                    .into());
                 }
-                if tensors.insert(name, TensorInfo { kind, shape, bytes }).is_some() {
-                    return Err(format!("tensor {name} is there twice"));
+                if tensors.insert(name, TensorInfo { kind, shape, bytes }).is_some()
+                    || unread.contains_key(name)
+                {
+                    return Err(twice().into());
                 }
             }
-            Ok(Self { metadata, tensors })
+            apart(&tensors)?;
+            Ok(Self { metadata, tensors, unread })
         };
-        run().map_err(damaged)
+        run().map_err(|flaw| Error::model(origin, flaw.problem, flaw.help))
+    }
+}
+
+/// That no two tensors share bytes: together they are then no longer than the file, and what is
+/// made of them is a small multiple of it.
+fn apart(tensors: &BTreeMap<&str, TensorInfo>) -> Result<(), String> {
+    let mut spans: Vec<_> =
+        tensors.iter().map(|(name, info)| (info.bytes.start, info.bytes.end, name)).collect();
+    spans.sort_unstable();
+    match spans.windows(2).find(|pair| pair[0].1 > pair[1].0) {
+        Some(pair) => Err(format!("tensors {} and {} lie on top of each other", pair[0].2, pair[1].2)),
+        None => Ok(()),
     }
 }
 
@@ -120,7 +168,8 @@ fn span(kind: Kind, shape: &[usize], offset: u64, start: usize) -> Option<std::o
     Some(from..from.checked_add(length)?)
 }
 
-type Entry<'a> = (&'a str, Kind, Vec<usize>, u64);
+/// A tensor's name, how it is stored (the error is a name), its shape and its offset.
+type Entry<'a> = (&'a str, Result<Kind, String>, Vec<usize>, u64);
 
 struct Cursor<'a> {
     file: &'a [u8],
@@ -247,9 +296,7 @@ impl<'a> Cursor<'a> {
             shape.push(usize::try_from(dim).map_err(|_| format!("tensor {name} has a dimension of {dim}"))?);
         }
         shape.reverse();
-        let kind = Kind::from_id(self.u32()?).map_err(|stored| {
-            format!("tensor {name} is stored as {stored}, which is not read here; {}", Kind::ALL_NAMES)
-        })?;
+        let kind = Kind::from_id(self.u32()?);
         Ok((name, kind, shape, self.u64()?))
     }
 }
@@ -314,6 +361,37 @@ mod tests {
         let deep = (0..9).fold(Out::default().u32(9), |out, _| out.u32(9).u64(1));
         file.set("list", deep.u32(4).u64(0));
         assert!(refused(&file.bytes()).contains("too deep"));
+    }
+
+    #[test]
+    fn tensors_that_share_bytes_are_refused() {
+        let mut file = Gguf::default();
+        for name in ["a", "b", "c"] {
+            file.tensors.push((name.into(), 0, vec![16], vec![0; 64]));
+        }
+        let bytes = file.bytes();
+        assert!(Header::read(&bytes, "x.gguf").is_ok());
+        // The offset of c, the last eight bytes of the front: onto b, half into b, onto a.
+        let front = bytes.len() - 3 * 64;
+        let at = bytes[..front].windows(8).rposition(|window| window == 128u64.to_le_bytes()).unwrap();
+        for (offset, wanted) in [(64u64, "b and c"), (96, "b and c"), (0, "a and c")] {
+            let mut bytes = bytes.clone();
+            bytes[at..at + 8].copy_from_slice(&offset.to_le_bytes());
+            let said = refused(&bytes);
+            assert!(said.contains(&format!("tensors {wanted} lie on top of each other")), "{said}");
+        }
+    }
+
+    #[test]
+    fn other_alignments_and_unread_types_are_followed() {
+        let mut file = Gguf::default();
+        file.set_u32("general.alignment", 64);
+        file.tensors.push(("vision".into(), 10, vec![256], vec![1; 64]));
+        file.tensors.push(("t".into(), 0, vec![16], vec![2; 64]));
+        let bytes = file.bytes();
+        let header = Header::read(&bytes, "x.gguf").unwrap();
+        assert_eq!(header.unread["vision"], "Q2_K");
+        assert!(bytes[header.tensors["t"].bytes.clone()].iter().all(|byte| *byte == 2));
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod blocks;
 mod config;
 mod header;
 mod names;
+mod parts;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,8 +19,9 @@ use super::safetensors::map_file;
 use super::tokenizer::Tokenizer;
 use super::weights::Weights;
 use crate::error::{Error, Result};
-use blocks::round_to_bf16;
+use blocks::{Kind, round_to_bf16};
 use header::{Header, Meta};
+use parts::{Parts, all_parts, part_of};
 
 /// What to do with the values that come out of a file's blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -44,7 +46,8 @@ pub struct GgufModel {
     pub tokenizer: Tokenizer,
 }
 
-/// Reads a Gemma 3 from the `.gguf` file `path`.
+/// Reads a Gemma 3 from the `.gguf` file `path`; of a model that is split into several
+/// (`NAME-00001-of-00003.gguf`), from all of them, whichever is named.
 ///
 /// Tensors of F32, F16, BF16, Q8_0, Q6_K, Q5_K, Q5_1, Q5_0, Q4_K, Q4_1 and Q4_0 are read. Norm
 /// weights are stored plus one in a GGUF and come out as transformers has them; like transformers,
@@ -52,10 +55,28 @@ pub struct GgufModel {
 ///
 /// # Errors
 /// [`Error::Model`] that names the file, and the tensor or key, if the file is damaged or cut
-/// short, is not a Gemma 3, or has tensors stored in another way.
+/// short, is not a Gemma 3, has tensors stored in another way, or is a part whose others are not
+/// beside it.
 pub fn open_gguf(path: &Path, rounding: Rounding) -> Result<GgufModel> {
+    let origin = path.display().to_string();
     let bytes = map_file(path)?;
-    gguf_from_bytes(&bytes, &path.display().to_string(), rounding)
+    let header = Header::read(&bytes, &origin)?;
+    let Some((number, count)) = part_of(&header.metadata) else {
+        return from_parts(&Parts(vec![(&bytes, header)]), &origin, rounding);
+    };
+    let paths = all_parts(path, number, count)?;
+    let files = paths.iter().map(|path| map_file(path)).collect::<Result<Vec<_>>>()?;
+    let mut parts = Vec::with_capacity(files.len());
+    for (n, (path, bytes)) in (1..).zip(paths.iter().zip(&files)) {
+        let origin = path.display().to_string();
+        let header = Header::read(bytes, &origin)?;
+        if part_of(&header.metadata) != Some((n, count)) {
+            let problem = format!("its name says part {n} of {count}, its metadata says something else");
+            return Err(Error::model(origin, problem, "Fetch the parts of one model again"));
+        }
+        parts.push((&bytes[..], header));
+    }
+    from_parts(&Parts(parts), &origin, rounding)
 }
 
 /// [`open_gguf`] for a file that is in memory. `origin` names it in errors.
@@ -64,26 +85,37 @@ pub fn open_gguf(path: &Path, rounding: Rounding) -> Result<GgufModel> {
 /// As [`open_gguf`].
 pub fn gguf_from_bytes(bytes: &[u8], origin: &str, rounding: Rounding) -> Result<GgufModel> {
     let header = Header::read(bytes, origin)?;
-    let config = config::read_config(&header, origin)?;
+    if let Some((number, count)) = part_of(&header.metadata) {
+        let problem = format!("it is part {number} of {count} of a split model");
+        return Err(Error::model(origin, problem, "Open it by its path, with the other parts beside it"));
+    }
+    from_parts(&Parts(vec![(bytes, header)]), origin, rounding)
+}
+
+fn from_parts(parts: &Parts, origin: &str, rounding: Rounding) -> Result<GgufModel> {
+    let config = config::read_config(parts, origin)?;
     // Both take about a second for the real model, and neither needs the other.
     let (weights, tokenizer) = rayon::join(
-        || read_weights(bytes, &header, &config, origin, rounding),
-        || read_tokenizer(&header, &config, origin),
+        || read_weights(parts, &config, origin, rounding),
+        || read_tokenizer(parts, &config, origin),
     );
     Ok(GgufModel { weights: weights?, tokenizer: tokenizer?, config })
 }
 
-fn read_weights(
-    file: &[u8],
-    header: &Header,
-    config: &Gemma3Config,
-    origin: &str,
-    rounding: Rounding,
-) -> Result<Weights> {
+fn read_weights(parts: &Parts, config: &Gemma3Config, origin: &str, rounding: Rounding) -> Result<Weights> {
     let mut tensors = BTreeMap::new();
     for (name, shape) in tensor_shapes(config) {
         let stored = names::gguf_name(&name).unwrap_or_default();
-        let info = header.tensors.get(stored.as_str()).ok_or_else(|| {
+        if let Some(kind) = parts.unread(&stored) {
+            let problem =
+                format!("tensor {stored} is stored as {kind}, which is not read here; {}", Kind::ALL_NAMES);
+            return Err(Error::model(
+                origin,
+                problem,
+                "Most repositories of .gguf files have one in Q8_0 or Q4_K_M",
+            ));
+        }
+        let (bytes, info) = parts.tensor(&stored).ok_or_else(|| {
             let help = "The file is incomplete or not a Gemma 3 text model";
             Error::model(origin, format!("no tensor {stored} ({name})"), help)
         })?;
@@ -91,8 +123,6 @@ fn read_weights(
             let problem = format!("tensor {stored} has shape {:?}, the metadata says {shape:?}", info.shape);
             return Err(Error::model(origin, problem, "The file contradicts itself: fetch another"));
         }
-        // The header has made sure that the range lies in the file.
-        let bytes = file.get(info.bytes.clone()).unwrap_or_default();
         let mut values = info.kind.dequantize(bytes);
         if stored.ends_with("norm.weight") {
             values.iter_mut().for_each(|value| *value -= 1.0);
@@ -105,36 +135,43 @@ fn read_weights(
     Ok(Weights { origin: origin.to_string(), tensors })
 }
 
-fn read_tokenizer(header: &Header, config: &Gemma3Config, origin: &str) -> Result<Tokenizer> {
-    let missing = |key: &str| {
-        Error::model(origin, format!("no {key} in its metadata"), "A .gguf made by llama.cpp has it")
-    };
-    let text = |key| match header.metadata.get(key) {
+fn read_tokenizer(parts: &Parts, config: &Gemma3Config, origin: &str) -> Result<Tokenizer> {
+    let text = |key| match parts.meta(key) {
         Some(Meta::Text(text)) => Some(*text),
         _ => None,
     };
-    let id = |key| match header.metadata.get(key) {
+    let id = |key| match parts.meta(key) {
         Some(Meta::Unsigned(id)) => u32::try_from(*id).ok(),
+        Some(Meta::Signed(id)) => u32::try_from(*id).ok(),
         _ => None,
+    };
+    let wrong = |key: &str, wanted: &str| {
+        let problem = format!("{key} in its metadata is not {wanted}");
+        Err(Error::model(origin, problem, "A .gguf made by llama.cpp has it so"))
     };
     let kind = text("tokenizer.ggml.model").unwrap_or("missing");
     if kind != "llama" {
         let problem = format!("tokenizer.ggml.model is {kind}, Gemma 3's is llama");
         return Err(Error::model(origin, problem, "Choose a .gguf made from Gemma 3's own tokenizer"));
     }
-    let Some(Meta::Texts(tokens)) = header.metadata.get("tokenizer.ggml.tokens") else {
-        return Err(missing("tokenizer.ggml.tokens"));
+    let Some(Meta::Texts(tokens)) = parts.meta("tokenizer.ggml.tokens") else {
+        return wrong("tokenizer.ggml.tokens", "a list of texts");
     };
-    let Some(Meta::Floats(scores)) = header.metadata.get("tokenizer.ggml.scores") else {
-        return Err(missing("tokenizer.ggml.scores"));
+    let scores = match parts.meta("tokenizer.ggml.scores") {
+        None => None,
+        Some(Meta::Floats(scores)) => Some(scores.as_slice()),
+        Some(_) => return wrong("tokenizer.ggml.scores", "a list of numbers"),
     };
-    let Some(Meta::Signeds(types)) = header.metadata.get("tokenizer.ggml.token_type") else {
-        return Err(missing("tokenizer.ggml.token_type"));
+    let types = match parts.meta("tokenizer.ggml.token_type") {
+        None => None,
+        Some(Meta::Signeds(types)) => Some(types.as_slice()),
+        Some(_) => return wrong("tokenizer.ggml.token_type", "a list of whole numbers"),
     };
     let list = TokenList {
         tokens,
         scores,
         types,
+        rows: config.vocab_size,
         bos: config.bos_token_id,
         eos: config.eos_token_ids.first().copied().unwrap_or(1),
         pad: config.pad_token_id,
@@ -233,10 +270,7 @@ mod tests {
             ("stored as Q2_K, which is not read", message(|f| f.tensors[3].1 = 10)),
             ("stored as the unknown type 99", message(|f| f.tensors[3].1 = 99)),
             ("tokenizer.ggml.model is gpt2", message(|f| f.set_text("tokenizer.ggml.model", "gpt2"))),
-            (
-                "no tokenizer.ggml.scores",
-                message(|f| f.metadata.retain(|(k, _)| k != "tokenizer.ggml.scores")),
-            ),
+            ("token_type in its metadata is not", message(|f| f.set_u32("tokenizer.ggml.token_type", 1))),
             ("bos_token_id 512 is outside", message(|f| f.set_u32("tokenizer.ggml.bos_token_id", 512))),
             (
                 "final",
@@ -246,6 +280,116 @@ mod tests {
         for (wanted, text) in cases {
             assert!(text.contains(wanted) && text.contains("test.gguf"), "{wanted}: {text}");
         }
+    }
+
+    #[test]
+    fn the_vocabulary_is_as_large_as_the_embedding() {
+        let (tokens, scores, types) = super::writer::tiny_tokens();
+        let mut file = golden_gguf();
+        let more = (
+            [&tokens[..], &["<image_soft_token>".to_string()]].concat(),
+            [&scores[..], &[0.0]].concat(),
+            [&types[..], &[4]].concat(),
+        );
+        file.set_tokens(&more.0, &more.1, &more.2);
+        let model = open(&file).unwrap();
+        assert_eq!(model.config, golden_config());
+        assert!(model.tokenizer.encode("<image_soft_token>").unwrap_err().to_string().contains("id 512"));
+        // Rows that only fill up.
+        let mut file = golden_gguf();
+        file.set_tokens(&tokens[..500], &scores[..500], &types[..500]);
+        assert_eq!(open(&file).unwrap().config.vocab_size, 512);
+        assert_eq!(open(&file).unwrap().tokenizer.vocab_size(), 500);
+    }
+
+    #[test]
+    fn stop_tokens_come_from_every_key() {
+        let mut file = golden_gguf();
+        file.set_u32("tokenizer.ggml.eot_token_id", 6);
+        file.set_u32s("tokenizer.ggml.eos_token_ids", &[1, 4, 9000]);
+        file.set_u32("tokenizer.ggml.padding_token_id", u32::MAX);
+        let config = open(&file).unwrap().config;
+        assert_eq!((config.eos_token_ids, config.pad_token_id), (vec![1, 6, 4], 0));
+    }
+
+    #[test]
+    fn keys_that_other_tools_leave_out_or_call_otherwise() {
+        let without = |keys: &[&str], more: &dyn Fn(&mut Gguf)| {
+            let mut file = golden_gguf();
+            file.metadata.retain(|(key, _)| !keys.contains(&key.trim_start_matches("gemma3.")));
+            more(&mut file);
+            open(&file)
+        };
+        let derived = [
+            "attention.key_length",
+            "attention.value_length",
+            "attention.head_count_kv",
+            "feed_forward_length",
+            "attention.layer_norm_rms_epsilon",
+            "rope.freq_base",
+        ];
+        assert_eq!(without(&derived, &|_| {}).unwrap().config, golden_config());
+        let ollama = without(&derived, &|f| {
+            f.set_f32("gemma3.rope.global.freq_base", 5e5);
+            f.set_f32("gemma3.rope.local.freq_base", 3e4);
+            f.set_f32("gemma3.final_logit_softcapping", 30.0);
+            f.set_u32("gemma3.text.feed_forward_length", 128);
+            f.set_u32s("gemma3.attention.head_count_kv", &[1; 6]);
+        });
+        let config = ollama.unwrap().config;
+        assert_eq!((config.rope_theta, config.rope_local_base_freq), (5e5, 3e4));
+        let none = without(&["attention.sliding_window"], &|_| {}).unwrap_err().to_string();
+        assert!(none.contains("no gemma3.attention.sliding_window"), "{none}");
+        let zero = without(&[], &|f| f.set_u32("gemma3.attention.sliding_window", 0)).unwrap().config;
+        assert_eq!(zero.sliding_window, zero.max_position_embeddings);
+    }
+
+    #[test]
+    fn files_beside_a_model_are_called_what_they_are() {
+        let with = |key: &str, value: &str| message(|f| f.set_text(key, value));
+        assert!(with("general.type", "mmproj").contains("vision projector"));
+        assert!(with("general.architecture", "clip").contains("vision projector"));
+        assert!(with("general.type", "adapter").contains("a LoRA adapter in GGUF's form"));
+        assert!(with("general.architecture", "gemma3n").contains("is gemma3n, this is for Gemma 3"));
+        assert!(message(|f| f.tensors.clear()).contains("a vocabulary and no weights"));
+        assert!(message(|f| f.set_u32("split.count", 3)).contains("part 1 of 3"));
+        // A vision tower in the same file, in a type that is not read, is in nobody's way.
+        let mut file = golden_gguf();
+        file.tensors.push(("v.blk.0.attn_k.weight".into(), 10, vec![256], vec![0; 84]));
+        assert!(open(&file).is_ok());
+    }
+
+    #[test]
+    fn a_split_model_is_read_from_all_its_parts() {
+        let whole = golden_gguf();
+        let folder = tempfile::tempdir().unwrap();
+        let path = |n: usize| folder.path().join(format!("tiny-{n:05}-of-00003.gguf"));
+        for n in 1..=3usize {
+            let mut part = Gguf::default();
+            if n == 1 {
+                part.metadata = whole.metadata.clone();
+            }
+            part.set_u32("split.count", 3);
+            part.set_u32("split.no", n as u32 - 1);
+            part.tensors = whole.tensors.iter().skip(n - 1).step_by(3).cloned().collect();
+            std::fs::write(path(n), part.bytes()).unwrap();
+        }
+        let expected = open(&whole).unwrap();
+        for n in 1..=3 {
+            let model = open_gguf(&path(n), Rounding::None).unwrap();
+            assert_eq!(model.config, expected.config);
+            assert_eq!(model.weights.parameters(), expected.weights.parameters());
+        }
+        let renamed = folder.path().join("model.gguf");
+        std::fs::copy(path(1), &renamed).unwrap();
+        let said = open_gguf(&renamed, Rounding::None).unwrap_err().to_string();
+        assert!(said.contains("part 1 of 3") && said.contains("-00001-of-00003.gguf"), "{said}");
+        std::fs::copy(path(2), path(3)).unwrap();
+        let said = open_gguf(&path(1), Rounding::None).unwrap_err().to_string();
+        assert!(said.contains("tiny-00003-of-00003.gguf: its name says part 3 of 3"), "{said}");
+        std::fs::remove_file(path(3)).unwrap();
+        let said = open_gguf(&path(2), Rounding::None).unwrap_err().to_string();
+        assert!(said.contains("part 2 of 3") && said.contains("tiny-00003-of-00003.gguf"), "{said}");
     }
 
     #[test]
