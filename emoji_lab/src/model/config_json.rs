@@ -78,26 +78,20 @@ impl Gemma3Config {
     }
 }
 
-struct Rope {
-    theta: f64,
-    local_base: f64,
-    factor: f64,
-}
-
 /// The fields of a `config.json`: `inner` is the text model's, `outer` the file's own (the same
 /// object, except in a multimodal configuration).
-struct Fields<'a> {
+pub(super) struct Fields<'a> {
     inner: &'a Map<String, Value>,
     outer: &'a Map<String, Value>,
     origin: &'a str,
 }
 
 impl Fields<'_> {
-    fn get(&self, name: &str) -> Option<&Value> {
+    pub(super) fn get(&self, name: &str) -> Option<&Value> {
         [self.inner, self.outer].iter().find_map(|fields| fields.get(name).filter(|value| !value.is_null()))
     }
 
-    fn wrong(&self, name: &str, value: &Value, wanted: &str) -> Error {
+    pub(super) fn wrong(&self, name: &str, value: &Value, wanted: &str) -> Error {
         let mut shown = value.to_string();
         if let Some((cut, _)) = shown.char_indices().nth(60) {
             shown.truncate(cut);
@@ -116,11 +110,11 @@ impl Fields<'_> {
             .ok_or_else(|| self.wrong(name, value, "a whole number, 0 or more"))
     }
 
-    fn number(&self, name: &str, default: f64) -> Result<f64> {
+    pub(super) fn number(&self, name: &str, default: f64) -> Result<f64> {
         self.number_in(self.get(name), name, default)
     }
 
-    fn number_in(&self, value: Option<&Value>, name: &str, default: f64) -> Result<f64> {
+    pub(super) fn number_in(&self, value: Option<&Value>, name: &str, default: f64) -> Result<f64> {
         match value {
             None | Some(Value::Null) => Ok(default),
             Some(value) => value.as_f64().ok_or_else(|| self.wrong(name, value, "a number")),
@@ -180,53 +174,6 @@ impl Fields<'_> {
             return Err(self.wrong(name, &json!(0), "1 or more"));
         }
         Ok(every_nth_full(layers, pattern))
-    }
-
-    fn rope(&self) -> Result<Rope> {
-        let default = Gemma3Config::default();
-        let theta = self.number("rope_theta", default.rope_theta)?;
-        let local_base = self.number("rope_local_base_freq", default.rope_local_base_freq)?;
-        let mut rope = Rope { theta, local_base, factor: 1.0 };
-        if let Some(parameters) = self.get("rope_parameters") {
-            let kinds = ["full_attention", "sliding_attention"];
-            let objects = kinds.map(|kind| parameters.get(kind).and_then(Value::as_object));
-            if objects.iter().all(Option::is_none) {
-                let wanted = "an object with full_attention and sliding_attention";
-                return Err(self.wrong("rope_parameters", parameters, wanted));
-            }
-            let [full, sliding] = objects;
-            if let Some(full) = full {
-                rope.theta = self.number_in(full.get("rope_theta"), "rope_theta", rope.theta)?;
-                rope.factor = self.rope_factor(full, "rope_parameters.full_attention")?;
-            }
-            if let Some(sliding) = sliding {
-                let base = sliding.get("rope_theta");
-                rope.local_base = self.number_in(base, "rope_theta", rope.local_base)?;
-                let name = "rope_parameters.sliding_attention";
-                if self.rope_factor(sliding, name)? != 1.0 {
-                    return Err(self.wrong(name, &json!(sliding), "of rope_type default"));
-                }
-            }
-        }
-        // In the older form the scaling is the full layers' alone.
-        if let Some(scaling) = self.get("rope_scaling") {
-            let wanted = "null or an object";
-            let scaling = scaling.as_object().ok_or_else(|| self.wrong("rope_scaling", scaling, wanted))?;
-            rope.factor = self.rope_factor(scaling, "rope_scaling")?;
-        }
-        Ok(rope)
-    }
-
-    fn rope_factor(&self, object: &Map<String, Value>, name: &str) -> Result<f64> {
-        let kind = object.get("rope_type").or_else(|| object.get("type"));
-        if self.number_in(object.get("partial_rotary_factor"), "partial_rotary_factor", 1.0)? != 1.0 {
-            return Err(self.wrong(name, &json!(object), "without a partial_rotary_factor"));
-        }
-        match kind.and_then(Value::as_str) {
-            None | Some("default") => Ok(1.0),
-            Some("linear") => self.number_in(object.get("factor"), "factor", f64::NAN),
-            Some(_) => Err(self.wrong(name, &json!(object), "of rope_type default or linear")),
-        }
     }
 
     fn refuse_what_is_not_computed(&self) -> Result<()> {

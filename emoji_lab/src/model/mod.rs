@@ -3,6 +3,7 @@
 mod cache;
 mod config;
 mod config_json;
+mod config_rope;
 mod cut_short;
 mod folder;
 mod gemma3;
@@ -10,6 +11,7 @@ mod generate;
 mod generation_config;
 mod generation_json;
 pub(crate) mod gguf;
+mod gguf_token_types;
 mod gguf_tokenizer;
 mod layer;
 mod linear;
@@ -19,8 +21,10 @@ mod packed;
 mod pretrained;
 mod safetensors;
 mod save;
+mod shards;
 mod source;
 mod tokenizer;
+mod wanted;
 mod weights;
 
 pub use cache::KvCache;

@@ -1,25 +1,19 @@
 //! A model's tensors by name, on the CPU in f32, as they came out of a file.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use candle_core::Tensor;
-use serde_json::Value;
-
 use rayon::prelude::*;
 
 use super::config::Gemma3Config;
 use super::folder;
-use super::names::{EMBED_TOKENS, LM_HEAD, is_passed_over, is_quantised, tensor_shapes, without_prefix};
+use super::names::{EMBED_TOKENS, LM_HEAD};
 use super::safetensors::{map_file, tensors_from_bytes};
-use crate::display::say;
+use super::shards::{shards, shards_without_index};
+use super::wanted::{Wanted, missing, wrong_shape};
 use crate::error::{Error, Result};
 use crate::ops::host;
-use crate::sniff::read_text;
-
-const INCOMPLETE: &str = "The file is incomplete or not a Gemma 3 text model";
-const MOST_SHARDS: u32 = 1000;
-const OTHERS: &str = "The weights and the configuration do not belong together";
 
 /// Named tensors (transformers' names, `model.layers.0.self_attn.q_proj.weight`), f32 on the CPU.
 #[derive(Debug, Clone, Default)]
@@ -153,167 +147,8 @@ fn are_equal(one: &Tensor, two: &Tensor) -> Result<bool> {
     Ok(equal)
 }
 
-/// The tensors that a configuration asks for, which of them have come, and what else there was.
-struct Wanted {
-    config: Gemma3Config,
-    shapes: BTreeMap<String, Vec<usize>>,
-    left: BTreeSet<String>,
-    /// Names of tensors that nobody asked for and that are no matter of course.
-    unused: Vec<String>,
-}
-
-impl Wanted {
-    fn new(config: &Gemma3Config) -> Self {
-        let mut shapes: BTreeMap<_, _> = tensor_shapes(config).into_iter().collect();
-        let left = shapes.keys().cloned().collect();
-        // Not asked for where it is the embedding, but looked at: it may be another.
-        shapes.insert(LM_HEAD.to_string(), vec![config.vocab_size, config.hidden_size]);
-        Self { config: config.clone(), shapes, left, unused: vec![] }
-    }
-
-    /// The name under which to keep a tensor of a file, or `None` to pass over it.
-    fn check(&mut self, origin: &str, stored: &str, shape: &[usize]) -> Result<Option<String>> {
-        let name = without_prefix(stored);
-        let Some(dims) = self.shapes.get(&name) else {
-            if !is_passed_over(&name) {
-                self.unused.push(stored.to_string());
-            }
-            return Ok(None);
-        };
-        if shape != dims.as_slice() {
-            return Err(match name == LM_HEAD && self.config.tie_word_embeddings {
-                false => wrong_shape(origin, &name, shape, dims),
-                true => Error::model(
-                    origin,
-                    format!(
-                        "tensor {name} has shape {shape:?}, the configuration says {dims:?} and \
-                         tie_word_embeddings: true"
-                    ),
-                    "A head has a row for each of the vocab_size tokens: set vocab_size right, or take the head \
-                     out of the file",
-                ),
-            });
-        }
-        self.left.remove(&name);
-        Ok(Some(name))
-    }
-
-    /// What was found, if it is whole.
-    fn finish(self, origin: String, tensors: BTreeMap<String, Tensor>) -> Result<Weights> {
-        self.all_found(&origin)?;
-        if let Some(first) = self.unused.first() {
-            say(format!(
-                "{origin}: {} of its tensors are not part of the model that config.json describes and are left out, \
-                 such as {first}{}",
-                self.unused.len(),
-                self.more_layers(),
-            ));
-        }
-        let mut weights = Weights { origin, tensors };
-        weights.settle_head(&mut self.config.clone())?;
-        Ok(weights)
-    }
-
-    /// That there are layers left over, if there are.
-    fn more_layers(&self) -> String {
-        let layer = |name: &String| -> Option<usize> {
-            without_prefix(name).strip_prefix("model.layers.")?.split_once('.')?.0.parse().ok()
-        };
-        let most = self.unused.iter().filter_map(layer).max().unwrap_or_default();
-        let layers = self.config.num_hidden_layers;
-        match most >= layers {
-            true => {
-                format!(" (num_hidden_layers is {layers}, the file has {} layers)", most.saturating_add(1))
-            }
-            false => String::new(),
-        }
-    }
-
-    fn all_found(&self, origin: &str) -> Result<()> {
-        let Some(name) = self.left.first() else { return Ok(()) };
-        if name == LM_HEAD {
-            return Err(Error::model(
-                origin,
-                format!("no tensor {LM_HEAD}, and the configuration says tie_word_embeddings: false"),
-                "Set tie_word_embeddings to true in config.json if the head is the embedding",
-            ));
-        }
-        let seen = |is: &dyn Fn(&str) -> bool| self.unused.iter().find(|name| is(name));
-        if let Some(other) = seen(&is_quantised) {
-            let problem = format!("the weights are stored quantised (it has {other})");
-            let help = "Choose the unquantised model; QuantConfig rounds it to 4 bits on loading";
-            return Err(Error::model(origin, problem, help));
-        }
-        if let Some(other) = seen(&|name| name.contains(".lora_A.") || name.contains(".base_layer.")) {
-            let problem = format!("an adapter is in it that was not merged (it has {other})");
-            return Err(Error::model(origin, problem, "Merge it with PEFT's merge_and_unload before saving"));
-        }
-        Err(missing(origin, name))
-    }
-}
-
-fn missing(origin: &str, name: &str) -> Error {
-    Error::model(origin, format!("no tensor {name}"), INCOMPLETE)
-}
-
-fn wrong_shape(origin: &str, name: &str, shape: &[usize], dims: &[usize]) -> Error {
-    let problem = format!("tensor {name} has shape {shape:?}, the configuration says {dims:?}");
-    Error::model(origin, problem, OTHERS)
-}
-
 fn file_name(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-/// `model-00001-of-0000N.safetensors` and its fellows, if the folder has one of them.
-fn shards_without_index(folder: &Path) -> Result<Vec<PathBuf>> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(vec![]) };
-    let number_of = |name: &str| -> Option<u32> {
-        let (number, count) =
-            name.strip_prefix("model-")?.strip_suffix(".safetensors")?.split_once("-of-")?;
-        number.parse::<u32>().ok()?;
-        count.parse().ok()
-    };
-    let counts: BTreeSet<u32> =
-        entries.flatten().filter_map(|entry| number_of(entry.file_name().to_str()?)).collect();
-    let counts: Vec<u32> = counts.into_iter().collect();
-    match *counts.as_slice() {
-        [] => Ok(vec![]),
-        [count] if (1..=MOST_SHARDS).contains(&count) => {
-            Ok((1..=count).map(|n| folder.join(format!("model-{n:05}-of-{count:05}.safetensors"))).collect())
-        }
-        _ => Err(Error::model(
-            folder.display(),
-            format!("no model.safetensors.index.json, and shards of {counts:?} files each"),
-            "Fetch the whole model again, its index with it",
-        )),
-    }
-}
-
-/// The files that a `model.safetensors.index.json` lists, in order, each once.
-fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
-    let origin = index.display();
-    let text = read_text(index)?;
-    let damaged = |problem: String| Error::model(&origin, problem, "Fetch the file again");
-    let value: Value = serde_json::from_str(&text).map_err(|e| damaged(format!("not valid JSON ({e})")))?;
-    let map = value
-        .get("weight_map")
-        .and_then(Value::as_object)
-        .ok_or_else(|| damaged("no weight_map in it".to_string()))?;
-    let mut names = BTreeSet::new();
-    for (tensor, file) in map {
-        let name = file.as_str().filter(|name| is_plain_file_name(name));
-        names.insert(name.ok_or_else(|| damaged(format!("tensor {tensor} is said to be in {file}")))?);
-    }
-    if names.is_empty() {
-        return Err(damaged("its weight_map names no file".to_string()));
-    }
-    Ok(names.into_iter().map(|name| folder.join(name)).collect())
-}
-
-/// An index comes from elsewhere: its files lie beside it, nowhere else.
-fn is_plain_file_name(name: &str) -> bool {
-    !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\'])
 }
 
 #[cfg(test)]
@@ -468,64 +303,6 @@ mod tests {
     }
 
     #[test]
-    fn what_the_configuration_does_not_ask_for_is_told_by_its_kind() {
-        let mut tensors = golden_weights().tensors;
-        for name in [
-            "model.layers.6.mlp.up_proj.weight",
-            "model.layers.0.self_attn.q_proj.bias",
-            "model.layers.0.self_attn.rotary_emb.inv_freq",
-            "vision_tower.layers.9.x",
-        ] {
-            tensors.insert(name.into(), Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap());
-        }
-        let mut wanted = Wanted::new(&golden_config());
-        for (name, tensor) in &tensors {
-            wanted.check("x", name, tensor.dims()).unwrap();
-        }
-        assert_eq!(
-            wanted.unused,
-            ["model.layers.0.self_attn.q_proj.bias", "model.layers.6.mlp.up_proj.weight"]
-        );
-        assert!(wanted.more_layers().contains("num_hidden_layers is 6, the file has 7"));
-        wanted.all_found("x").unwrap();
-        for (other, said) in [
-            ("model.layers.0.mlp.up_proj.qweight", "stored quantised"),
-            ("base_model.model.model.layers.0.mlp.up_proj.base_layer.weight", "not merged"),
-        ] {
-            let mut wanted = Wanted::new(&golden_config());
-            wanted.check("x", other, &[3]).unwrap();
-            assert!(wanted.all_found("x").unwrap_err().to_string().contains(said));
-        }
-    }
-
-    #[test]
-    fn shards_without_an_index_are_read_if_all_are_there() {
-        let (golden, config) = (golden_weights().tensors, golden_config());
-        let folder = tempfile::tempdir().unwrap();
-        let path = |n: usize| folder.path().join(format!("model-{n:05}-of-00003.safetensors"));
-        for n in 1..=3usize {
-            let part: BTreeMap<_, _> =
-                golden.iter().skip(n - 1).step_by(3).map(|(name, t)| (name.clone(), t.clone())).collect();
-            write_safetensors(&path(n), &part, None).unwrap();
-        }
-        assert_eq!(Weights::from_folder(folder.path(), &config).unwrap().tensors.len(), golden.len());
-        std::fs::remove_file(path(1)).unwrap();
-        std::fs::remove_file(path(3)).unwrap();
-        let said = Weights::from_folder(folder.path(), &config).unwrap_err().to_string();
-        let missing = "model-00001-of-00003.safetensors, model-00003-of-00003.safetensors";
-        assert!(said.contains(missing), "{said}");
-        std::fs::write(path(2), "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
-            .unwrap();
-        std::fs::copy(path(2), path(1)).unwrap();
-        std::fs::copy(path(2), path(3)).unwrap();
-        let said = Weights::from_folder(folder.path(), &config).unwrap_err().to_string();
-        assert!(said.contains("model-00001-of-00003.safetensors: is a Git LFS pointer"), "{said}");
-        std::fs::write(folder.path().join("model-00001-of-00002.safetensors"), "x").unwrap();
-        let said = Weights::from_folder(folder.path(), &config).unwrap_err().to_string();
-        assert!(said.contains("[2, 3]"), "{said}");
-    }
-
-    #[test]
     fn double_precision_is_read() {
         let folder = tempfile::tempdir().unwrap();
         let mut header = String::from("{");
@@ -548,24 +325,6 @@ mod tests {
         let read = Weights::from_folder(folder.path(), &golden_config()).unwrap();
         for (name, tensor) in &golden_weights().tensors {
             assert!(are_equal(tensor, &read.tensors[name]).unwrap(), "{name}");
-        }
-    }
-
-    #[test]
-    fn an_index_names_files_beside_it_only() {
-        let folder = tempfile::tempdir().unwrap();
-        let index = folder.path().join("model.safetensors.index.json");
-        for (text, wanted) in [
-            ("{", "not valid JSON"),
-            ("{}", "no weight_map"),
-            (r#"{"weight_map": {"a": "../../etc/passwd"}}"#, "tensor a"),
-            (r#"{"weight_map": {"a": 5}}"#, "tensor a"),
-            (r#"{"weight_map": {}}"#, "names no file"),
-            ("version https://git-lfs.github.com/spec/v1", "index.json: is a Git LFS pointer"),
-        ] {
-            std::fs::write(&index, text).unwrap();
-            let said = Weights::from_folder(folder.path(), &golden_config()).unwrap_err().to_string();
-            assert!(said.contains(wanted), "{said}");
         }
     }
 
