@@ -7,7 +7,11 @@ pub(super) fn what_is_wrong(bytes: &[u8], said: &str) -> (String, &'static str) 
     const AGAIN: &str = "Fetch or save the file again";
     let have = bytes.len() as u64;
     let Some(&[a, b, c, d, e, f, g, h]) = bytes.get(..8).and_then(|front| front.first_chunk::<8>()) else {
-        return (format!("cut short: it has {have} bytes, fewer than a header's length takes"), AGAIN);
+        let problem = match have {
+            0 => "damaged or cut short: it is empty".to_string(),
+            _ => format!("damaged or cut short: it has {have} bytes, fewer than a header's length takes"),
+        };
+        return (problem, AGAIN);
     };
     if let Some(found) = crate::sniff::disguise(&bytes[..bytes.len().min(crate::sniff::START)]) {
         return (found.problem.to_string(), found.help);
@@ -21,7 +25,10 @@ pub(super) fn what_is_wrong(bytes: &[u8], said: &str) -> (String, &'static str) 
     }
     let header = usize::try_from(length).ok().and_then(|length| bytes.get(8..length.checked_add(8)?));
     let Some(header) = header else {
-        return (format!("cut short: its header has {length} bytes, the file {have} in all"), AGAIN);
+        return (
+            format!("damaged or cut short: its header has {length} bytes, the file {have} in all"),
+            AGAIN,
+        );
     };
     let damaged = (format!("damaged or cut short, {have} bytes ({said})"), AGAIN);
     let Ok(Value::Object(entries)) = serde_json::from_slice::<Value>(header) else { return damaged };
@@ -29,7 +36,10 @@ pub(super) fn what_is_wrong(bytes: &[u8], said: &str) -> (String, &'static str) 
     let wanted = entries.values().filter_map(end_of).max().and_then(|end| end.checked_add(8 + length));
     match wanted {
         Some(wanted) if have < wanted => (
-            format!("cut short: it has {have} of its {wanted} bytes, {} are missing", wanted - have),
+            format!(
+                "damaged or cut short: it has {have} of its {wanted} bytes, {} are missing",
+                wanted - have
+            ),
             "Fetch the file again: its download did not come to its end",
         ),
         Some(wanted) if have > wanted => {
@@ -57,7 +67,7 @@ mod tests {
         let whole = 8 + header.len() + 16;
         assert_eq!(
             said(&file(header, 9)),
-            format!("cut short: it has {} of its {whole} bytes, 7 are missing", whole - 7)
+            format!("damaged or cut short: it has {} of its {whole} bytes, 7 are missing", whole - 7)
         );
         assert!(said(&file(header, 20)).contains("4 bytes longer"));
         assert!(said(&file(header, 0)[..30]).contains("its header has"));

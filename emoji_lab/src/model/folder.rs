@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crate::error::{Error, Result};
+
 /// Endings of files that are still on their way.
 pub(super) const UNFINISHED: [&str; 5] = ["part", "incomplete", "crdownload", "download", "aria2"];
 
@@ -21,8 +23,11 @@ pub(super) fn without_config(folder: &Path) -> String {
     if let Some(instead) = in_place_of(folder, "config.json") {
         return instead;
     }
-    if let Some(below) = models_below(folder) {
+    if let Some(below) = folders_below_with(folder, "config.json") {
         return format!("The model lies in {below}: name that folder");
+    }
+    if let Some(below) = folders_below_with(folder, "adapter_config.json") {
+        return format!("It holds adapters, in {below}: merge one with merge_adapters(&base_model, &folder)");
     }
     if let Some(other) = names.iter().find(|name| is_weights_of_another_kind(name)) {
         return format!(
@@ -101,13 +106,30 @@ fn is_weights_of_another_kind(name: &str) -> bool {
     endings.iter().any(|ending| name.to_ascii_lowercase().ends_with(ending))
 }
 
-/// The folders below `folder` that hold a model, the first few by name.
-fn models_below(folder: &Path) -> Option<String> {
+/// Refuses a file that aria2 has made in its full length and not yet filled.
+///
+/// # Errors
+/// [`Error::Model`] if its control file lies beside it.
+pub(super) fn refuse_unfinished(path: &Path) -> Result<()> {
+    let mut control = path.as_os_str().to_owned();
+    control.push(".aria2");
+    match Path::new(&control).is_file() {
+        false => Ok(()),
+        true => Err(Error::model(
+            path.display(),
+            "is a download that has not come to its end: aria2's control file lies beside it",
+            "Let aria2 finish it",
+        )),
+    }
+}
+
+/// The folders below `folder` that hold the file `wanted`, the first few by name.
+fn folders_below_with(folder: &Path, wanted: &str) -> Option<String> {
     let mut found = vec![];
     let mut left = MOST_FOLDERS;
     let mut look_at = vec![(folder.to_path_buf(), 0)];
     while let Some((path, depth)) = look_at.pop() {
-        if depth > 0 && path.join("config.json").is_file() {
+        if depth > 0 && path.join(wanted).is_file() {
             found.push(path.strip_prefix(folder).unwrap_or(&path).display().to_string());
             continue;
         }
@@ -160,6 +182,7 @@ mod tests {
             (&["a.gguf", "b.gguf"], "It holds a.gguf: name the file itself"),
             (&["snapshots/abc/config.json", "refs/main"], "lies in snapshots/abc: name that folder"),
             (&["one/config.json", "two/config.json"], "lies in one or two"),
+            (&["checkpoint-9/adapter_config.json", "runs/x"], "adapters, in checkpoint-9"),
             (&[".config.json.icloud"], "iCloud"),
             (&["config.json.part"], "has not come to its end"),
             (&["._config.json"], "side file of macOS"),
@@ -170,6 +193,17 @@ mod tests {
             let said = without_config(with(files).path());
             assert!(said.contains(wanted), "{files:?}: {said}");
         }
+    }
+
+    #[test]
+    fn a_file_that_is_still_being_filled_is_refused() {
+        let folder = with(&["model.safetensors"]);
+        let path = folder.path().join("model.safetensors");
+        assert!(refuse_unfinished(&path).is_ok());
+        std::fs::write(folder.path().join("model.safetensors.aria2"), "x").unwrap();
+        assert!(
+            refuse_unfinished(&path).unwrap_err().to_string().contains("model.safetensors: is a download")
+        );
     }
 
     #[test]

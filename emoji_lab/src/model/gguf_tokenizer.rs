@@ -260,9 +260,7 @@ pub(crate) mod tests {
         let (ones, zeros) = (vec![1; 512], vec![0.0; 512]);
         // Control tokens alone typed as ordinary ones, as converters of early 2025 did.
         let mut early = types.clone();
-        for id in 0..7 {
-            early[id] = if id == 3 { 2 } else { 1 };
-        }
+        early[..7].copy_from_slice(&[1, 1, 1, 2, 1, 1, 1]);
         for (name, scores, types) in [
             ("types all 1", Some(&scores), Some(&ones)),
             ("no types", Some(&scores), None),

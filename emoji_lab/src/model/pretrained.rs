@@ -127,6 +127,7 @@ fn from_file(path: &Path, origin: &str) -> Result<Pretrained> {
             return Err(Error::model(path.display(), "not a .gguf file", help));
         }
     }
+    folder::refuse_unfinished(path)?;
     let model = open_gguf(path, Rounding::Bf16)?;
     together(model.config, model.weights, model.tokenizer, None, origin)
 }

@@ -27,10 +27,12 @@ const BLOCK: usize = 16 * CHUNK;
 
 /// Maps `path` into memory, unless it is not what its name says.
 pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
-    if let Some(found) = disguise_of(path) {
+    let file = File::open(path).map_err(|e| Error::io(path, "opening the file", e))?;
+    // Of an empty file the format's reader says how much is missing.
+    let is_empty = file.metadata().is_ok_and(|about| about.len() == 0);
+    if let Some(found) = disguise_of(path).filter(|_| !is_empty) {
         return Err(Error::model(path.display(), found.problem, found.help));
     }
-    let file = File::open(path).map_err(|e| Error::io(path, "opening the file", e))?;
     // SAFETY: the map is read only. Another program that shortens the file while it is read would
     // crash this one; every reader of model files by memory map takes that risk.
     unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "mapping the file", e))

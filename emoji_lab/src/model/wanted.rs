@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use candle_core::Tensor;
 
 use super::config::Gemma3Config;
-use super::names::{LM_HEAD, is_passed_over, is_quantised, tensor_shapes, without_prefix};
+use super::names::{EMBED_TOKENS, LM_HEAD, is_passed_over, is_quantised, tensor_shapes, without_prefix};
 use super::weights::Weights;
 use crate::display::say;
 use crate::error::{Error, Result};
@@ -108,6 +108,21 @@ impl Wanted {
             let problem = format!("an adapter is in it that was not merged (it has {other})");
             return Err(Error::model(origin, problem, "Merge it with PEFT's merge_and_unload before saving"));
         }
+        if let Some((layer, _)) = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) {
+            let of_layer = format!("model.layers.{layer}.");
+            if self
+                .shapes
+                .keys()
+                .filter(|name| name.starts_with(&of_layer))
+                .all(|name| self.left.contains(name))
+            {
+                let problem = format!(
+                    "no tensor {name}, nor any other of layer {layer}; the configuration says num_hidden_layers: {}",
+                    self.config.num_hidden_layers
+                );
+                return Err(Error::model(origin, problem, INCOMPLETE));
+            }
+        }
         Err(missing(origin, name))
     }
 }
@@ -117,7 +132,8 @@ pub(super) fn missing(origin: &str, name: &str) -> Error {
 }
 
 pub(super) fn wrong_shape(origin: &str, name: &str, shape: &[usize], dims: &[usize]) -> Error {
-    let problem = format!("tensor {name} has shape {shape:?}, the configuration says {dims:?}");
+    let which = if name == EMBED_TOKENS { " (vocab_size, hidden_size)" } else { "" };
+    let problem = format!("tensor {name} has shape {shape:?}, the configuration says {dims:?}{which}");
     Error::model(origin, problem, OTHERS)
 }
 
@@ -157,5 +173,15 @@ mod tests {
             wanted.check("x", other, &[3]).unwrap();
             assert!(wanted.all_found("x").unwrap_err().to_string().contains(said));
         }
+        // A layer too few, and rows too few.
+        let deep = Gemma3Config { num_hidden_layers: 7, ..golden_config() };
+        let mut wanted = Wanted::new(&deep);
+        for (name, tensor) in &golden_weights().tensors {
+            wanted.check("x", name, tensor.dims()).unwrap();
+        }
+        let said = wanted.all_found("x").unwrap_err().to_string();
+        assert!(said.contains("nor any other of layer 6") && said.contains("num_hidden_layers: 7"), "{said}");
+        let said = wanted.check("x", EMBED_TOKENS, &[511, 64]).unwrap_err().to_string();
+        assert!(said.contains("[511, 64]") && said.contains("vocab_size"), "{said}");
     }
 }

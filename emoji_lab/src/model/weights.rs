@@ -52,6 +52,7 @@ impl Weights {
         let index = folder.join("model.safetensors.index.json");
         if single.is_file() {
             let origin = single.display().to_string();
+            folder::refuse_unfinished(&single)?;
             let bytes = map_file(&single)?;
             return Self::from_safetensors_bytes(&bytes, &origin, config);
         }
@@ -80,6 +81,7 @@ impl Weights {
         let mut tensors = BTreeMap::new();
         for shard in shards {
             let origin = shard.display().to_string();
+            folder::refuse_unfinished(&shard)?;
             let bytes = map_file(&shard)?;
             tensors.extend(tensors_from_bytes(&bytes, &origin, |name, shape| {
                 wanted.check(&origin, name, shape)

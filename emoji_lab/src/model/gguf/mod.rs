@@ -28,8 +28,7 @@ use parts::{Parts, all_parts, part_of};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Rounding {
     /// Round each to the nearest bf16, as `from_pretrained(gguf_file=…, dtype=torch.bfloat16)`
-    /// does. Gemma 3 is published in bf16, and a merged model is saved in it, so that what is
-    /// trained is what is saved.
+    /// does. Gemma 3 is published in bf16: these are the values that a file's blocks stand for.
     #[default]
     Bf16,
     /// Keep them in f32.
