@@ -51,6 +51,9 @@ fn collect(source: &mut dyn Tokens, limit: usize, stop: &[u32]) -> Result<Vec<u3
     Ok(tokens)
 }
 
+/// The tokens of an answer that there is room for from the start.
+const FIRST_ROOM: usize = 32;
+
 /// The model on the CPU.
 struct OnHost<'a> {
     gemma: &'a Gemma3,
@@ -62,13 +65,14 @@ struct OnHost<'a> {
 
 impl<'a> OnHost<'a> {
     fn new(gemma: &'a Gemma3, prompt: &[u32], limit: usize, rule: Rule) -> Result<Self> {
-        let cache = KvCache::new(gemma.config(), prompt.len() + limit)?;
+        let cache = KvCache::new(gemma.config(), prompt.len() + limit.min(FIRST_ROOM))?;
         Ok(Self { gemma, cache, rule, tokens: prompt.to_vec() })
     }
 }
 
 impl Tokens for OnHost<'_> {
     fn next(&mut self) -> Result<u32> {
+        self.cache.make_room(self.tokens.len() - self.cache.len())?;
         let unread = &self.tokens[self.cache.len()..];
         let logits: Tensor = on_pool(|| self.gemma.decode(unread, &mut self.cache))?;
         let token = cpu::next_token(&logits, &self.tokens, &self.rule)?;
@@ -122,6 +126,20 @@ impl Gemma3 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_longer_than_the_first_room_is_the_same() {
+        let model = crate::model::load_model("embedded", &crate::Device::Cpu).unwrap();
+        let prompt = model.tokenizer.encode("a day at the beach").unwrap();
+        let count = 3 * FIRST_ROOM + 5;
+        let mut cache = KvCache::new(model.gemma.config(), prompt.len() + count).unwrap();
+        let mut tokens = prompt.clone();
+        for _ in 0..count {
+            let logits = model.gemma.decode(&tokens[cache.len()..], &mut cache).unwrap();
+            tokens.push(cpu::next_token(&logits, &tokens, &Rule::GREEDY).unwrap());
+        }
+        assert_eq!(model.gemma.greedy(&prompt, count).unwrap(), tokens[prompt.len()..]);
+    }
 
     #[test]
     fn what_a_model_brings_stops_it() {
