@@ -66,7 +66,7 @@ fn model_snapshot(env: &HubEnv, repo: &Repo) -> Result<PathBuf> {
     let weights = weight_files(repo, &files, index.as_deref())?;
     let to_fetch: u64 = weights.iter().filter(|file| !cache.has(file)).map(|file| file.size).sum();
     if to_fetch > 0 {
-        println!("  weights: {} to download into {}", bytes(to_fetch), env.cache_dir.display());
+        crate::say!("  weights: {} to download into {}", bytes(to_fetch), env.cache_dir.display());
     }
     for file in weights {
         fetch_file(&wire, &cache, repo, &state.commit, file)?;
@@ -90,7 +90,7 @@ pub(crate) fn from_cache(
 ) -> Result<PathBuf> {
     match whole {
         Some(snapshot) if trouble.may_pass() => {
-            println!("{}: the Hub does not answer; using what is in the cache", repo.subject());
+            crate::say!("{}: the Hub does not answer; using what is in the cache", repo.subject());
             Ok(snapshot)
         }
         _ => Err(repo_error(wire, repo, "asking for it", trouble)),
@@ -113,6 +113,6 @@ pub(crate) fn not_cached(env: &HubEnv, repo: &Repo, missing: Option<Vec<String>>
 fn announce(cache: &RepoCache, repo: &Repo, state: &RepoState, files: &[&RemoteFile]) {
     let commit = state.commit.get(..8).unwrap_or_default();
     if files.iter().any(|file| !cache.has(file)) {
-        println!("downloading {} (commit {commit})", repo.subject());
+        crate::say!("downloading {} (commit {commit})", repo.subject());
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Gemma3, Tokenizer, open_pretrained, save_pretrained_folder};
 use crate::device::Device;
-use crate::display::thousands;
+use crate::display::{plain, thousands};
 use crate::error::Result;
 
 /// A Gemma 3 with its tokenizer. Cloning shares the weights.
@@ -90,7 +90,7 @@ impl Model {
 impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let c = self.gemma.config();
-        writeln!(f, "Model: {}", self.origin)?;
+        writeln!(f, "Model: {}", plain(&self.origin))?;
         writeln!(f, "Device: {}", self.gemma.device())?;
         writeln!(f, "DType: {}", self.gemma.device().dtype().as_str())?;
         write!(
@@ -106,6 +106,6 @@ impl fmt::Display for Model {
 impl Model {
     /// Shows the model's facts in a notebook cell; the Rust kernel calls this.
     pub fn evcxr_display(&self) {
-        println!("{self}");
+        crate::say!("{self}");
     }
 }

@@ -244,7 +244,7 @@ impl SftTrainer {
             let rate = (self.position.tokens - tokens_before) as f64 / elapsed;
             let eta = Duration::try_from_secs_f64(elapsed / done * (plan.total_steps - step) as f64).ok();
             if let Some(line) = progress.line(step, Some(result.loss), Some(rate), eta) {
-                println!("{line}");
+                crate::say!("{line}");
             }
             let saved = self.after_step(&plan)?;
             if interrupt.requested() && step < plan.total_steps && ahead.is_empty() {
@@ -252,7 +252,7 @@ impl SftTrainer {
                     self.save_checkpoint()?;
                 }
                 self.finish_writing()?;
-                println!("interrupted after step {step}; trainer.resume()? goes on from here");
+                crate::say!("interrupted after step {step}; trainer.resume()? goes on from here");
                 break;
             }
         }
@@ -426,7 +426,7 @@ impl SftTrainer {
         let seconds = started.elapsed().as_secs_f64();
         let rows: usize = self.eval_batches.iter().map(|b| b.rows).sum();
         if self.args.progress_lines > 0 {
-            println!(
+            crate::say!(
                 "epoch {:.2}  validation loss {eval_loss:.4}  ({rows} rows in {seconds:.1} s)",
                 self.state.epoch
             );
@@ -483,7 +483,7 @@ impl SftTrainer {
 
     fn say_saved(&self, written: &CheckpointDir) {
         if self.args.progress_lines > 0 {
-            println!("checkpoint saved to {}", written.path.display());
+            crate::say!("checkpoint saved to {}", written.path.display());
         }
     }
 
