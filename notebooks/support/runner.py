@@ -19,6 +19,8 @@ import timings
 
 SHOWN_LINES = 40  # Of one output; the saved notebook has all of it.
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+# What a terminal obeys, or what turns a line around. A cell's own println! and stderr may hold any text.
+OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def cell_titles(notebook):
@@ -32,6 +34,11 @@ def cell_titles(notebook):
             lines = [line.strip() for line in cell.source.splitlines() if line.strip()]
             titles[index] = ": ".join(filter(None, [heading, lines[0].lstrip("/ ") if lines else ""]))
     return titles
+
+
+def for_terminal(text):
+    """Text without the compiler's colours, and with other control characters shown as numbers."""
+    return OBEYED.sub(lambda found: f"⟨U+{ord(found.group()):04X}⟩", ANSI.sub("", text))
 
 
 class Printer:
@@ -50,7 +57,7 @@ class Printer:
             for line in whole:
                 self.line(line)
         elif "text/plain" in output.get("data", {}):
-            lines = output.data["text/plain"].splitlines()
+            lines = output.data["text/plain"].rstrip("\n").split("\n")
             for line in lines[:SHOWN_LINES]:
                 self.line(line)
             if len(lines) > SHOWN_LINES:
@@ -59,7 +66,7 @@ class Printer:
             self.line(f"({', '.join(output.get('data', {}))})")
 
     def line(self, line):
-        print(f"        | {ANSI.sub('', line)}", flush=True)
+        print(f"        | {for_terminal(line)}", flush=True)
 
     def wait(self, seconds):
         """A cell without output for a while: a line every 30 s, so that a log shows life."""
@@ -87,7 +94,8 @@ def report_failure(number, cell, result, title):
             kind, text = "error", "\n".join(output.traceback) or output.evalue
         else:
             kind, text = "result", output.data.get("text/plain", ", ".join(output.data))
-        lines = ANSI.sub("", text).rstrip().splitlines()
+        # Not splitlines(), which also splits at characters that are to be seen.
+        lines = for_terminal(text.replace("\r\n", "\n")).rstrip().split("\n")
         print(textwrap.indent("\n".join(lines[-SHOWN_LINES:]), f"  {kind}: "))
     print(flush=True)
 
