@@ -7,8 +7,8 @@
 //! The kernel keeps one output for each MIME type of a cell: of two views shown by the same cell
 //! only the last is seen. One view a cell, then.
 //!
-//! What is shown or printed comes from datasets, models and the Hub, and is [`plain`] on its way
-//! out: [`say`](say()) and [`show_both`] see to it for the whole crate, and each `Display` for itself.
+//! What is shown or printed comes from datasets, models and the Hub, and is [`plain()`] on its way
+//! out: [`say()`] and [`show_both`] see to it for the whole crate, and each `Display` for itself.
 
 mod compare;
 mod losses;

@@ -95,7 +95,7 @@ pub fn say(line: impl Display) {
 
 /// `println!` for text that is not ours, or may not be: what it prints stays text.
 ///
-/// A notebook's cell prints rows, prompts and answers with it, made [`plain`](crate::display::plain).
+/// A notebook's cell prints rows, prompts and answers with it, made [`plain`](crate::display::plain()).
 ///
 /// ```
 /// use emoji_lab::prelude::*;
