@@ -26,6 +26,12 @@ def kinds(cell):
     return [output.get("name") or sorted(output["data"]) for output in cell["outputs"]]
 
 
+def setUpModule():
+    """Builds the crate first, which may take minutes: a cell that then takes long hangs."""
+    run = Run(USE)
+    assert run.code == 0, run.log[-3000:]
+
+
 def code(path):
     return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
 
