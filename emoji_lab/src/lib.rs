@@ -60,5 +60,5 @@ pub mod prelude {
     pub use crate::quant::{QuantConfig, QuantType};
     pub use crate::settings::{setting, setting_or};
     pub use crate::train::{LogEntry, Scheduler, SftConfig, SftTrainer, Strategy, TrainOutput};
-    pub use crate::{DType, Device, Error, Result};
+    pub use crate::{DType, Device, Error, Result, say};
 }

@@ -22,6 +22,8 @@ import timings
 SHOWN_LINES = 40  # Of one output; the saved notebook has all of it.
 MARK = "emoji_lab_run"  # In the metadata of a notebook that this program executed.
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+# What a terminal obeys, or what turns a line around. A cell's own println! and stderr may hold any text.
+OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 class Misplaced(Exception):
@@ -41,6 +43,11 @@ def cell_titles(notebook):
     return titles
 
 
+def for_terminal(text):
+    """Text without the compiler's colours, and with other control characters shown as numbers."""
+    return OBEYED.sub(lambda found: f"⟨U+{ord(found.group()):04X}⟩", ANSI.sub("", text))
+
+
 class Printer:
     """Shows a run as it goes on: cells, their output line by line, and that something still runs."""
 
@@ -57,7 +64,7 @@ class Printer:
             for line in whole:
                 self.line(line)
         elif "text/plain" in output.get("data", {}):
-            lines = output.data["text/plain"].splitlines()
+            lines = output.data["text/plain"].rstrip("\n").split("\n")
             for line in lines[:SHOWN_LINES]:
                 self.line(line)
             if len(lines) > SHOWN_LINES:
@@ -66,7 +73,7 @@ class Printer:
             self.line(f"({', '.join(output.get('data', {}))})")
 
     def line(self, line):
-        print(f"        | {ANSI.sub('', line)}", flush=True)
+        print(f"        | {for_terminal(line)}", flush=True)
 
     def wait(self, seconds):
         """A cell without output for a while: a line every 30 s, so that a log shows life."""
@@ -94,7 +101,8 @@ def report_failure(number, cell, result, title):
             kind, text = "error", "\n".join(output.traceback) or output.evalue
         else:
             kind, text = "result", output.data.get("text/plain", ", ".join(output.data))
-        lines = ANSI.sub("", text).rstrip().splitlines()
+        # Not splitlines(), which also splits at characters that are to be seen.
+        lines = for_terminal(text.replace("\r\n", "\n")).rstrip().split("\n")
         print(textwrap.indent("\n".join(lines[-SHOWN_LINES:]), f"  {kind}: "))
     print(flush=True)
 

@@ -74,7 +74,7 @@ fn model_snapshot(env: &HubEnv, repo: &Repo) -> Result<PathBuf> {
     let to_fetch: u64 = weights.iter().filter(|file| !cache.has(file)).map(|file| file.size).sum();
     if to_fetch > 0 {
         judge(&env.cache_dir, repo, Tokenizer::from_dir(&cache.snapshot(&state.commit)))?;
-        say(format!("  weights: {} to download into {}", bytes(to_fetch), env.cache_dir.display()));
+        crate::say!("  weights: {} to download into {}", bytes(to_fetch), env.cache_dir.display());
     }
     for file in weights {
         fetch_file(&wire, &cache, repo, &state.commit, file)?;

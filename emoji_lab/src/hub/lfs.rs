@@ -52,7 +52,7 @@ pub(crate) fn sort(wire: &Wire, repo: &Repo, files: Vec<Hashed>) -> Result<Sorte
     for (file, ids) in files {
         let mode = modes.iter().find(|mode| mode.get("path").and_then(Value::as_str) == Some(&file.path));
         if mode.and_then(|mode| mode.get("shouldIgnore")).and_then(Value::as_bool) == Some(true) {
-            println!("  {}: left out, the repository's .gitignore names it", file.path);
+            crate::say!("  {}: left out, the repository's .gitignore names it", file.path);
             continue;
         }
         match mode.and_then(|mode| mode.get("uploadMode")).and_then(Value::as_str) {
@@ -129,7 +129,7 @@ fn put_object(wire: &Wire, file: &Planned, ids: &FileIds, objects: &[Value]) -> 
     }
     let Some(actions) = object.get("actions").filter(|actions| actions.is_object()) else { return Ok(()) };
     if let Some(upload) = actions.get("upload") {
-        println!("  {}: sending {}", file.path, bytes(ids.size));
+        crate::say!("  {}: sending {}", file.path, bytes(ids.size));
         let url = action_url(wire, upload)?;
         let header = upload.get("header");
         let chunk = header.and_then(|header| header.get("chunk_size"));

@@ -12,7 +12,7 @@ use super::request::Request;
 use super::token::{FoundToken, Token, TokenSource};
 use super::trouble::Trouble;
 use super::wire::{Wire, host, off_runtime};
-use crate::display::{escape_html, show_both};
+use crate::display::{escape_html, plain, show_both};
 use crate::error::Result;
 
 /// What a token allows, as far as the Hub tells.
@@ -233,7 +233,7 @@ fn travels_in_the_open(endpoint: &str) -> bool {
 
 impl fmt::Display for Login {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.lines().join("\n"))
+        f.write_str(&plain(&self.lines().join("\n")))
     }
 }
 

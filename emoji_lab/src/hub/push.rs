@@ -1,6 +1,6 @@
 //! Push a folder and its model card to the Hub, as one commit.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
 use reqwest::Url;
@@ -17,7 +17,7 @@ use super::repo::{Repo, RepoKind, address};
 use super::request::{Repeat, Request};
 use super::trouble::Trouble;
 use super::wire::{Wire, off_runtime};
-use crate::display::{Align, Table, escape_html, show_both};
+use crate::display::{Align, Table, escape_html, show_both, write_plain};
 use crate::error::{Error, Result};
 use crate::files::{write_bytes_atomic, write_into_dir};
 
@@ -164,8 +164,8 @@ fn send(
     let wire = Wire::new(&login.env, login.found.clone())?;
     let total: u64 = files.iter().map(|file| file.size).sum();
     let visible = if config.private { "private" } else { "public" };
-    println!("pushing to {} ({visible}): {} files, {}", repo.id, files.len(), bytes(total));
-    println!("{}", listing(&report.files));
+    crate::say!("pushing to {} ({visible}): {} files, {}", repo.id, files.len(), bytes(total));
+    crate::say!("{}", listing(&report.files));
     check_card(&wire, repo, &report.card)?;
     let (state, made) = find_or_make(&wire, repo, config, login)?;
     if config.private && !state.private {
@@ -399,7 +399,7 @@ impl PushReport {
         }
         let html = format!(
             "{}<details><summary>Model card (README.md)</summary>\
-             <pre style=\"white-space:pre-wrap\">{}</pre></details>",
+             <pre dir=\"auto\" style=\"white-space:pre-wrap\">{}</pre></details>",
             table.to_html(),
             escape_html(&self.card)
         );
@@ -409,10 +409,12 @@ impl PushReport {
 
 impl fmt::Display for PushReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}\n{}", self.headline(), listing(&self.files))?;
-        for note in self.notes() {
-            writeln!(f, "{note}")?;
-        }
-        write!(f, "\nModel card (README.md):\n{}", self.card.trim_end())
+        write_plain(f, |f| {
+            writeln!(f, "{}\n{}", self.headline(), listing(&self.files))?;
+            for note in self.notes() {
+                writeln!(f, "{note}")?;
+            }
+            write!(f, "\nModel card (README.md):\n{}", self.card.trim_end())
+        })
     }
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::generation_json::{not_computed, settings_of, stop_tokens};
 use super::{Gemma3, GenerationConfig, Tokenizer, open_pretrained, save_pretrained_folder};
 use crate::device::Device;
-use crate::display::{say, thousands};
+use crate::display::{plain, say, thousands};
 use crate::error::Result;
 
 /// A Gemma 3 with its tokenizer. Cloning shares the weights.
@@ -140,7 +140,7 @@ impl Model {
 impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let c = self.gemma.config();
-        writeln!(f, "Model: {}", self.origin)?;
+        writeln!(f, "Model: {}", plain(&self.origin))?;
         writeln!(f, "Device: {}", self.gemma.device())?;
         writeln!(f, "DType: {}", self.gemma.device().dtype().as_str())?;
         write!(
