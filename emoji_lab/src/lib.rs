@@ -28,6 +28,8 @@ pub mod device;
 pub mod display;
 pub mod error;
 pub mod files;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hub;
 pub mod lora;
 pub mod model;

@@ -50,3 +50,12 @@ pub use safetensors::{tensors_from_bytes, write_safetensors};
 pub use save::{gemma_generation_config, save_pretrained_folder};
 pub use tokenizer::Tokenizer;
 pub use weights::Weights;
+
+/// Reads a `generation_config.json`, for the fuzzers.
+pub(crate) fn fuzz_generation_config(bytes: &[u8]) {
+    if let Ok(fields) = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(bytes) {
+        let _ = generation_json::stop_tokens(&fields, "generation_config.json");
+        let _ = generation_json::settings_of(&fields, "generation_config.json");
+        let _ = generation_json::not_computed(&fields);
+    }
+}
