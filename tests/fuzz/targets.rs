@@ -78,13 +78,15 @@ fn text(bytes: &[u8]) -> Option<&str> {
 fn config(bytes: &[u8]) {
     let Some(text) = text(bytes) else { return };
     if let Ok(config) = Gemma3Config::from_json(text, "config.json") {
-        let _ = Gemma3Config::from_json(&config.to_json().to_string(), "its own").expect("what it writes it reads");
+        let _ = Gemma3Config::from_json(&config.to_json().to_string(), "its own")
+            .expect("what it writes it reads");
     }
 }
 
 /// Two rows of safetensors: `lora_A` and `lora_B` of one module.
 const PAIR: &str = r#"{"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]},"base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight":{"dtype":"F32","shape":[2,1],"data_offsets":[8,16]}}"#;
-const PEFT: &str = r#"{"peft_type":"LORA","r":1,"lora_alpha":2,"target_modules":["q_proj"],"base_model_name_or_path":"x"}"#;
+const PEFT: &str =
+    r#"{"peft_type":"LORA","r":1,"lora_alpha":2,"target_modules":["q_proj"],"base_model_name_or_path":"x"}"#;
 
 fn adapter(config: &[u8], tensors: &[u8]) {
     let at = folder().join("adapter");
@@ -106,7 +108,9 @@ fn adapter_tensors(bytes: &[u8]) {
 }
 
 fn safetensors(bytes: &[u8]) {
-    let _ = emoji_lab::model::tensors_from_bytes(bytes, "model.safetensors", |name, _| Ok(Some(name.to_string())));
+    let _ = emoji_lab::model::tensors_from_bytes(bytes, "model.safetensors", |name, _| {
+        Ok(Some(name.to_string()))
+    });
 }
 
 fn gguf(bytes: &[u8]) {
