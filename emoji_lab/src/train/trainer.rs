@@ -562,7 +562,7 @@ fn fingerprint(args: &SftConfig, quant: &QuantConfig, lora: Option<&LoraConfig>,
     let hash = rows
         .iter()
         // What is masked counts too: the same tokens with `assistant_only_loss` are another run.
-        .flat_map(|row| row.ids.iter().copied().chain([row.prompt_len as u32, u32::MAX]))
+        .flat_map(|row| row.marks().chain([u32::MAX]))
         .fold(0xcbf2_9ce4_8422_2325u64, |hash, id| {
             (hash ^ u64::from(id)).wrapping_mul(0x0000_0100_0000_01b3)
         });
