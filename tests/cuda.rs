@@ -90,7 +90,7 @@ fn batches(count: usize, seed: u64) -> Vec<Batch> {
         let ids = (0..len)
             .map(|_| random.below(if i.is_multiple_of(2) { VOCAB as u64 } else { 9 }) as u32)
             .collect();
-        Row { ids, prompt_len: if i.is_multiple_of(3) { len / 2 } else { 0 } }
+        Row::after(ids, if i.is_multiple_of(3) { len / 2 } else { 0 })
     };
     (0..count).map(|b| Batch::from_rows(&(0..1 + b % 4).map(&mut row).collect::<Vec<_>>())).collect()
 }

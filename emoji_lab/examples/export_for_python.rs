@@ -77,6 +77,43 @@ fn pack(tensors: &mut BTreeMap<String, Tensor>, name: &str, batches: &[Batch]) -
     Ok(())
 }
 
+/// Conversations of one to three questions and answers; in every other one a system prompt, and in
+/// every fifth a question without an answer at the end.
+fn talks(rows: &ChatDataset) -> ChatDataset {
+    let talk = |(i, rows): (usize, &[Conversation])| {
+        let turns = rows.iter().take(1 + i % 3);
+        let mut messages: Vec<Message> =
+            turns.flat_map(|row| [Message::user(row.user_text()), Message::assistant(row.assistant_text())]).collect();
+        if i.is_multiple_of(2) {
+            messages.insert(0, Message::system(SYSTEM_PROMPT));
+        }
+        if i.is_multiple_of(5) {
+            messages.push(Message::user("and what else?"));
+        }
+        Conversation { messages }
+    };
+    ChatDataset { conversations: rows.conversations.windows(3).enumerate().map(talk).collect() }
+}
+
+/// Every parameter trained, with a weight decay that shows: norms do not decay.
+fn export_full(dir: &Path, base: &Model, train: &ChatDataset, args: &SftConfig) -> Result<()> {
+    let dir = dir.join("full");
+    let args = SftConfig {
+        output_dir: dir.join("run"),
+        num_train_epochs: 1.0,
+        weight_decay: 2.0,
+        eval_strategy: Strategy::No,
+        save_strategy: Strategy::No,
+        load_best_model_at_end: false,
+        report_to_tensorboard: false,
+        ..args.clone()
+    };
+    let mut trainer = SftTrainer::new(base, train, None, &QuantConfig::none(), None, &args)?;
+    trainer.train()?;
+    trainer.save_model(dir.join("model"))?;
+    write_json(&dir.join("args.json"), &json!({"num_train_epochs": 1.0, "weight_decay": args.weight_decay}))
+}
+
 /// A run that Python repeats from the same start, on the same rows in the same order. It has what is
 /// easily done in another way: rows that are cut, a last batch of one row, a last step of one batch,
 /// a warmup and a schedule. No dropout: the masks cannot be the same.
@@ -133,8 +170,18 @@ fn export_twin(out: &Path, base: &Model, splits: &DatasetSplits) -> Result<()> {
     });
     write_json(&dir.join("args.json"), &args_json)?;
     // Cut less: a row whose prompt alone fills `max_length` is refused here, and left out by TRL.
-    let answers = new(&SftConfig { assistant_only_loss: true, max_length: longest - 1, ..args })?;
+    let answers = new(&SftConfig { assistant_only_loss: true, max_length: longest - 1, ..args.clone() })?;
     let mut tensors = BTreeMap::new();
+    // Several answers in one conversation.
+    let talks = talks(&train);
+    write_rows(&dir.join("talks.jsonl"), &talks)?;
+    let only = SftConfig { assistant_only_loss: true, eval_strategy: Strategy::No, ..SftConfig::default() };
+    let talking = SftTrainer::new(base, &talks, None, &QuantConfig::none(), Some(&lora), &only)?;
+    pack(&mut tensors, "talks", &talking.epoch_batches(0))?;
+    let order: Vec<i64> = talking.epoch_order(0).into_iter().map(|row| row as i64).collect();
+    let len = order.len();
+    tensors.insert("talks.order".to_string(), Tensor::from_vec(order, len, &candle_core::Device::Cpu)?);
+    export_full(&dir, base, &train, &args)?;
     pack(&mut tensors, "eval", trainer.eval_batches())?;
     pack(&mut tensors, "answers", &answers.epoch_batches(0))?;
     for epoch in 0..2 {

@@ -327,12 +327,15 @@ CHECKS = [
     ("row order", twin.check_order, (None,), "twin"),
     ("batches: labels, padding, cut", twin.check_batches, (None,), "twin"),
     ("batches: answers alone", twin.check_answers, (None,), "twin"),
+    ("batches: several answers", twin.check_talks, (None,), "twin"),
     ("run: losses", twin.check_losses, (None,), "twin"),
     ("run: grad_norm", twin.check_norms, (None,), "twin"),
     ("run: grad_norm, summed in f64", twin.check_exact_norms, (None,), "twin"),
     ("run: learning rates and counts", twin.check_counts, (None,), "twin"),
     ("run: fields of trainer_state.json", twin.check_fields, (None,), "twin"),
     ("run: last checkpoint's adapter", twin.check_adapter, (None,), "twin"),
+    ("full run: losses", twin.check_full_losses, (None,), "twin/full"),
+    ("full run: weights and norms", twin.check_full_weights, (None,), "twin/full"),
 ]
 
 

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils.tensorboard import SummaryWriter
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast, get_scheduler, pipeline
 from transformers.trainer_callback import TrainerControl, TrainerState
+from trl import chat_template_utils
 
 import oracle
 import twin
@@ -147,7 +148,23 @@ def make_twin(root):
     uncut = [{"prompt": row[:-1], "completion": row[-1:]} for row in rows]
     trainer = twin.trainer(folder, twin.base_model(root), str(folder / "none"), uncut, uncut[:1], orders, max_length=38)
     pack(tensors, "answers", [twin.without_padding(batch) for batch in trainer.get_train_dataloader()])
+    talks = [rows[i] + (rows[i - 1] if i % 2 else []) for i in range(len(rows))]
+    (folder / "talks.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in talks))
+    trainer = twin.trainer(
+        folder, twin.base_model(root), str(folder / "none"), [{"messages": row} for row in talks],
+        [{"messages": talks[0]}], orders[:1], template=chat_template_utils.gemma3_chat_template, max_length=256,
+        per_device_train_batch_size=4, assistant_only_loss=True,
+    )  # fmt: skip
+    pack(tensors, "talks", [twin.without_padding(batch) for batch in trainer.get_train_dataloader()])
+    tensors["talks.order"] = torch.tensor(orders[0])
     save_file(tensors, folder / "batches.safetensors")
+
+    (folder / "full" / "model").mkdir(parents=True)
+    (folder / "full" / "run").mkdir()
+    (folder / "full" / "args.json").write_text(json.dumps({"num_train_epochs": 1, "weight_decay": 2.0}))
+    full = twin.python_full_run(root)
+    save_file({name: p.contiguous() for name, p in full["parameters"].items()}, folder / "full/model/model.safetensors")
+    (folder / "full" / "run" / "trainer_state.json").write_text(json.dumps({"log_history": full["log"]}))
 
     def without(log):
         return [{name: value for name, value in entry.items() if name not in twin.NOT_OURS} for entry in log]
@@ -316,6 +333,7 @@ SPOILED = [
     ("batches: labels, padding, cut", lambda r: spoil_tensor(r / "twin/batches.safetensors", "eval.ids", swapped)),
     ("batches: labels, padding, cut", lambda r: spoil_json(r / "twin/args.json", max_length=40)),
     ("batches: answers alone", lambda r: spoil_tensor(r / "twin/batches.safetensors", "answers.targets", last_target)),
+    ("batches: several answers", lambda r: spoil_tensor(r / "twin/batches.safetensors", "talks.targets", last_target)),
     ("run: losses", scale_entry("loss", 1 + 3e-5)),
     ("run: losses", scale_entry("eval_loss", 1 + 3e-5, 2)),
     ("run: grad_norm", scale_entry("grad_norm", 1 + 3e-4)),
@@ -328,6 +346,10 @@ SPOILED = [
         lambda r: [spoil_json(p, eval_steps=1) for p in (r / "twin/run").rglob("trainer_state.json")],
     ),
     ("run: last checkpoint's adapter", spoil_last_adapter),
+    # As if norms decayed like the rest.
+    ("full run: weights and norms", lambda r: spoil_tensor(r / "twin/full/model/model.safetensors", "model.norm", lambda t: t * 0.9)),
+    ("full run: weights and norms", lambda r: spoil_tensor(r / "twin/full/model/model.safetensors", "up_proj", lambda t: t * 1.01)),
+    ("full run: losses", lambda r: spoil_json(r / "twin/full/run/trainer_state.json", log_history=[])),
 ]  # fmt: skip
 
 

@@ -14,6 +14,13 @@ twin/, as examples/export_for_python.rs fills it:
         eval.ids, ...        the same for the evaluation
         answers.ids, ...     the same for epoch 0 with only the answers learned, and the longest row
                              cut by one token
+        talks.ids, ...       the same of conversations with several answers, in batches of four
+        talks.order          their order, as places in talks.jsonl
+    talks.jsonl              those conversations
+    full/                    a run without adapters, every parameter trained, from base/
+        args.json            what its settings are other than in args.json
+        run/                 its trainer_state.json
+        model/               the model that came of it
 """
 
 import functools
@@ -28,7 +35,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 from transformers.trainer_callback import PrinterCallback
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig, SFTTrainer, chat_template_utils
 
 from need import need
 
@@ -89,15 +96,16 @@ def read_rows(path):
     return [json.loads(line)["messages"] for line in path.read_text().splitlines()]
 
 
-def trainer(twin, model, output_dir, train, evaluation, orders, **other):
-    args = json.loads((twin / "args.json").read_text()) | other
+def trainer(twin, model, output_dir, train, evaluation, orders, template=None, **other):
+    args = json.loads((twin / "args.json").read_text())
+    args |= {"eval_strategy": "epoch", "save_strategy": "epoch"} | other
     config = SFTConfig(
-        output_dir=output_dir, logging_strategy="steps", logging_steps=1, eval_strategy="epoch",
-        save_strategy="epoch", report_to=[], use_cpu=True, bf16=False, gradient_checkpointing=False,
-        optim="adamw_torch", disable_tqdm=True, **args,
+        output_dir=output_dir, logging_strategy="steps", logging_steps=1, report_to=[], use_cpu=True,
+        bf16=False, gradient_checkpointing=False, optim="adamw_torch", disable_tqdm=True, **args,
     )  # fmt: skip
     Trainer.orders = orders
     tokenizer = AutoTokenizer.from_pretrained(twin.parent / "base")
+    tokenizer.chat_template = template or tokenizer.chat_template
     made = Trainer(
         model=model, args=config, train_dataset=Dataset.from_list(train),
         eval_dataset=Dataset.from_list(evaluation), processing_class=tokenizer,
@@ -288,6 +296,69 @@ def check_answers(root, _, __):
     same_batches("answers", ours, theirs)
     learned = sum(target != -100 for batch in ours for _, targets in batch for target in targets)
     return f"{learned} targets", "exact"
+
+
+def check_talks(root, _, __):
+    """`assistant_only_loss` learns every answer of a conversation, as TRL's template for Gemma 3 marks them."""
+    twin = root / "twin"
+    rows = [{"messages": m} for m in read_rows(twin / "talks.jsonl")]
+    order = load_file(twin / "batches.safetensors")["talks.order"].tolist()
+    ours = our_batches(twin, "talks")
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        other = {"max_length": 256, "per_device_train_batch_size": 4, "assistant_only_loss": True}
+        # TRL knows Gemma's own text by heart, and takes one with {% generation %} tags in its place.
+        made = trainer(
+            twin, base_model(root), folder, rows, rows[:1], [order],
+            template=chat_template_utils.gemma3_chat_template, **other,
+        )  # fmt: skip
+        theirs = [without_padding(batch) for batch in made.get_train_dataloader()]
+    same_batches("talks", ours, theirs)
+    learned = [[target != -100 for target in targets] for batch in ours for _, targets in batch]
+    answers = [sum(now and not before for before, now in zip([False, *row], row)) for row in learned]
+    need(max(answers) > 1, "no conversation has several answers")
+    return f"{sum(map(sum, learned))} targets in {sum(answers)} answers", "exact"
+
+
+@functools.lru_cache(maxsize=1)
+def python_full_run(root):
+    """TRL's run without adapters: its log, and the parameters by name."""
+    twin = root / "twin"
+    train = [{"messages": m} for m in read_rows(twin / "train.jsonl")]
+    other = json.loads((twin / "full" / "args.json").read_text())
+    other |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = trainer(twin, base_model(root), folder, train, train[:1], orders_of(twin), **other)
+        made.train()
+        parameters = {name: p.detach().float().clone() for name, p in made.model.named_parameters()}
+    return {"log": made.state.log_history, "parameters": parameters}
+
+
+def check_full_losses(root, _, __):
+    """Each step's loss without adapters."""
+    state = json.loads((root / "twin" / "full" / "run" / "trainer_state.json").read_text())
+    ours, theirs = entries(state["log_history"], "loss"), entries(python_full_run(root)["log"], "loss")
+    need(len(ours) == len(theirs) > 1, f"{len(ours)} entries with loss, Python has {len(theirs)}")
+    worst = max(abs(a["loss"] - b["loss"]) / b["loss"] for a, b in zip(ours, theirs))
+    need(worst <= 1e-5, f"a loss differs by {worst:.1e} of itself")
+    return f"{worst:.1e} of {len(ours)}", "1e-05"
+
+
+def check_full_weights(root, _, __):
+    """What is trained without adapters is the same: norms, which do not decay, and the rest, which does."""
+    ours = load_file(root / "twin" / "full" / "model" / "model.safetensors")
+    start = load_file(root / "base" / "model.safetensors")
+    theirs = python_full_run(root)["parameters"]
+    need(set(ours) == set(theirs), f"names differ: {sorted(set(ours) ^ set(theirs))[:3]}")
+    worst = 0.0
+    for norms in (True, False):
+        names = [name for name in sorted(theirs) if ("norm" in name) == norms]
+        a, b, s = (torch.cat([part[name].flatten().double() for name in names]) for part in (ours, theirs, start))
+        need((b - s).norm() > 1e-3 * b.norm(), "Python's run moved nothing")
+        worst = max(worst, ((a - b).norm() / b.norm()).item())
+    need(worst <= 1e-4, f"differs by {worst:.1e} of its norm")
+    return f"{worst:.1e}", "1e-04"
 
 
 def check_losses(root, _, __):

@@ -36,7 +36,7 @@ pub fn batches(rows_a_batch: usize, vocab: u64) -> Vec<Batch> {
                 .map(|_| {
                     // Two draws: lengths crowd in the middle, as the real ones do.
                     let len = 20 + random.below(10) + random.below(10);
-                    Row { ids: (0..len).map(|_| random.below(vocab) as u32).collect(), prompt_len: 0 }
+                    Row::whole((0..len).map(|_| random.below(vocab) as u32).collect())
                 })
                 .collect();
             Batch::from_rows(&rows)

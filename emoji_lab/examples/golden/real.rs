@@ -174,7 +174,7 @@ fn train(model: &Model, golden: &Value, options: &Options, report: &mut Report) 
     let started = Instant::now();
     let steps = array(golden, "steps");
     for step in steps {
-        let rows: Vec<Row> = array(step, "rows").iter().map(|r| Row { ids: ids(r), prompt_len: 0 }).collect();
+        let rows: Vec<Row> = array(step, "rows").iter().map(|r| Row::whole(ids(r))).collect();
         let result = finetune.step(&[Batch::from_rows(&rows)], number("lr", 5e-5))?;
         worst = worst.max((result.loss - step["loss"].as_f64().unwrap_or(f64::NAN)).abs());
         if let Some(norm) = step["grad_norm"].as_f64() {

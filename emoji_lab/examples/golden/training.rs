@@ -77,7 +77,7 @@ fn eval_batches(trace: &Value) -> Vec<Batch> {
         .as_array()
         .into_iter()
         .flatten()
-        .map(|ids| Row { ids: files::ids(ids), prompt_len: 0 })
+        .map(|ids| Row::whole(files::ids(ids)))
         .collect();
     let size = trace["args"]["per_device_eval_batch_size"].as_u64().unwrap_or(EVAL_BATCH_SIZE) as usize;
     rows.chunks(size.max(1)).map(Batch::from_rows).collect()

@@ -37,7 +37,7 @@ impl Codec {
     }
 
     fn rows(&self, chats: &[Conversation]) -> Result<Vec<Row>> {
-        chats.iter().map(|chat| Ok(Row { ids: self.encode(&chat.messages, false)?, prompt_len: 0 })).collect()
+        chats.iter().map(|chat| Ok(Row::whole(self.encode(&chat.messages, false)?))).collect()
     }
 
     /// The model's greedy answer to `messages`.

@@ -10,11 +10,13 @@ pub struct GenerationConfig {
     pub max_new_tokens: usize,
     /// Whether to draw from the model's distribution; off takes the likeliest token each time.
     pub do_sample: bool,
-    /// Divides the logits when sampling: below 1 safer, above 1 wilder.
+    /// Divides the logits when sampling: below 1 safer, above 1 wilder. Without `do_sample` it has no
+    /// say, nor have `top_k`, `top_p` and `seed`.
     pub temperature: f64,
     /// Draw from this many likeliest tokens; 0 for all.
     pub top_k: usize,
-    /// Draw from the fewest likeliest tokens whose probabilities reach this sum; 1 for all.
+    /// Draw from the fewest likeliest tokens whose probabilities reach this sum; 1 for all, 0 for the
+    /// likeliest alone.
     pub top_p: f64,
     /// Divides the logits of tokens that were there before (Keskar et al. 2019); 1 for none.
     pub repetition_penalty: f64,
@@ -43,21 +45,23 @@ impl GenerationConfig {
         Self { max_new_tokens, ..Self::default() }
     }
 
+    /// Settings of sampling are looked at only where there is sampling, as in transformers.
+    ///
     /// # Errors
     /// [`Error::Setting`] that names the setting which cannot work.
     pub fn validate(&self) -> Result<()> {
         if self.max_new_tokens == 0 {
             return Err(Error::setting("max_new_tokens", 0, "use 1 or more"));
         }
-        if !(self.temperature.is_finite() && self.temperature > 0.0) {
+        if self.do_sample && !(self.temperature.is_finite() && self.temperature > 0.0) {
             return Err(Error::setting(
                 "temperature",
                 self.temperature,
-                "use a number above 0, or do_sample: false for the likeliest token",
+                "with do_sample: true use a number above 0; for the likeliest token each time, do_sample: false",
             ));
         }
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return Err(Error::setting("top_p", self.top_p, "use a share above 0, up to 1 for all tokens"));
+        if self.do_sample && !(0.0..=1.0).contains(&self.top_p) {
+            return Err(Error::setting("top_p", self.top_p, "use a share from 0 to 1, which is all tokens"));
         }
         if !(self.repetition_penalty.is_finite() && self.repetition_penalty > 0.0) {
             return Err(Error::setting(
@@ -83,6 +87,47 @@ impl GenerationConfig {
                 top_k: self.top_k,
                 draw: true,
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_sampling_its_settings_have_no_say() {
+        let greedy = GenerationConfig::greedy(8);
+        for odd in [
+            GenerationConfig { temperature: 0.0, ..greedy.clone() },
+            GenerationConfig { temperature: f64::NAN, ..greedy.clone() },
+            GenerationConfig { temperature: -1.0, top_p: 7.0, ..greedy.clone() },
+            GenerationConfig { top_p: 0.0, top_k: 0, ..greedy.clone() },
+        ] {
+            odd.validate().unwrap();
+            assert_eq!(odd.rule(), greedy.rule());
+            let said = GenerationConfig { do_sample: true, repetition_penalty: 0.0, ..odd.clone() };
+            assert!(said.validate().is_err());
+            // The penalty has a say in both.
+            assert!(GenerationConfig { repetition_penalty: 0.0, ..odd }.validate().is_err());
+        }
+        assert!(GenerationConfig::greedy(0).validate().is_err());
+    }
+
+    #[test]
+    fn with_sampling_they_are_looked_at() {
+        let draw = GenerationConfig { do_sample: true, ..GenerationConfig::greedy(8) };
+        draw.validate().unwrap();
+        GenerationConfig { top_p: 0.0, top_k: 0, ..draw.clone() }.validate().unwrap();
+        let said = GenerationConfig { temperature: 0.0, ..draw.clone() }.validate().unwrap_err().to_string();
+        assert!(said.contains("temperature = 0") && said.contains("do_sample: false"), "{said}");
+        for (name, wrong) in [
+            ("temperature", GenerationConfig { temperature: f64::NAN, ..draw.clone() }),
+            ("top_p", GenerationConfig { top_p: 1.5, ..draw.clone() }),
+            ("top_p", GenerationConfig { top_p: f64::NAN, ..draw.clone() }),
+            ("repetition_penalty", GenerationConfig { repetition_penalty: -1.0, ..draw.clone() }),
+        ] {
+            assert!(wrong.validate().unwrap_err().to_string().contains(name));
         }
     }
 }

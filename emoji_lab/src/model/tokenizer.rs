@@ -51,8 +51,10 @@ impl Tokenizer {
     /// Reads `tokenizer.json`, `tokenizer_config.json` and, where they are there,
     /// `chat_template.jinja` and `special_tokens_map.json` from a transformers folder.
     ///
-    /// A template in `chat_template.jinja` wins over one in `tokenizer_config.json`; with neither,
-    /// Gemma's own is used (a base model has none).
+    /// A template in `chat_template.jinja` wins over one in `tokenizer_config.json` (where it may be
+    /// a text, or a list of named ones of which `default` counts), that one over one in
+    /// `chat_template.json`, which only processors read. Templates in `additional_chat_templates/` are
+    /// for other purposes, as tools. Without any, Gemma's own is used (a base model has none).
     ///
     /// # Errors
     /// [`Error::Model`] or [`Error::Io`] that names the missing or damaged file.
@@ -84,8 +86,13 @@ impl Tokenizer {
         for (key, value) in object("special_tokens_map.json")? {
             config.entry(key).or_insert(value);
         }
-        if let Some(template) = read("chat_template.jinja")? {
-            config.insert("chat_template".to_string(), json!(template));
+        if let Some(template) = folder_template(folder, &read)? {
+            config.insert("chat_template".to_string(), template);
+        }
+        if config.get("chat_template").is_none_or(Value::is_null)
+            && let Some(template) = object("chat_template.json")?.remove("chat_template")
+        {
+            config.insert("chat_template".to_string(), template);
         }
         let text = read_text(&path)?;
         let origin = path.display().to_string();
@@ -131,8 +138,8 @@ impl Tokenizer {
         let pad = id(&name("pad_token", "<pad>")).unwrap_or(eos);
         let stop: BTreeSet<u32> =
             [Some(eos), Some(configured_eos), end_of_turn].into_iter().flatten().collect();
-        let template = match template_source(&config) {
-            Some(source) => ChatTemplate::new(source, &bos_name, &eos_name)?,
+        let template = match template_source(&config, origin)? {
+            Some(source) => ChatTemplate::with_tokens(source, template_tokens(&config, &bos_name, &eos_name))?,
             None => ChatTemplate::gemma()?,
         };
         Ok(Self {
@@ -183,7 +190,11 @@ impl Tokenizer {
     /// [`Error::Model`] if `text` has a token that the model has no row for.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false).map_err(|e| self.failed("encoding", e))?;
-        let ids = encoding.get_ids().to_vec();
+        self.known(encoding.get_ids())
+    }
+
+    /// `ids`, if the model has a row for each.
+    fn known(&self, ids: &[u32]) -> Result<Vec<u32>> {
         if let Some(&id) = ids.iter().find(|&&id| self.rows.is_some_and(|rows| id as usize >= rows)) {
             let token = self.token(id).unwrap_or_default();
             return Err(Error::model(
@@ -195,7 +206,7 @@ impl Tokenizer {
                 },
             ));
         }
-        Ok(ids)
+        Ok(ids.to_vec())
     }
 
     /// The text of `ids`; with `skip_special_tokens`, without `<bos>`, `<end_of_turn>` and the like.
@@ -221,6 +232,26 @@ impl Tokenizer {
     /// As those two.
     pub fn encode_chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Vec<u32>> {
         self.encode(&self.apply_chat_template(messages, add_generation_prompt)?)
+    }
+
+    /// The tokens of a conversation, and for each whether the assistant says it: transformers'
+    /// `return_assistant_tokens_mask`.
+    ///
+    /// What the assistant says is what the template marks with `{% generation %}`; in a template
+    /// without the tags, from where the generation prompt ends up to the end of the turn.
+    ///
+    /// # Errors
+    /// As [`encode_chat`](Self::encode_chat), and if a template without the tags writes a
+    /// conversation's beginning otherwise than the whole.
+    pub fn encode_answers(&self, messages: &[Message]) -> Result<(Vec<u32>, Vec<bool>)> {
+        let (text, spans) = self.template.render_answers(messages)?;
+        // Unlike `encode_fast` this notes where in the text each token is.
+        let encoding = self.inner.encode(text, false).map_err(|e| self.failed("encoding", e))?;
+        let ids = self.known(encoding.get_ids())?;
+        let said = |(start, end): &(usize, usize)| {
+            spans.iter().any(|span| *start < span.end && span.start < *end.max(&(start + 1)))
+        };
+        Ok((ids, encoding.get_offsets().iter().map(said).collect()))
     }
 
     /// How many tokens there are, added ones included.
@@ -317,18 +348,64 @@ pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
     write_bytes_atomic(path, text.as_bytes())
 }
 
-/// The chat template in a `tokenizer_config.json`: a text, or a list of named ones of which the one
-/// called default counts.
-fn template_source(config: &Map<String, Value>) -> Option<&str> {
-    match config.get("chat_template")? {
-        Value::String(source) => Some(source),
-        Value::Array(named) => named
-            .iter()
-            .find(|entry| entry.get("name").and_then(Value::as_str) == Some("default"))?
-            .get("template")?
-            .as_str(),
-        _ => None,
+/// The template files of a folder: `chat_template.jinja`, or `default.jinja` among the additional ones.
+fn folder_template(
+    folder: &Path,
+    read: &dyn Fn(&str) -> Result<Option<String>>,
+) -> Result<Option<Value>> {
+    const ADDITIONAL: &str = "additional_chat_templates/default.jinja";
+    if let Some(template) = read("chat_template.jinja")? {
+        return Ok(Some(json!(template)));
     }
+    match folder.join(ADDITIONAL).is_file() {
+        true => Ok(read(ADDITIONAL)?.map(|template| json!(template))),
+        false => Ok(None),
+    }
+}
+
+/// The chat template in a `tokenizer_config.json`: a text, or named ones (a list, or an object) of
+/// which the one called default counts.
+///
+/// # Errors
+/// [`Error::Model`] if there are templates and none of them is it.
+fn template_source<'a>(config: &'a Map<String, Value>, origin: &str) -> Result<Option<&'a str>> {
+    let named: Vec<(&str, &str)> = match config.get("chat_template") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(source)) => return Ok(Some(source)),
+        Some(Value::Array(entries)) => entries
+            .iter()
+            .filter_map(|entry| Some((entry.get("name")?.as_str()?, entry.get("template")?.as_str()?)))
+            .collect(),
+        Some(Value::Object(entries)) => {
+            entries.iter().filter_map(|(name, template)| Some((name.as_str(), template.as_str()?))).collect()
+        }
+        Some(_) => vec![],
+    };
+    if let Some((_, source)) = named.iter().find(|(name, _)| *name == "default") {
+        return Ok(Some(source));
+    }
+    let names: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
+    let problem = match names.is_empty() {
+        true => "chat_template is neither a text nor a list of named ones".to_owned(),
+        false => format!("chat_template has {}, and none that is called default", names.join(", ")),
+    };
+    Err(Error::model(origin, problem, "Name one of them default, or write it into chat_template.jinja"))
+}
+
+/// The special tokens that a chat template can name: transformers' `special_tokens_map`, as
+/// `pad_token`, and what a model names beside them in `extra_special_tokens`, as `boi_token`.
+fn template_tokens(config: &Map<String, Value>, bos: &str, eos: &str) -> Vec<(String, String)> {
+    let text = |value: &Value| Some(value.as_str().or_else(|| value.get("content")?.as_str())?.to_owned());
+    let mut tokens = vec![("bos_token".to_owned(), bos.to_owned()), ("eos_token".to_owned(), eos.to_owned())];
+    for name in ["unk_token", "sep_token", "pad_token", "cls_token", "mask_token"] {
+        tokens.extend(config.get(name).and_then(text).map(|token| (name.to_owned(), token)));
+    }
+    for key in ["extra_special_tokens", "model_specific_special_tokens"] {
+        for (name, token) in config.get(key).and_then(Value::as_object).into_iter().flatten() {
+            tokens.extend(text(token).map(|token| (name.clone(), token)));
+        }
+    }
+    tokens
 }
 
 fn parse_object(text: &str, origin: &str) -> Result<Map<String, Value>> {
@@ -416,6 +493,77 @@ mod tests {
         std::fs::remove_file(folder.path().join("tokenizer_config.json")).unwrap();
         let tokenizer = Tokenizer::from_dir(folder.path()).unwrap();
         assert_eq!(tokenizer.chat_template().source(), ChatTemplate::gemma().unwrap().source());
+    }
+
+    #[test]
+    fn templates_are_found_where_people_have_them() {
+        let folder = tempfile::tempdir().unwrap();
+        tiny_tokenizer().save_pretrained(folder.path()).unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        let remove = |name: &str| std::fs::remove_file(folder.path().join(name)).unwrap();
+        let source = || Tokenizer::from_dir(folder.path()).map(|t| t.chat_template().source().to_owned());
+        std::fs::create_dir(folder.path().join("additional_chat_templates")).unwrap();
+        write("additional_chat_templates/tool_use.jinja", "tools");
+        write("tokenizer_config.json", r#"{"chat_template": {"tool_use": "x", "default": "object"}}"#);
+        write("chat_template.json", r#"{"chat_template": "processor"}"#);
+        write("chat_template.jinja", "file");
+        assert_eq!(source().unwrap(), "file");
+        remove("chat_template.jinja");
+        assert_eq!(source().unwrap(), "object");
+        write("additional_chat_templates/default.jinja", "additional");
+        assert_eq!(source().unwrap(), "additional");
+        remove("additional_chat_templates/default.jinja");
+        write("tokenizer_config.json", r#"{"chat_template": null}"#);
+        assert_eq!(source().unwrap(), "processor");
+        write("tokenizer_config.json", r#"{"chat_template": [{"name": "tool_use", "template": "no"}]}"#);
+        let said = source().unwrap_err().to_string();
+        assert!(said.contains("chat_template has tool_use, and none that is called default"), "{said}");
+        write("tokenizer_config.json", r#"{"chat_template": 3}"#);
+        assert!(source().unwrap_err().to_string().contains("neither a text nor a list"));
+    }
+
+    #[test]
+    fn templates_can_name_every_special_token() {
+        let folder = tempfile::tempdir().unwrap();
+        tiny_tokenizer().save_pretrained(folder.path()).unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write("chat_template.jinja", "{{ bos_token ~ eos_token ~ unk_token ~ mask_token ~ boi_token ~ sep_token }}");
+        write(
+            "tokenizer_config.json",
+            r#"{"unk_token": {"content": "<unk>"}, "mask_token": "<mask>", "sep_token": null,
+            "extra_special_tokens": {"boi_token": "<boi>"}}"#,
+        );
+        std::fs::remove_file(folder.path().join("special_tokens_map.json")).unwrap();
+        let text = Tokenizer::from_dir(folder.path()).unwrap().apply_chat_template(&messages(), true).unwrap();
+        assert_eq!(text, "<bos><eos><unk><mask><boi>");
+    }
+
+    #[test]
+    fn answers_are_marked_token_by_token() {
+        let say = |role, content: &str| Message { role, content: content.to_string() };
+        let talk = [
+            say(Role::User, "hello the user"),
+            say(Role::Assistant, "🎉 hello"),
+            say(Role::User, "the"),
+            say(Role::Assistant, "é"),
+        ];
+        let plain = tiny_tokenizer();
+        let (ids, said) = plain.encode_answers(&talk).unwrap();
+        assert_eq!(ids, plain.encode_chat(&talk, false).unwrap());
+        let texts = |said: &[bool]| -> Vec<String> {
+            let mut parts = vec![];
+            for (i, said_too) in said.iter().enumerate().filter(|(_, said)| **said) {
+                match parts.last_mut() {
+                    Some(part) if said[i - 1] == *said_too => Vec::push(part, ids[i]),
+                    _ => parts.push(vec![ids[i]]),
+                }
+            }
+            parts.iter().map(|ids| plain.decode(ids, false).unwrap()).collect()
+        };
+        // The é is in no token: every one of its bytes is marked.
+        assert_eq!(texts(&said), ["🎉 hello<end_of_turn>\n", "é<end_of_turn>\n"]);
+        assert_eq!(texts(&plain.encode_answers(&talk[..3]).unwrap().1), ["🎉 hello<end_of_turn>\n"]);
+        assert!(plain.encode_answers(&talk[..1]).unwrap().1.iter().all(|said| !said));
     }
 
     #[test]

@@ -39,9 +39,14 @@ impl QuantConfig {
         Self { load_in_4bit: false, ..Self::default() }
     }
 
+    /// The block size has a say in 4 bits only.
+    ///
     /// # Errors
     /// [`Error::Setting`] for a block size that is not a power of two from 64 to 4096.
     pub fn validate(&self) -> Result<()> {
+        if !self.load_in_4bit {
+            return Ok(());
+        }
         if self.blocksize.is_power_of_two() && (64..=4096).contains(&self.blocksize) {
             return Ok(());
         }
@@ -50,5 +55,17 @@ impl QuantConfig {
             self.blocksize,
             "bitsandbytes has 64, 128, 256, 512, 1024, 2048 and 4096",
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_block_size_is_looked_at_in_4_bits_only() {
+        let odd = QuantConfig { blocksize: 100, ..QuantConfig::none() };
+        odd.validate().unwrap();
+        assert!(QuantConfig { load_in_4bit: true, ..odd }.validate().unwrap_err().to_string().contains("blocksize = 100"));
     }
 }

@@ -30,6 +30,20 @@ impl Slot {
         self.len() == 0
     }
 
+    /// Whether AdamW's weight decay applies to it: not to biases and norms, as transformers' Trainer
+    /// has it (`get_decay_parameter_names`). Adapters, head and embedding decay.
+    pub fn decays(&self) -> bool {
+        let name = self.name.to_lowercase();
+        let is_norm = |part: &str| part == "norm" || part.ends_with("_norm");
+        !["bias", "layernorm", "rmsnorm"].iter().any(|kind| name.contains(kind))
+            && !name.split('.').any(is_norm)
+    }
+
+    /// Its elements' places in the arena.
+    pub(super) fn range(&self) -> std::ops::Range<usize> {
+        self.offset..self.offset + self.len()
+    }
+
     pub(super) fn view(&self, flat: &Tensor) -> Result<Tensor> {
         Ok(flat.narrow(0, self.offset, self.len())?.reshape(self.dims.as_slice())?)
     }
@@ -56,6 +70,8 @@ pub enum Buffer {
 #[derive(Debug)]
 pub struct Arena {
     slots: Vec<Slot>,
+    /// Elements without weight decay, in order. A GPU trains none of them.
+    no_decay: Vec<std::ops::Range<usize>>,
     /// Parameters, flat f32.
     pub values: Tensor,
     /// Gradients.
@@ -106,6 +122,7 @@ impl Arena {
             exp_avg: zeros()?,
             exp_avg_sq: zeros()?,
             values: values.clone(),
+            no_decay: slots.iter().filter(|slot| !slot.decays()).map(Slot::range).collect(),
             slots,
             #[cfg(feature = "cuda")]
             device: None,
@@ -126,6 +143,11 @@ impl Arena {
     /// The parameters' places, in order.
     pub fn slots(&self) -> &[Slot] {
         &self.slots
+    }
+
+    /// The elements that weight decay does not apply to, in order.
+    pub fn no_decay(&self) -> &[std::ops::Range<usize>] {
+        &self.no_decay
     }
 
     /// Number of trained parameters.
@@ -261,10 +283,39 @@ impl Arena {
             if zero && !may_be_zero {
                 return Err(Error::training(
                     format!("{} got no gradient at step {step}: it is not being trained", slot.name),
-                    "This is a fault of emoji_lab, or no row of the batch has a target",
+                    "No row of the batch has a target behind its first two tokens: give longer rows; if they \
+                     have, this is a fault of emoji_lab",
                 ));
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn norms_and_biases_do_not_decay() {
+        let decays = |name: &str| Slot { name: name.into(), offset: 0, dims: vec![1] }.decays();
+        let peft = "base_model.model.model.";
+        for (name, expected) in [
+            ("model.norm.weight", false),
+            ("model.layers.0.input_layernorm.weight", false),
+            ("model.layers.0.post_feedforward_layernorm.weight", false),
+            ("model.layers.0.self_attn.q_norm.weight", false),
+            ("norm", false),
+            ("a.RMSNorm.weight", false),
+            ("lm_head.bias", false),
+            ("model.embed_tokens.weight", true),
+            ("lm_head.weight", true),
+            ("model.layers.0.self_attn.q_proj.weight", true),
+            ("model.normalizer.weight", true),
+            (&format!("{peft}layers.0.mlp.up_proj.lora_A.weight"), true),
+            (&format!("{peft}embed_tokens.weight"), true),
+        ] {
+            assert_eq!(decays(name), expected, "{name}");
+        }
     }
 }

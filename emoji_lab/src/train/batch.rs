@@ -9,9 +9,32 @@ use crate::ops::IGNORE_INDEX;
 pub struct Row {
     /// Token ids, at most `max_length` of them.
     pub ids: Vec<u32>,
-    /// How many tokens at the start are not learned: 0, or the prompt's with
-    /// `assistant_only_loss`.
-    pub prompt_len: usize,
+    /// Which of them are learned, one for each: all, or with `assistant_only_loss` those that the
+    /// assistant says (transformers' `assistant_masks`).
+    pub in_loss: Vec<bool>,
+}
+
+impl Row {
+    /// A row of which every token is learned.
+    pub fn whole(ids: Vec<u32>) -> Self {
+        Self::after(ids, 0)
+    }
+
+    /// A row of which all tokens but the first `prompt_len` are learned.
+    pub fn after(ids: Vec<u32>, prompt_len: usize) -> Self {
+        let in_loss = (0..ids.len()).map(|t| t >= prompt_len).collect();
+        Self { ids, in_loss }
+    }
+
+    /// How many tokens some earlier token is to predict.
+    pub fn target_count(&self) -> usize {
+        self.in_loss.iter().skip(1).filter(|learned| **learned).count()
+    }
+
+    /// One number for each token, of which rows with other tokens or other targets have others.
+    pub(super) fn marks(&self) -> impl Iterator<Item = u32> {
+        self.ids.iter().zip(&self.in_loss).map(|(id, learned)| id << 1 | u32::from(*learned))
+    }
 }
 
 /// A batch, packed: what a padded batch of transformers' holds without its padding.
@@ -32,7 +55,7 @@ impl Batch {
         for row in rows {
             batch.tokens.push(row.ids.iter().enumerate().map(|(i, &id)| (i as u32, id)));
             for t in 0..row.ids.len() {
-                let next = row.ids.get(t + 1).filter(|_| t + 1 >= row.prompt_len);
+                let next = row.ids.get(t + 1).filter(|_| row.in_loss.get(t + 1) == Some(&true));
                 batch.targets.push(next.map_or(IGNORE_INDEX, |&id| i64::from(id)));
             }
             batch.rows += 1;
@@ -101,7 +124,7 @@ mod tests {
 
     #[test]
     fn padded_and_packed_are_one() -> Result<()> {
-        let rows = [Row { ids: vec![2, 7, 8, 1], prompt_len: 0 }, Row { ids: vec![2, 9], prompt_len: 0 }];
+        let rows = [Row::whole(vec![2, 7, 8, 1]), Row::whole(vec![2, 9])];
         let packed = Batch::from_rows(&rows);
         let padded = Batch::from_padded(
             &[2, 7, 8, 1, 2, 9, 0, 0],
@@ -117,8 +140,14 @@ mod tests {
 
     #[test]
     fn the_prompt_is_not_learned() {
-        let batch = Batch::from_rows(&[Row { ids: vec![2, 7, 8, 1], prompt_len: 2 }]);
+        let row = Row::after(vec![2, 7, 8, 1], 2);
+        let batch = Batch::from_rows(&[row.clone()]);
         assert_eq!(batch.targets, [IGNORE_INDEX, 8, 1, IGNORE_INDEX]);
+        assert_eq!(row.target_count(), 2);
+        let row = Row { ids: vec![2, 7, 8, 1], in_loss: vec![true, true, false, true] };
+        assert_eq!(Batch::from_rows(&[row.clone()]).targets, [7, IGNORE_INDEX, 1, IGNORE_INDEX]);
+        assert_eq!(row.target_count(), 2);
+        assert_ne!(row.marks().collect::<Vec<_>>(), Row::whole(row.ids).marks().collect::<Vec<_>>());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use candle_core::DType;
 
-use super::schedule::Scheduler;
+use super::schedule::{Scheduler, warmup_steps};
 use crate::error::{Error, Result};
 use crate::ops::adamw::AdamW;
 
@@ -39,12 +39,15 @@ impl Strategy {
     }
 }
 
+/// The shortest rows that teach every layer something.
+const MIN_LENGTH: usize = 3;
+
 /// Settings of supervised fine-tuning. Names are TRL's and transformers'.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SftConfig {
     /// Where adapters, checkpoints and logs go.
     pub output_dir: PathBuf,
-    /// How often the training rows are gone through; may be a fraction.
+    /// How often the training rows are gone through; may be a fraction. Has no say beside `max_steps`.
     pub num_train_epochs: f64,
     /// Optimizer steps to do instead of `num_train_epochs`.
     pub max_steps: Option<usize>,
@@ -62,7 +65,7 @@ pub struct SftConfig {
     pub warmup_steps: usize,
     /// The same as a share of all steps.
     pub warmup_ratio: f64,
-    /// Decoupled weight decay.
+    /// Decoupled weight decay. As in transformers, biases and norms do not decay.
     pub weight_decay: f64,
     /// AdamW's decay rate of the first moment.
     pub adam_beta1: f64,
@@ -75,9 +78,10 @@ pub struct SftConfig {
     pub optim_state_dtype: DType,
     /// Gradients are scaled down to this global norm; 0 for no clipping.
     pub max_grad_norm: f64,
-    /// Rows are cut to this many tokens.
+    /// Rows are cut to this many tokens; 3 or more.
     pub max_length: usize,
-    /// Whether only the assistant's answer counts in the loss. Off in the notebook: every token counts.
+    /// Whether only the assistant's answers count in the loss, all of a conversation's. Off in the
+    /// notebook: every token counts.
     pub assistant_only_loss: bool,
     /// When to log the training loss.
     pub logging_strategy: Strategy,
@@ -131,12 +135,15 @@ impl Default for SftConfig {
 }
 
 impl SftConfig {
+    /// Settings that have no say beside others are not looked at, as in transformers:
+    /// `num_train_epochs` beside `max_steps`, `warmup_ratio` beside `warmup_steps`.
+    ///
     /// # Errors
     /// [`Error::Setting`] that names the first setting which cannot work.
     pub fn validate(&self) -> Result<()> {
         let positive = "use a number above 0";
         let rate = "use a number from 0 up to, but not, 1";
-        if !(self.num_train_epochs.is_finite() && self.num_train_epochs > 0.0) {
+        if self.max_steps.is_none() && !(self.num_train_epochs.is_finite() && self.num_train_epochs > 0.0) {
             return Err(Error::setting("num_train_epochs", self.num_train_epochs, positive));
         }
         if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
@@ -156,13 +163,15 @@ impl SftConfig {
                 return Err(Error::setting(name, value, positive));
             }
         }
-        if self.max_length < 2 {
+        if self.max_length < MIN_LENGTH {
             return Err(Error::setting(
                 "max_length",
                 self.max_length,
-                "a row needs at least 2 tokens to learn one",
+                "use 3 or more: a row of 2 tokens learns one, from a first token that attends to itself alone, \
+                 and so teaches the attention nothing",
             ));
         }
+        warmup_steps(self.warmup_steps, self.warmup_ratio, 0)?;
         for (name, value) in [("weight_decay", self.weight_decay), ("max_grad_norm", self.max_grad_norm)] {
             if !(value.is_finite() && value >= 0.0) {
                 return Err(Error::setting(name, value, "use 0 (off) or a number above it"));
@@ -213,6 +222,38 @@ impl SftConfig {
             eps: self.adam_epsilon,
             weight_decay: self.weight_decay,
             state_dtype: self.optim_state_dtype,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_say_is_not_looked_at() {
+        let plain = SftConfig::default();
+        for fine in [
+            SftConfig { max_steps: Some(3), num_train_epochs: 0.0, ..plain.clone() },
+            SftConfig { max_steps: Some(3), num_train_epochs: f64::NAN, ..plain.clone() },
+            SftConfig { warmup_steps: 2, warmup_ratio: 7.0, ..plain.clone() },
+            SftConfig { max_grad_norm: 0.0, weight_decay: 0.0, ..plain.clone() },
+            SftConfig { save_total_limit: Some(0), progress_lines: 0, ..plain.clone() },
+            SftConfig { max_length: 3, ..plain.clone() },
+        ] {
+            fine.validate().unwrap();
+        }
+        for (name, wrong) in [
+            ("num_train_epochs", SftConfig { num_train_epochs: 0.0, ..plain.clone() }),
+            ("warmup_ratio", SftConfig { warmup_ratio: 7.0, ..plain.clone() }),
+            ("max_steps", SftConfig { max_steps: Some(0), ..plain.clone() }),
+            ("max_length = 2", SftConfig { max_length: 2, ..plain.clone() }),
+            ("use 3 or more", SftConfig { max_length: 0, ..plain.clone() }),
+            ("per_device_eval_batch_size", SftConfig { per_device_eval_batch_size: 0, ..plain.clone() }),
+            ("logging_strategy", SftConfig { logging_strategy: Strategy::Steps(0), ..plain.clone() }),
+        ] {
+            let said = wrong.validate().unwrap_err().to_string();
+            assert!(said.contains(name) && said.lines().count() == 1, "{said}");
         }
     }
 }

@@ -331,6 +331,7 @@ impl Finetune {
             &arena.gradients,
             (&arena.exp_avg, &arena.exp_avg_sq),
             &self.optimizer,
+            arena.no_decay(),
             learning_rate,
             step,
             scale,

@@ -156,7 +156,7 @@ mod tests {
     use crate::model::load_model;
 
     fn identity(args: &SftConfig, model: &Model) -> RunIdentity {
-        let rows = [Row { ids: vec![1, 2, 3], prompt_len: 0 }];
+        let rows = [Row::whole(vec![1, 2, 3])];
         let lora = LoraConfig::default();
         let mut identity = RunIdentity::new(args, &QuantConfig::default(), Some(&lora), &rows, (10, 0));
         identity.add_base(model).unwrap();

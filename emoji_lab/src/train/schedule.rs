@@ -83,14 +83,14 @@ impl std::str::FromStr for Scheduler {
 /// A `warmup_steps` above 0 wins; otherwise it is the share `warmup_ratio` of `total`, rounded up.
 ///
 /// # Errors
-/// [`Error::Setting`] if `warmup_ratio` is outside 0 to 1.
+/// [`Error::Setting`] if `warmup_ratio` has a say and is outside 0 to 1.
 pub fn warmup_steps(warmup_steps: usize, warmup_ratio: f64, total: usize) -> Result<usize> {
+    if warmup_steps > 0 {
+        return Ok(warmup_steps);
+    }
     if !(0.0..=1.0).contains(&warmup_ratio) {
         let help = "a share of the steps, from 0 to 1; 0.03 is usual, 0 for no warmup";
         return Err(Error::setting("warmup_ratio", warmup_ratio, help));
-    }
-    if warmup_steps > 0 {
-        return Ok(warmup_steps);
     }
     Ok((total as f64 * warmup_ratio).ceil() as usize)
 }

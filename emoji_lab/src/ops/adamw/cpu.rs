@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::AdamW;
@@ -36,12 +38,14 @@ impl Factors {
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "the formula has as many")]
 pub(super) fn step(
     values: &mut [f32],
     gradients: &[f32],
     m: &mut [f32],
     v: &mut [f32],
     f: &Factors,
+    no_decay: &[Range<usize>],
     gradient_scale: f32,
     rounding: Option<&Philox>,
 ) {
@@ -52,12 +56,19 @@ pub(super) fn step(
         .zip(v.par_chunks_mut(CHUNK))
         .enumerate()
         .for_each(|(chunk, (((values, gradients), m), v))| {
-            for (((p, g), m), v) in values.iter_mut().zip(gradients).zip(&mut *m).zip(&mut *v) {
-                let g = g * gradient_scale;
-                *m += f.one_minus_beta1 * (g - *m);
-                *v = f.beta2 * *v + f.one_minus_beta2 * g * g;
-                let denominator = v.sqrt() / f.root_of_correction2 + f.eps;
-                *p = *p * f.decay - f.step_size * *m / denominator;
+            let start = chunk * CHUNK;
+            for (piece, decays) in pieces(start..start + values.len(), no_decay) {
+                let piece = piece.start - start..piece.end - start;
+                let decay = if decays { f.decay } else { 1.0 };
+                let moments = m[piece.clone()].iter_mut().zip(&mut v[piece.clone()]);
+                let both = values[piece.clone()].iter_mut().zip(&gradients[piece]);
+                for ((p, g), (m, v)) in both.zip(moments) {
+                    let g = g * gradient_scale;
+                    *m += f.one_minus_beta1 * (g - *m);
+                    *v = f.beta2 * *v + f.one_minus_beta2 * g * g;
+                    let denominator = v.sqrt() / f.root_of_correction2 + f.eps;
+                    *p = *p * decay - f.step_size * *m / denominator;
+                }
             }
             let Some(rounding) = rounding else { return };
             for (i, (m, v)) in m.chunks_mut(4).zip(v.chunks_mut(4)).enumerate() {
@@ -70,7 +81,39 @@ pub(super) fn step(
         });
 }
 
+/// `range` in pieces that decay as a whole or not at all.
+fn pieces(range: Range<usize>, no_decay: &[Range<usize>]) -> Vec<(Range<usize>, bool)> {
+    let (mut pieces, mut at) = (vec![], range.start);
+    for none in no_decay.iter().filter(|none| none.start < range.end && none.end > range.start) {
+        let (start, end) = (none.start.max(at), none.end.min(range.end));
+        if at < start {
+            pieces.push((at..start, true));
+        }
+        pieces.push((start..end, false));
+        at = end;
+    }
+    if at < range.end {
+        pieces.push((at..range.end, true));
+    }
+    pieces
+}
+
 /// Rounded away from zero if `random`, of 65,536, is large enough: on average it stays what it was.
 fn rounded_to_bf16(x: f32, random: u32) -> f32 {
     f32::from_bits(x.to_bits().wrapping_add(random) & 0xffff_0000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_is_cut_where_decay_begins_and_ends() {
+        let none = [3..5, 5..6, 10..20];
+        assert_eq!(pieces(0..4, &none), [(0..3, true), (3..4, false)]);
+        assert_eq!(pieces(4..12, &none), [(4..5, false), (5..6, false), (6..10, true), (10..12, false)]);
+        assert_eq!(pieces(12..16, &none), [(12..16, false)]);
+        assert_eq!(pieces(18..30, &none), [(18..20, false), (20..30, true)]);
+        assert_eq!(pieces(7..9, &[]), [(7..9, true)]);
+    }
 }

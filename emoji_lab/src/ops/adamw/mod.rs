@@ -7,6 +7,8 @@ pub(crate) mod cuda;
 
 pub(crate) use cpu::Factors;
 
+use std::ops::Range;
+
 use candle_core::{DType, Result, Tensor};
 
 use super::host;
@@ -40,8 +42,9 @@ impl Default for AdamW {
 /// One step on flat, equally long tensors: `values`, `gradients`, and the moments `m` and `v`.
 ///
 /// `step` counts from 1. Gradients are multiplied by `gradient_scale` first, which is where
-/// clipping comes in. `m` and `v` are f32 tensors; with `state_dtype` bf16 they hold values of bf16,
-/// rounded with the words of `rounding`.
+/// clipping comes in. Elements in one of the ranges `no_decay`, which are in order and apart, do not
+/// decay. `m` and `v` are f32 tensors; with `state_dtype` bf16 they hold values of bf16, rounded with
+/// the words of `rounding`.
 ///
 /// # Errors
 /// If lengths differ or there is no version for the tensor's device.
@@ -51,6 +54,7 @@ pub fn step(
     gradients: &Tensor,
     (m, v): (&Tensor, &Tensor),
     settings: &AdamW,
+    no_decay: &[Range<usize>],
     learning_rate: f64,
     step: usize,
     gradient_scale: f64,
@@ -66,7 +70,8 @@ pub fn step(
         host::update(values, |values| {
             host::update(m, |m| {
                 host::update(v, |v| {
-                    cpu::step(values, gradients, m, v, &factors, gradient_scale as f32, rounding);
+                    let scale = gradient_scale as f32;
+                    cpu::step(values, gradients, m, v, &factors, no_decay, scale, rounding);
                     Ok(())
                 })
             })
@@ -90,7 +95,7 @@ mod tests {
         let mut expected = start.map(|p| (p, 0.0f64, 0.0f64));
         for t in 1..=3 {
             let g = [0.3 * t as f64, -0.01, 2.0];
-            step(&values, &flat(&g)?, (&m, &v), &settings, 0.1, t, 0.5, &Philox::new(0, 0))?;
+            step(&values, &flat(&g)?, (&m, &v), &settings, &[], 0.1, t, 0.5, &Philox::new(0, 0))?;
             for ((p, m, v), g) in expected.iter_mut().zip(g) {
                 let g = g * 0.5;
                 *p -= 0.1 * 0.01 * *p;
@@ -107,6 +112,32 @@ mod tests {
         Ok(())
     }
 
+    /// Five steps of torch 2.15's AdamW with two parameter groups: the first two values decay by 0.1,
+    /// the others not at all.
+    #[test]
+    fn agrees_with_torch_where_half_does_not_decay() -> Result<()> {
+        const TORCH: [f32; 4] = [0.247_513_56, -0.971_548_8, 2.750_000_2, 0.992_541_6];
+        let settings = AdamW { weight_decay: 0.1, ..AdamW::default() };
+        let flat = |v: &[f32]| Tensor::new(v, &Device::Cpu);
+        let run = |no_decay: &[Range<usize>]| -> Result<Vec<f32>> {
+            let (values, m, v) = (flat(&[0.5, -1.25, 3.0, 0.75])?, flat(&[0.0; 4])?, flat(&[0.0; 4])?);
+            for t in 1..=5 {
+                let g = flat(&[0.3 * t as f32, -0.01, 2.0, -0.5 * t as f32])?;
+                step(&values, &g, (&m, &v), &settings, no_decay, 0.05, t, 1.0, &Philox::new(0, 0))?;
+            }
+            values.to_vec1()
+        };
+        let ours = run(&[2..4])?;
+        for (ours, torch) in ours.iter().zip(TORCH) {
+            assert!((ours - torch).abs() < 5e-7, "{ours} and {torch}");
+        }
+        assert_eq!(run(&[2..3, 3..4])?, ours);
+        let all = run(&[])?;
+        assert_eq!(all[..2], ours[..2]);
+        assert!((all[2] - ours[2]).abs() > 0.05);
+        Ok(())
+    }
+
     /// With a gradient of zero the second moment halves in 693 steps: in bf16 too, on average, and
     /// every value is one of bf16.
     #[test]
@@ -117,7 +148,7 @@ mod tests {
         let (values, gradients, m, v) = (full(1.0)?, full(0.0)?, full(0.0)?, full(0.7)?);
         for t in 1..=693 {
             let rounding = Philox::new(7, t as u64);
-            step(&values, &gradients, (&m, &v), &settings, 0.0, t, 1.0, &rounding)?;
+            step(&values, &gradients, (&m, &v), &settings, &[], 0.0, t, 1.0, &rounding)?;
         }
         let v = v.to_vec1::<f32>()?;
         assert!(v.iter().all(|v| half::bf16::from_f32(*v).to_f32() == *v));
