@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`login`] | finds the token, asks the Hub whose it is and whether it can write |
 //! | [`download_model`] | a model's snapshot folder in the shared Hugging Face cache |
-//! | [`download_dataset`] | the files (csv, jsonl, parquet) of a dataset's training split |
+//! | [`download_dataset`] | the files (csv, tsv, jsonl, json, parquet) of a dataset's training split |
 //! | [`push_to_hub`] | creates the repository, uploads the folder and the card as one commit |
 //!
 //! Settings are those of Python's `huggingface_hub`, read from the same variables and files (see
@@ -21,6 +21,7 @@
 //! - does not wait as long as `Retry-After` says;
 //! - puts a large file into the body of the commit if the server does not choose Xet.
 
+mod builder_args;
 mod cache;
 mod card;
 mod choose;
@@ -41,6 +42,7 @@ mod push;
 mod repo;
 mod request;
 mod retry_after;
+mod shards;
 mod tables;
 mod token;
 mod trouble;
@@ -48,7 +50,7 @@ mod wire;
 mod yaml;
 
 pub use card::{CardSample, ModelCard};
-pub(crate) use dataset::HF_DATASETS;
+pub(crate) use dataset::{HF_DATASETS, SplitFiles, dataset_tables, folder_tables};
 pub use dataset::{download_dataset, download_dataset_with};
 pub use download::{download_model, download_model_with};
 pub use env::{HubEnv, Patience};
