@@ -49,8 +49,8 @@ pub use error::{Error, Result};
 pub mod prelude {
     pub use crate::compare::{compare, prompt};
     pub use crate::data::{
-        ChatDataset, Conversation, Dataset, DatasetSplits, EmojiFilter, Example, Message, SYSTEM_PROMPT,
-        format_chat, load_dataset, train_test_split,
+        ChatDataset, Conversation, Dataset, DatasetConfig, DatasetSplits, EmojiFilter, Example, Message,
+        SYSTEM_PROMPT, format_chat, load_dataset, load_dataset_with, train_test_split,
     };
     pub use crate::display::{Comparison, ParameterReport, Table};
     pub use crate::hub::{

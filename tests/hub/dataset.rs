@@ -219,3 +219,114 @@ fn a_dataset_without_a_table_is_told() {
     assert_says(&error("ann/none"), &["no such public dataset", "/datasets/ann/none"]);
     assert_says(&error("nonsense id"), &["not a repository id"]);
 }
+
+#[test]
+fn what_a_card_says_about_its_files_holds() {
+    let (hub, home) = (StandIn::start(), tempfile::tempdir().unwrap());
+    let card = |arguments: &str| {
+        format!(
+            "---\nlicense: mit\nconfigs:\n- config_name: default\n  data_files: rows.csv\n{arguments}---\n# Rows\n"
+        )
+    };
+    let rows = "text;emoji\nsun, sea and sand;🏖️\npizza tonight;🍕\n".as_bytes();
+    let repo = |id: &str, arguments: &str, rows: &[u8]| {
+        hub.repo(
+            &format!("datasets/ann/{id}"),
+            &[("README.md", card(arguments).as_bytes()), ("rows.csv", rows)],
+        );
+    };
+    repo("sep", "  sep: \";\"\n", rows);
+    repo(
+        "delimiter",
+        "  delimiter: \"\\t\"\n",
+        &String::from_utf8_lossy(rows).replace(';', "\t").into_bytes(),
+    );
+    repo("undeclared", "", rows);
+    repo(
+        "names",
+        "  column_names: [emoji, text]\n  sep: '|'\n",
+        "🏖️|sun, sea and sand\n🍕|pizza tonight\n".as_bytes(),
+    );
+    repo("latin", "  encoding: latin-1\n  sep: ';'\n", b"text;emoji\ncaf\xe9;\xa9\n");
+    repo("skip", "  skiprows: 1\n  header: 0\n", &[b"title\n", rows].concat());
+    repo(
+        "quoted",
+        "  quotechar: \"'\"\n",
+        "text,emoji\n'sun, sea and sand',🏖️\npizza tonight,🍕\n".as_bytes(),
+    );
+    repo("bad", "  on_bad_lines: skip\n", "text,emoji\na,b,c\npizza tonight,🍕\n".as_bytes());
+    repo("regex", "  sep: \"\\\\s+\"\n", rows);
+    repo("comment", "  comment: \"#\"\n", rows);
+    let two = "[\"sun, sea and sand\", \"pizza tonight\"]";
+    let ids = "ann/sep ann/delimiter ann/undeclared ann/names ann/latin ann/skip ann/quoted ann/bad ann/regex ann/comment";
+    let said = load(&hub, home.path(), ids);
+    for id in ["sep", "delimiter", "undeclared", "names", "skip", "quoted"] {
+        assert_says(&said, &[&format!("ann/{id} has {two}")]);
+    }
+    assert_says(
+        &said,
+        &[
+            "ann/latin has [\"café\"]",
+            "ann/bad has [\"pizza tonight\"]",
+            "1  note: with too many fields, passed over as the dataset's card asks (first: line 2)",
+            "ann/regex fails: dataset ann/regex: its card declares sep: \"\\\\s+\", which is not supported",
+            "its card declares comment: \"#\", which is not supported",
+        ],
+    );
+    let asked =
+        |seen: &crate::stand_in::Seen| seen.path.contains("ann/regex") && seen.path.ends_with("rows.csv");
+    assert!(!hub.seen().iter().any(|seen| asked(seen)), "what cannot be read is not downloaded");
+}
+
+#[test]
+fn other_formats_and_what_is_no_table() {
+    let (hub, home) = (StandIn::start(), tempfile::tempdir().unwrap());
+    let row = "{\"text\": \"sun\", \"emoji\": \"☀️\", \"score\": NaN}";
+    let list = format!("[{row}, {row}]");
+    let field = format!("{{\"version\": \"1\", \"items\": {list}, \"other\": [{{}}]}}");
+    hub.repo("datasets/ann/tsv", &[("train.tsv", "Text\t Emoji\nsun\t☀️\n".as_bytes()), ("test.tsv", b"x")]);
+    hub.repo("datasets/ann/json", &[("rows.json", list.as_bytes()), ("dataset_infos.json", b"{}")]);
+    let card =
+        "---\nconfigs:\n- config_name: x\n  data_dir: data\n  data_files: \"*.json\"\n  field: items\n---\n";
+    hub.repo("datasets/ann/field", &[("README.md", card.as_bytes()), ("data/rows.json", field.as_bytes())]);
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 81234\n";
+    hub.repo("datasets/ann/pointer", &[("rows.csv", pointer)]);
+    hub.repo("datasets/ann/script", &[("script.py", b"import os"), ("README.md", b"#")]);
+    hub.repo("datasets/ann/sheet", &[("rows.xlsx", b"PK\x03\x04")]);
+    hub.repo("datasets/ann/talk", &[("rows.jsonl", b"{\"messages\": []}\n{\"messages\": []}\n")]);
+    let ids = "ann/tsv ann/json ann/field ann/pointer ann/script ann/sheet ann/talk";
+    let said = load(&hub, home.path(), ids);
+    assert_says(
+        &said,
+        &[
+            "ann/tsv has [\"sun\"]",
+            "ann/json has [\"sun\", \"sun\"]",
+            "ann/field has [\"sun\", \"sun\"]",
+            "ann/pointer fails: dataset ann/pointer: is a Git LFS pointer",
+            "made by a script, script.py, which is not run",
+            "hf://datasets/ann/script@refs/convert/parquet/default/train/*.parquet",
+            "rows.xlsx is a spreadsheet",
+            "conversations already (`messages`)",
+        ],
+    );
+    assert_eq!(hub.count("GET", ".xlsx"), 0, "what cannot be read is not downloaded");
+}
+
+#[test]
+fn a_dataset_that_the_hub_has_disabled_or_renamed() {
+    let (hub, home) = (StandIn::start(), tempfile::tempdir().unwrap());
+    hub.repo("datasets/ann/off", &[("rows.csv", b"text,emoji\n")]);
+    hub.repo("datasets/ann/new", &[("rows.csv", b"text,emoji\nnew,x\n")]);
+    let env = hub.env(home.path());
+    hub.fault("GET", "api/datasets/ann/off", 99, |_, _| {
+        crate::stand_in::Answer::error(403, "", "Access to this resource is disabled.")
+    });
+    let error = download_dataset_with(&env, "ann/off", None).unwrap_err().to_string();
+    assert_says(&error, &["ann/off: it is disabled", "/datasets/ann/off"]);
+    // The Hub leads from the old name to the new one.
+    hub.fault("GET", "/ann/old", 99, |request, _| {
+        crate::stand_in::Answer::new(307).with("location", request.path.replace("/ann/old", "/ann/new"))
+    });
+    let paths = download_dataset_with(&env, "ann/old", None).unwrap();
+    assert_eq!(fs::read(&paths[0]).unwrap(), b"text,emoji\nnew,x\n");
+}

@@ -1,16 +1,20 @@
 //! Loading rows of text and emoji from a file, the Hub or this crate, and keeping the clean ones.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::config::DatasetConfig;
 use super::csv::read_csv;
 use super::filter::EmojiFilter;
+use super::notes::Noticed;
+use super::options::FileOptions;
 use super::report::{CleaningReport, Counted};
 use super::show::{notebook_text, shown};
-use super::table::{TableFormat, read_rows};
+use super::source::{Source, locate};
+use super::table::{Intake, Row, read_rows};
 use crate::display::plain;
 use crate::error::{Error, Result};
-use crate::hub::HF_DATASETS;
+use crate::hub::SplitFiles;
 
 /// The rows that `"embedded"` loads.
 const EMBEDDED: &str = include_str!("../../assets/rows.csv");
@@ -71,22 +75,19 @@ impl fmt::Display for Dataset {
     }
 }
 
-/// A row as a file has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Row {
-    /// The line it begins on, from 1; the row's number in a format without lines.
-    pub line: usize,
-    pub text: String,
-    pub emoji: String,
-}
-
 /// Loads a dataset with columns `text` and `emoji`, and keeps the rows that `filter` keeps and
-/// that have a text.
+/// that have a text. [`load_dataset_with`] has more settings, among them other columns.
 ///
-/// `source` is the path of a `.csv` or `.jsonl` file (UTF-8), a dataset's id on the Hugging Face
-/// Hub (`owner/name` for its training split, `hf://datasets/owner/name/file.csv` for a file of it:
-/// see [`download_dataset`](crate::hub::download_dataset)), or `"embedded"` for the rows that come
-/// with this crate. With the crate's feature `parquet` it can be `.parquet`, too.
+/// `source` is the path of a `.csv`, `.tsv`, `.jsonl` or `.json` file, of a folder with such files,
+/// a dataset's id on the Hugging Face Hub (`owner/name` for its training split,
+/// `hf://datasets/owner/name/file.csv` for a file of it: see
+/// [`download_dataset`](crate::hub::download_dataset)), or `"embedded"` for the rows that come with
+/// this crate. With the crate's feature `parquet` it can be `.parquet`, too.
+///
+/// A file is UTF-8, or UTF-16 with a byte order mark. Blanks, quotes and capitals in the names of
+/// columns do not matter, and fields are separated by commas, semicolons, tabs or `|`, whichever
+/// gives the header its columns. What a dataset's card says about its files (`configs:` with
+/// `data_files`, `sep`, `names`, `encoding` and the like) holds.
 ///
 /// Values are kept as they stand. Two things differ from Python's CSV loader, both about values
 /// that pandas reads as missing: a row with an empty text is dropped (Python trains on the word
@@ -97,146 +98,84 @@ pub(super) struct Row {
 /// not what its name says, or no row is left; [`Error::Io`] if it cannot be read; [`Error::Hub`]
 /// if the Hub does not give it.
 pub fn load_dataset(source: &str, filter: EmojiFilter) -> Result<Dataset> {
-    let (rows, counted) = match locate(source)? {
-        Source::Embedded => (read_csv(source, EMBEDDED.as_bytes())?, Counted::Lines),
-        Source::File(path) => (read_rows(source, &path)?, counted_in(&path)),
-        Source::Hub(id) => read_split(source, &crate::hub::download_dataset(&id)?)?,
+    load_dataset_with(source, &DatasetConfig { filter, ..DatasetConfig::default() })
+}
+
+/// [`load_dataset`] with settings: the columns, the separator, the split.
+///
+/// ```no_run
+/// # use emoji_lab::prelude::*;
+/// let config = DatasetConfig {
+///     text_column: "sentence".into(),
+///     emoji_column: "emojis".into(),
+///     ..Default::default()
+/// };
+/// let dataset = load_dataset_with("rows.csv", &config)?;
+/// # Ok::<(), Error>(())
+/// ```
+///
+/// # Errors
+/// Those of [`load_dataset`], and [`Error::Setting`] for a setting that cannot work.
+pub fn load_dataset_with(source: &str, config: &DatasetConfig) -> Result<Dataset> {
+    let plain = config.options(FileOptions::default())?;
+    let tables = |tables: SplitFiles| {
+        let names = tables.paths.iter().map(|path| file_name(source, path, tables.paths.len()));
+        let files: Vec<_> = names.zip(tables.paths.iter().cloned()).collect();
+        Ok::<_, Error>((files, config.options(tables.options)?))
     };
-    let (examples, report) = clean(source, rows, filter, counted);
+    let (split, name) = (config.split.as_str(), config.config_name.as_deref());
+    let (files, options) = match locate(source)? {
+        Source::Embedded => (Vec::new(), plain),
+        Source::File(path) => (vec![(source.to_owned(), path)], plain),
+        Source::Folder(path) => tables(crate::hub::folder_tables(source, &path, split, name)?)?,
+        Source::Hub(id) => tables(crate::hub::dataset_tables(&id, split, name)?)?,
+    };
+    let mut report = CleaningReport::new(source, config.filter);
+    let mut examples = Vec::new();
+    let (mut read, mut counted, mut bad_lines) = (0, Counted::Lines, Vec::new());
+    let mut take = |mut row: Row| {
+        read += 1;
+        if files.len() > 1 {
+            // A line's number would not say of which file.
+            row.line = read;
+        }
+        if report.judge(&row, &options.columns) {
+            examples.push(Example { text: row.text, emoji: row.emoji });
+        }
+    };
+    if files.is_empty() {
+        read_csv(source, EMBEDDED.as_bytes(), &options, b',', &mut Intake::new(&mut take))?;
+    }
+    for (name, path) in &files {
+        let mut intake = Intake::new(&mut take);
+        read_rows(name, path, &options, &mut intake)?;
+        counted = if files.len() > 1 { Counted::Rows } else { intake.counted };
+        bad_lines.extend(intake.bad_lines);
+    }
+    report.counted = counted;
+    for (first, rows) in bad_lines {
+        report.note(Noticed::BadLines, rows, first, "");
+    }
     if examples.is_empty() {
+        let column = &options.columns.emoji;
         return Err(Error::dataset(
             source,
             format!("no row is left after cleaning ({})", report.summary()),
-            "Put emoji in the column `emoji`, or load with a filter that keeps more: \
-             EmojiFilter::PurelyEmoji, or EmojiFilter::None for any text",
+            format!(
+                "Put emoji in the column `{column}`, or load with a filter that keeps more: \
+                 EmojiFilter::PurelyEmoji, or EmojiFilter::None for any text"
+            ),
         ));
     }
     Ok(Dataset { source: source.to_owned(), examples, report })
 }
 
-/// The rows of a split's files, one after the other.
-fn read_split(source: &str, files: &[PathBuf]) -> Result<(Vec<Row>, Counted)> {
-    if let [one] = files {
-        return Ok((read_rows(source, one)?, counted_in(one)));
+/// What errors call a file of a source with so many.
+fn file_name(source: &str, path: &Path, count: usize) -> String {
+    match path.file_name().and_then(|name| name.to_str()) {
+        Some(name) if count > 1 || Path::new(source).is_dir() => format!("{source}, {name}"),
+        _ => source.to_owned(),
     }
-    let mut rows: Vec<Row> = Vec::new();
-    for path in files {
-        let file = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        rows.extend(read_rows(&format!("{source}, {file}"), path)?);
-    }
-    // A line's number would not say of which file.
-    rows.iter_mut().enumerate().for_each(|(i, row)| row.line = i + 1);
-    Ok((rows, Counted::Rows))
-}
-
-fn counted_in(path: &Path) -> Counted {
-    match path.to_str().and_then(TableFormat::of) {
-        Some(TableFormat::Parquet) => Counted::Rows,
-        _ => Counted::Lines,
-    }
-}
-
-fn clean(
-    source: &str,
-    rows: Vec<Row>,
-    filter: EmojiFilter,
-    counted: Counted,
-) -> (Vec<Example>, CleaningReport) {
-    let mut report = CleaningReport { counted, ..CleaningReport::new(source, filter) };
-    let mut examples = Vec::new();
-    for row in rows {
-        if report.judge(&row) {
-            examples.push(Example { text: row.text, emoji: row.emoji });
-        }
-    }
-    (examples, report)
-}
-
-#[derive(Debug, PartialEq)]
-enum Source {
-    Embedded,
-    File(PathBuf),
-    Hub(String),
-}
-
-fn locate(source: &str) -> Result<Source> {
-    if source == "embedded" {
-        return Ok(Source::Embedded);
-    }
-    let path = Path::new(source);
-    if !source.is_empty() && path.exists() {
-        return Ok(Source::File(path.to_path_buf()));
-    }
-    if source.starts_with(HF_DATASETS) {
-        return Ok(Source::Hub(source.to_owned()));
-    }
-    if TableFormat::of(source).is_some() || source.starts_with(['/', '.', '~']) {
-        let here = std::env::current_dir().unwrap_or_default();
-        let help = match source.starts_with('~') {
-            true => "Write the home folder out: `~` is the shell's".to_owned(),
-            false => format!(
-                "Check the path; relative ones start from {}. A file on the Hub is {HF_DATASETS}owner/name/file.csv",
-                here.display()
-            ),
-        };
-        return Err(Error::dataset(source, "there is no such file", help));
-    }
-    if is_hub_id(source) {
-        return Ok(Source::Hub(source.to_owned()));
-    }
-    Err(Error::dataset(
-        format!("{source:?}"),
-        "is neither a file nor a dataset id of the Hugging Face Hub",
-        "Give the path of a .csv or .jsonl file, an id like `owner/name`, or `embedded`",
-    ))
-}
-
-/// Whether `source` has the form `owner/name` of a Hub id.
-fn is_hub_id(source: &str) -> bool {
-    let word = |part: &str| {
-        part.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
-    };
-    source.split_once('/').is_some_and(|(owner, name)| word(owner) && word(name))
-}
-
-/// The text of a file: UTF-8, without its byte order mark.
-pub(super) fn decode<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a str> {
-    const HELP: &str = "Save the file again as UTF-8 (in a spreadsheet: \"CSV UTF-8\")";
-    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        return Err(Error::dataset(name, "the file is UTF-16, not UTF-8", HELP));
-    }
-    let text = std::str::from_utf8(bytes).map_err(|e| {
-        let (good, bad) = bytes.split_at(e.valid_up_to());
-        let line = 1 + good.iter().filter(|&&b| b == b'\n').count();
-        let byte = bad.first().copied().unwrap_or_default();
-        Error::dataset(format!("{name}, line {line}"), format!("not UTF-8 (byte 0x{byte:02x})"), HELP)
-    })?;
-    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
-}
-
-/// The error for a file whose columns are not the two we need.
-pub(super) fn wrong_columns<'a>(at: &str, columns: impl Iterator<Item = &'a str>) -> Error {
-    const MOST: usize = 12;
-    let columns: Vec<&str> = columns.collect();
-    let mut list: Vec<String> = columns.iter().take(MOST).map(|c| shown(c)).collect();
-    if columns.len() > MOST {
-        list.push(format!("and {} more", columns.len() - MOST));
-    }
-    let missing: Vec<&str> = ["text", "emoji"].into_iter().filter(|c| !columns.contains(c)).collect();
-    let missing = match missing.as_slice() {
-        [one] => format!("there is no column `{one}`"),
-        _ => "there are no columns `text` and `emoji`".to_owned(),
-    };
-    let problem = match list.is_empty() {
-        true => format!("{missing}, nor any other"),
-        false => format!("{missing}; the columns are {}", list.join(", ")),
-    };
-    let help = match columns.as_slice() {
-        [one] if one.contains([';', '\t']) => "Separate the columns with commas",
-        _ => "Name two of the columns exactly `text` and `emoji`",
-    };
-    Error::dataset(at, problem, help)
 }
 
 #[cfg(test)]
@@ -276,9 +215,6 @@ mod tests {
         for neither in ["", "rows", "a/b/c", "https://example.org/rows", "owner/", "-a/b", "a b/c"] {
             assert!(failure(neither).contains("neither a file nor a dataset id"), "{neither}");
         }
-        for id in ["owner/name-1.0", "hf://datasets/owner/name/data/test.csv", "hf://datasets/owner/name"] {
-            assert_eq!(locate(id).unwrap(), Source::Hub(id.into()));
-        }
         assert!(failure("owner/name/test.csv").contains("hf://datasets/owner/name/file.csv"));
     }
 
@@ -287,7 +223,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert!(failure(folder.path().to_str().unwrap()).contains("is a folder"));
         assert!(failure("/dev/null").contains("not a regular file"));
-        assert!(failure_of("rows.txt", "text,emoji\n").contains("neither in .csv nor in .jsonl or .parquet"));
+        assert!(failure_of("rows.txt", "text,emoji\n").contains("ends in .txt"));
+        assert!(failure_of("rows", "text,emoji\n").contains("no ending"));
+        assert!(failure_of("rows.dat", "x").contains("Give a .csv, .tsv, .jsonl, .json or .parquet file"));
+        assert!(failure_of("rows.XLSX", "PK\x03\x04").contains("a spreadsheet"));
+        assert!(failure_of("rows.csv.gz", "\x1f\u{8b}").contains("compressed"));
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 81234\n";
+        for name in ["rows.csv", "rows.jsonl", "rows.json", "rows.tsv", "rows.parquet"] {
+            let error = failure_of(name, pointer);
+            assert!(error.contains("Git LFS pointer") && error.contains("git lfs pull"), "{error}");
+            assert!(failure_of(name, "\n<!DOCTYPE html><html lang=en>").contains("is a web page"), "{name}");
+        }
+        assert!(failure_of("rows.csv", "{\"text\": \"a\"}").contains("holds JSON"));
         assert!(failure_of("rows.csv", "").contains("the file is empty"));
         assert!(failure_of("rows.jsonl", "").contains("the file is empty"));
     }
@@ -298,7 +245,103 @@ mod tests {
         assert!(error.contains("rows.csv, line 3: not UTF-8 (byte 0xe9)"), "{error}");
         let error = failure_of("rows.jsonl", b"{\"text\": \"ol\xe9\"}");
         assert!(error.contains("line 1: not UTF-8"), "{error}");
-        assert!(failure_of("rows.csv", b"\xff\xfet\0e\0").contains("UTF-16"));
+        assert!(failure_of("rows.csv", b"\xff\xfet\0e").contains("UTF-16"));
+        assert!(failure_of("rows.csv", b"t\0e\0x\0t\0,\0").contains("UTF-16 without a byte order mark"));
+    }
+
+    fn load(name: &str, content: impl AsRef<[u8]>, config: &DatasetConfig) -> Dataset {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        fs::write(&path, content).unwrap();
+        load_dataset_with(path.to_str().unwrap(), config).unwrap()
+    }
+
+    fn pairs(dataset: &Dataset) -> Vec<(&str, &str)> {
+        dataset.examples.iter().map(|row| (row.text.as_str(), row.emoji.as_str())).collect()
+    }
+
+    #[test]
+    fn files_as_people_save_them() {
+        let two = [("sun", "☀️"), ("party", "🎉")];
+        let utf16: Vec<u8> =
+            "\u{feff}text\temoji\r\nsun\t☀️\r\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        for (name, content, rows) in [
+            ("space.csv", "text, emoji\nsun,☀️\n".as_bytes(), 1),
+            ("capital.CSV", "Text,Emoji\nsun,☀️\n".as_bytes(), 1),
+            ("index.csv", ",text,emoji\n0,sun,☀️\n1,party,🎉\n".as_bytes(), 2),
+            ("empty-columns.csv", "text,emoji,,\nsun,☀️,,\nparty,🎉,,\n".as_bytes(), 2),
+            ("semicolon.csv", "text;emoji\nsun;☀️\n".as_bytes(), 1),
+            ("tab.csv", "text\temoji\nsun\t☀️\n".as_bytes(), 1),
+            ("sep-line.csv", "sep=,\ntext,emoji\nsun,☀️\n".as_bytes(), 1),
+            ("two-headers.csv", "text,emoji\nsun,☀️\ntext,emoji\nparty,🎉\n".as_bytes(), 2),
+            ("rows.tsv", "text\temoji\nsun\t☀️\nparty\t🎉\n".as_bytes(), 2),
+            ("comma.tsv", "text,emoji\nsun,☀️\n".as_bytes(), 1),
+            ("utf-16.csv", &utf16, 1),
+            ("rows.json", "[{\"text\": \"sun\", \"emoji\": \"☀️\"}]".as_bytes(), 1),
+            ("twice.csv", "text,emoji\nparty,ðŸŽ‰\nsun,☀️\n".as_bytes(), 1),
+        ] {
+            let dataset = load(name, content, &DatasetConfig::default());
+            assert_eq!(pairs(&dataset), two[..rows], "{name}");
+        }
+        let nul = load("nul.csv", "text,emoji\nsu\0n,☀️\nparty,🎉\n", &DatasetConfig::default());
+        assert_eq!(pairs(&nul), [("su\0n", "☀️"), ("party", "🎉")]);
+        let twice = load("twice.csv", "text,emoji\nparty,ðŸŽ‰\nsun,☀️\n", &DatasetConfig::default());
+        assert!(twice.report.to_string().contains("1  note: looks encoded twice"), "{}", twice.report);
+        // A header in the middle stays out whatever the filter keeps.
+        let any = DatasetConfig { filter: EmojiFilter::None, ..Default::default() };
+        let headers = load("rows.csv", "text,emoji\na,b\nText, EMOJI\nc,d\n", &any);
+        assert_eq!(pairs(&headers), [("a", "b"), ("c", "d")]);
+    }
+
+    #[test]
+    fn columns_and_separator_are_settings() {
+        let config = DatasetConfig {
+            text_column: "sentence".into(),
+            emoji_column: "emojis".into(),
+            ..Default::default()
+        };
+        let csv = "text;Sentence;Emojis\nx;sun;☀️\n";
+        assert_eq!(pairs(&load("rows.csv", csv, &config)), [("sun", "☀️")]);
+        let json = "{\"sentence\": \"sun\", \"emojis\": \"☀️\", \"text\": 3}\n";
+        assert_eq!(pairs(&load("rows.jsonl", json, &config)), [("sun", "☀️")]);
+        let colon = DatasetConfig { separator: Some(':'), ..Default::default() };
+        assert_eq!(pairs(&load("rows.csv", "text:emoji\nsun:☀️\n", &colon)), [("sun", "☀️")]);
+        let same = DatasetConfig { emoji_column: "text".into(), ..Default::default() };
+        assert!(
+            load_dataset_with("embedded", &same).unwrap_err().to_string().contains("setting emoji_column")
+        );
+    }
+
+    #[test]
+    fn a_folder_is_read_as_a_dataset() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, content: &str| {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        };
+        let source = folder.path().to_str().unwrap();
+        write("data/rows.csv", "text;emoji\nsun;☀️\n");
+        write("notes.md", "x");
+        let dataset = load_dataset(source, EmojiFilter::PurelyEmoji).unwrap();
+        assert_eq!(pairs(&dataset), [("sun", "☀️")]);
+        write("more.csv", "text,emoji\nparty,🎉\nx,\n");
+        let error = failure(source);
+        assert!(error.contains("not clear which of its 2 tables"), "{error}");
+        assert!(error.contains(&format!("{source}/data/rows.csv")), "{error}");
+        write(
+            "README.md",
+            "---\nconfigs:\n- config_name: a\n  default: true\n  data_files:\n  - split: train\n    \
+                            path: ['*.csv', data/*]\n  - split: test\n    path: more.csv\n---\n",
+        );
+        let dataset = load_dataset(source, EmojiFilter::PurelyEmoji).unwrap();
+        assert_eq!(pairs(&dataset), [("party", "🎉"), ("sun", "☀️")]);
+        assert!(dataset.report.to_string().contains("an empty emoji (rows 2)"), "{}", dataset.report);
+        let test = DatasetConfig { split: "test".into(), ..Default::default() };
+        assert_eq!(pairs(&load_dataset_with(source, &test).unwrap()), [("party", "🎉")]);
+        write("data/rows.csv", "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 81234\n");
+        let error = failure(source);
+        assert!(error.contains("rows.csv: is a Git LFS pointer"), "{error}");
     }
 
     #[test]

@@ -10,15 +10,18 @@ use ::parquet::file::reader::{FileReader, SerializedFileReader};
 use ::parquet::record::{Field, Row as Record};
 use ::parquet::schema::types::{Type, TypePtr};
 
-use super::dataset::{Row, wrong_columns};
+use super::options::ReadOptions;
+use super::report::Counted;
+use super::table::{Intake, Row};
 use crate::error::{Error, Result};
 
-/// Reads the string columns `text` and `emoji`, and no others. Null counts as an empty string.
+/// Reads the two columns, which are strings, and no others. Null counts as an empty string.
 /// `name` is what errors call the file.
-pub(super) fn read_parquet(name: &str, path: &Path) -> Result<Vec<Row>> {
+pub(super) fn read_parquet(name: &str, path: &Path, options: &ReadOptions, rows: &mut Intake) -> Result<()> {
     let file = File::open(path).map_err(|e| Error::io(path, "opening the dataset", e))?;
+    rows.counted = Counted::Rows;
     // The parquet crate takes a file's own word for some offsets and lengths, and panics on wrong ones.
-    let read = catch_unwind(AssertUnwindSafe(|| rows(name, file)));
+    let read = catch_unwind(AssertUnwindSafe(|| read_file(name, file, options, rows)));
     read.unwrap_or_else(|_| Err(damaged(name, "its parts contradict each other")))
 }
 
@@ -31,29 +34,29 @@ fn damaged(name: &str, why: impl std::fmt::Display) -> Error {
     )
 }
 
-fn rows(name: &str, file: File) -> Result<Vec<Row>> {
+fn read_file(name: &str, file: File, options: &ReadOptions, rows: &mut Intake) -> Result<()> {
     let fail = |e: ParquetError| damaged(name, e);
     let reader = SerializedFileReader::new(file).map_err(fail)?;
     let schema = reader.metadata().file_metadata().schema();
-    let column = |wanted: &str| schema.get_fields().iter().find(|field| field.name() == wanted).cloned();
-    let (Some(text), Some(emoji)) = (column("text"), column("emoji")) else {
-        return Err(wrong_columns(name, schema.get_fields().iter().map(|field| field.name())));
-    };
-    let both = two_columns(schema.name(), text, emoji).map_err(fail)?;
-    let mut rows = Vec::new();
+    let names: Vec<&str> = schema.get_fields().iter().map(|field| field.name()).collect();
+    let (text, emoji) = options.columns.find(name, &names)?;
+    let column = |place: usize| Arc::clone(&schema.get_fields()[place]);
+    let both = two_columns(schema.name(), column(text), column(emoji)).map_err(fail)?;
+    let (text, emoji) = (names[text].to_owned(), names[emoji].to_owned());
+    let mut number = 0;
     for record in reader.get_row_iter(Some(both)).map_err(fail)? {
-        let number = rows.len() + 1;
+        number += 1;
         let at = || format!("{name}, row {number}");
         let record = record.map_err(|e| damaged(&at(), e))?;
         rows.push(Row {
             line: number,
-            text: value(&record, "text").map_err(|kind| no_text(&at(), "text", kind))?,
-            emoji: value(&record, "emoji").map_err(|kind| no_text(&at(), "emoji", kind))?,
+            text: value(&record, &text).map_err(|kind| no_text(&at(), &text, kind))?,
+            emoji: value(&record, &emoji).map_err(|kind| no_text(&at(), &emoji, kind))?,
         });
     }
-    match rows.is_empty() {
-        true => Err(Error::dataset(name, "there are no rows", "Give a file with some")),
-        false => Ok(rows),
+    match number {
+        0 => Err(Error::dataset(name, "there are no rows", "Give a file with some")),
+        _ => Ok(()),
     }
 }
 
@@ -78,7 +81,7 @@ fn no_text(at: &str, column: &str, kind: &str) -> Error {
     Error::dataset(
         at,
         format!("`{column}` is {kind}, not a string"),
-        "Save the column as strings (Python: table.astype({\"text\": str, \"emoji\": str}))",
+        format!("Save the column as strings (Python: table.astype({{{column:?}: str}}))"),
     )
 }
 
@@ -91,8 +94,15 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/parquet").join(name)
     }
 
+    fn read_at(name: &str, path: &Path) -> Result<Vec<Row>> {
+        let mut rows = Vec::new();
+        let mut take = |row| rows.push(row);
+        read_parquet(name, path, &ReadOptions::default(), &mut Intake::new(&mut take))?;
+        Ok(rows)
+    }
+
     fn read(name: &str) -> Result<Vec<Row>> {
-        read_parquet(name, &fixture(name))
+        read_at(name, &fixture(name))
     }
 
     #[test]
@@ -133,7 +143,7 @@ mod tests {
         let path = folder.path().join("x.parquet");
         let read = |bytes: &[u8]| {
             std::fs::write(&path, bytes).unwrap();
-            read_parquet("x.parquet", &path)
+            read_at("x.parquet", &path)
         };
         for name in ["datasets.parquet", "pyarrow-zstd-v2.parquet"] {
             let whole = std::fs::read(fixture(name)).unwrap();

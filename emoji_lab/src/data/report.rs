@@ -2,9 +2,11 @@
 
 use std::fmt::{self, Write};
 
-use super::dataset::Row;
+use super::columns::Columns;
 use super::filter::{EmojiFilter, purely_emoji};
+use super::notes::{Note, Noticed, is_encoded_twice, near_emoji};
 use super::show::shown;
+use super::table::Row;
 use crate::display::{Align, Cell, Table, show_both, write_plain};
 
 /// How many dropped rows of each reason a report shows in full.
@@ -24,6 +26,8 @@ pub enum DropReason {
     /// `emoji` is all emoji, but one of them takes several characters, which
     /// [`EmojiFilter::EveryCharacter`] does not count as emoji.
     SeveralCharacters,
+    /// The columns' own names, once more.
+    RepeatedHeader,
 }
 
 impl DropReason {
@@ -33,6 +37,7 @@ impl DropReason {
             Self::EmptyEmoji => "an empty emoji",
             Self::TextBesideEmoji => "text beside the emoji",
             Self::SeveralCharacters => "an emoji of several characters",
+            Self::RepeatedHeader => "the header once more",
         }
     }
 }
@@ -89,21 +94,39 @@ pub struct CleaningReport {
     pub rows_kept: usize,
     /// The others, by reason, in the order in which the reasons first came up.
     pub dropped: Vec<Dropped>,
+    /// What else was noticed, in the order in which it first came up.
+    pub notes: Vec<Note>,
 }
 
 impl CleaningReport {
     pub(super) fn new(source: &str, filter: EmojiFilter) -> Self {
-        let counted = Counted::Lines;
-        Self { source: source.to_owned(), filter, counted, rows_read: 0, rows_kept: 0, dropped: Vec::new() }
+        Self {
+            source: source.to_owned(),
+            filter,
+            counted: Counted::Lines,
+            rows_read: 0,
+            rows_kept: 0,
+            dropped: Vec::new(),
+            notes: Vec::new(),
+        }
     }
 
-    /// Counts a row, and says whether it stays.
-    pub(super) fn judge(&mut self, row: &Row) -> bool {
+    /// Counts a row of these columns, and says whether it stays.
+    pub(super) fn judge(&mut self, row: &Row, columns: &Columns) -> bool {
         self.rows_read += 1;
-        let Some(reason) = reason_to_drop(row, self.filter) else {
+        if let Some(value) = [&row.emoji, &row.text].into_iter().find(|value| is_encoded_twice(value)) {
+            self.note(Noticed::EncodedTwice, 1, row.line, value);
+        }
+        let repeats = columns.are(&row.text, &row.emoji).then_some(DropReason::RepeatedHeader);
+        let Some(reason) = repeats.or_else(|| reason_to_drop(row, self.filter)) else {
             self.rows_kept += 1;
             return true;
         };
+        if reason == DropReason::TextBesideEmoji
+            && let Some(what) = near_emoji(&row.emoji)
+        {
+            self.note(what, 1, row.line, &row.emoji);
+        }
         let place = match self.dropped.iter().position(|d| d.reason == reason) {
             Some(place) => place,
             None => {
@@ -119,6 +142,14 @@ impl CleaningReport {
         false
     }
 
+    /// Counts rows that something was noticed about.
+    pub(super) fn note(&mut self, what: Noticed, rows: usize, first: usize, example: &str) {
+        match self.notes.iter_mut().find(|note| note.what == what) {
+            Some(note) => note.rows += rows,
+            None => self.notes.push(Note { what, rows, first, example: example.to_owned() }),
+        }
+    }
+
     /// Rows that did not pass.
     pub fn rows_dropped(&self) -> usize {
         self.rows_read - self.rows_kept
@@ -127,14 +158,15 @@ impl CleaningReport {
     /// The report in one line, as errors give it.
     pub(super) fn summary(&self) -> String {
         let mut parts = vec![format!("{} rows read", self.rows_read)];
+        let at = match self.counted {
+            Counted::Lines => "on line",
+            Counted::Rows => "in row",
+        };
         for d in &self.dropped {
             let first = d.lines.first().copied().unwrap_or_default();
-            let at = match self.counted {
-                Counted::Lines => "on line",
-                Counted::Rows => "in row",
-            };
             parts.push(format!("{} with {}, first {at} {first}", d.lines.len(), d.reason.says()));
         }
+        parts.extend(self.notes.iter().map(said));
         parts.join("; ")
     }
 
@@ -160,6 +192,11 @@ impl CleaningReport {
                 Cell::joined(examples),
             ]);
         }
+        for note in &self.notes {
+            let (rows, first) = (note.rows.to_string(), note.first.to_string());
+            let example = if note.example.is_empty() { String::new() } else { shown(&note.example) };
+            table = table.row([format!("note: {}", note.what.says()), rows, first, example]);
+        }
         table.to_html()
     }
 
@@ -183,8 +220,30 @@ impl fmt::Display for CleaningReport {
                     write!(f, "\n{:9}{} {line}: {}", "", self.counted.one(), pair(example).concat())?;
                 }
             }
+            for note in &self.notes {
+                write!(
+                    f,
+                    "\n{:>7}  note: {} (first: {} {}",
+                    note.rows,
+                    note.what.says(),
+                    self.counted.one(),
+                    note.first
+                )?;
+                match note.example.is_empty() {
+                    true => write!(f, ")")?,
+                    false => write!(f, ", {})", shown(&note.example))?,
+                }
+            }
             Ok(())
         })
+    }
+}
+
+/// A note in a line, as errors give it.
+fn said(note: &Note) -> String {
+    match note.example.is_empty() {
+        true => format!("{} {}", note.rows, note.what.says()),
+        false => format!("{} {}, as {}", note.rows, note.what.says(), shown(&note.example)),
     }
 }
 
@@ -233,7 +292,8 @@ mod tests {
             .iter()
             .enumerate()
             .map(|(i, (text, emoji))| {
-                report.judge(&Row { line: i + 2, text: (*text).into(), emoji: (*emoji).into() })
+                let row = Row { line: i + 2, text: (*text).into(), emoji: (*emoji).into() };
+                report.judge(&row, &Columns::default())
             })
             .collect();
         assert_eq!(kept.iter().filter(|k| **k).count(), report.rows_kept);
@@ -277,7 +337,7 @@ mod tests {
     fn what_rows_hold_stays_in_its_place() {
         let mut report = CleaningReport::new("a\u{202e}\u{1b}.csv", EmojiFilter::PurelyEmoji);
         for (text, emoji) in [("שלום", "עולם"), ("EVCXR_BEGIN_CONTENT x", "\u{2066}\u{9b}no")] {
-            report.judge(&Row { line: 2, text: text.into(), emoji: emoji.into() });
+            report.judge(&Row { line: 2, text: text.into(), emoji: emoji.into() }, &Columns::default());
         }
         let (text, html) = (report.to_string(), report.to_html());
         for shown in [&text, &html] {
@@ -294,11 +354,35 @@ mod tests {
     fn long_lists_and_values_are_cut() {
         let mut report = CleaningReport::new("t", EmojiFilter::PurelyEmoji);
         for line in 2..100 {
-            report.judge(&Row { line, text: "x".repeat(1000), emoji: "no".into() });
+            report.judge(&Row { line, text: "x".repeat(1000), emoji: "no".into() }, &Columns::default());
         }
         let text = report.to_string();
         assert!(text.contains("(lines 2, 3, 4, 5, 6, 7, 8, 9, …)"), "{text}");
         assert_eq!(text.matches("line ").count(), EXAMPLES, "{text}");
         assert!(text.len() < 500, "{text}");
+    }
+
+    #[test]
+    fn what_was_noticed_is_said() {
+        let mut report = CleaningReport::new("t", EmojiFilter::PurelyEmoji);
+        for (line, (text, emoji)) in
+            [("a", " ☀️"), ("b", "ðŸŽ‰"), ("Text ", "EMOJI"), ("cafÃ©", "☕"), ("c", "☀️ ")]
+                .into_iter()
+                .enumerate()
+        {
+            report
+                .judge(&Row { line: line + 2, text: text.into(), emoji: emoji.into() }, &Columns::default());
+        }
+        assert_eq!((report.rows_kept, reasons(&report)[1]), (1, (DropReason::RepeatedHeader, &[4][..])));
+        let text = report.to_string();
+        assert!(
+            text.contains(
+                "      2  note: emoji with blanks around them: remove the blanks (first: line 2, \" ☀️\")"
+            ),
+            "{text}"
+        );
+        assert!(text.contains("      2  note: looks encoded twice: save it again from the original as UTF-8 (first: line 3, \"ðŸŽ‰\")"), "{text}");
+        assert!(report.to_html().contains("note: emoji with blanks"));
+        assert!(report.summary().contains("2 looks encoded twice"), "{}", report.summary());
     }
 }

@@ -1,16 +1,19 @@
 //! A dataset's rows from the Hub: the files of its training split.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::cache::RepoCache;
+use super::configs::Named;
 use super::download::{find_state, not_cached};
 use super::env::HubEnv;
 use super::explain::repo_error;
 use super::fetch::fetch_file;
 use super::listing::{RemoteFile, is_commit, is_inside, list_files};
 use super::repo::{Repo, RepoKind};
-use super::tables::{named_files, training_files};
+use super::tables::{Wanted, named_files, split_files};
 use super::wire::{Wire, off_runtime};
+use crate::data::FileOptions;
+use crate::display::say;
 use crate::error::{Error, Result};
 
 /// How the address of a file on the Hub begins, as Python's `HfFileSystem` writes it.
@@ -19,6 +22,8 @@ pub(crate) const HF_DATASETS: &str = "hf://datasets/";
 const CARD: &str = "README.md";
 /// A card longer than this is not one that a person wrote.
 const LONGEST_CARD: u64 = 4 << 20;
+/// A folder with more files than this is not a dataset's.
+const MOST_FILES: usize = 50_000;
 
 /// Downloads the training split of a dataset and gives its files in the shared cache, in order.
 ///
@@ -44,7 +49,54 @@ pub fn download_dataset(id: &str) -> Result<Vec<PathBuf>> {
 pub fn download_dataset_with(env: &HubEnv, id: &str, revision: Option<&str>) -> Result<Vec<PathBuf>> {
     let address = Address::parse(id);
     let repo = Repo::new(RepoKind::Dataset, &address.repo, revision.or(address.revision.as_deref()))?;
-    off_runtime(|| tables(env, &repo, address.file.as_deref()))
+    Ok(off_runtime(|| tables(env, &repo, address.file.as_deref(), Wanted::TRAIN))?.paths)
+}
+
+/// The files of a split, and what the dataset's card says about them.
+#[derive(Debug)]
+pub(crate) struct SplitFiles {
+    pub paths: Vec<PathBuf>,
+    pub options: FileOptions,
+}
+
+/// [`download_dataset`] for any split and configuration, with what the card says about the files.
+pub(crate) fn dataset_tables(id: &str, split: &str, config: Option<&str>) -> Result<SplitFiles> {
+    let address = Address::parse(id);
+    let repo = Repo::new(RepoKind::Dataset, &address.repo, address.revision.as_deref())?;
+    let wanted = Wanted { split, config };
+    off_runtime(|| tables(&HubEnv::from_env(), &repo, address.file.as_deref(), wanted))
+}
+
+/// The files of a split in a folder, as in a repository: by its card, or by their names.
+pub(crate) fn folder_tables(
+    source: &str,
+    folder: &Path,
+    split: &str,
+    config: Option<&str>,
+) -> Result<SplitFiles> {
+    struct Folder<'a>(&'a str);
+    impl Named for Folder<'_> {
+        fn id(&self) -> &str {
+            self.0
+        }
+
+        fn address(&self, file: &str) -> String {
+            format!("{}/{file}", self.0.trim_end_matches('/'))
+        }
+    }
+    let found = local(folder).and_then(|files| {
+        let card = local_card(folder).map_err(std::io::Error::other)?;
+        Ok((files, card))
+    });
+    let (files, card) = found.map_err(|e| Error::io(folder, "listing the dataset's folder", e))?;
+    let (chosen, options) = split_files(&Folder(source), &files, card.as_deref(), Wanted { split, config })
+        .map_err(|e| match e {
+        Error::Dataset { subject, problem, help } if files.is_empty() => {
+            Error::dataset(subject, format!("is a folder: {problem}"), help)
+        }
+        other => other,
+    })?;
+    Ok(SplitFiles { paths: chosen.into_iter().map(|file| folder.join(&file.path)).collect(), options })
 }
 
 /// The parts of an id.
@@ -77,28 +129,29 @@ impl Address {
     }
 }
 
-fn tables(env: &HubEnv, repo: &Repo, wanted: Option<&str>) -> Result<Vec<PathBuf>> {
+fn tables(env: &HubEnv, repo: &Repo, file: Option<&str>, wanted: Wanted) -> Result<SplitFiles> {
     let cache = RepoCache::new(env, repo);
     let commit = cache.known_commit(&repo.revision);
-    let cached = commit.as_deref().and_then(|commit| cached_tables(&cache, repo, commit, wanted));
+    let cached = commit.as_deref().and_then(|commit| cached_tables(&cache, repo, commit, file, wanted));
     if env.offline {
-        let missing = commit.map(|_| vec![wanted.unwrap_or("its training split").to_string()]);
+        let split = if wanted.split == "train" { "its training split" } else { wanted.split };
+        let missing = commit.map(|_| vec![file.unwrap_or(split).to_string()]);
         return cached.map(from_cache).ok_or_else(|| not_cached(env, repo, missing));
     }
     // A choice needs the whole list of files, which the cache need not have; one named file does not.
-    let is_one =
-        |paths: &Vec<PathBuf>| wanted.is_some_and(|name| paths.len() == 1 && paths[0].ends_with(name));
-    if let Some(paths) = cached.as_ref().filter(|paths| is_one(paths) && is_commit(&repo.revision)) {
-        return Ok(paths.clone());
-    }
+    let is_one = |paths: &[PathBuf]| file.is_some_and(|name| paths.len() == 1 && paths[0].ends_with(name));
+    let cached = match cached {
+        Some(files) if is_one(&files.paths) && is_commit(&repo.revision) => return Ok(files),
+        other => other,
+    };
     let wire = Wire::new(env, env.download_token()?)?;
     let state = match find_state(&wire, repo, cached.is_some()) {
         Ok(state) => state,
         Err(trouble) => {
             return match cached {
-                Some(paths) if trouble.may_pass() => {
-                    crate::say!("{}: the Hub does not answer", repo.subject());
-                    Ok(from_cache(paths))
+                Some(files) if trouble.may_pass() => {
+                    say(format_args!("{}: the Hub does not answer", repo.subject()));
+                    Ok(from_cache(files))
                 }
                 _ => Err(repo_error(&wire, repo, "asking for it", trouble)),
             };
@@ -106,54 +159,91 @@ fn tables(env: &HubEnv, repo: &Repo, wanted: Option<&str>) -> Result<Vec<PathBuf
     };
     let files = list_files(&wire, repo, &state.commit)?;
     let fetch = |file: &RemoteFile| fetch_file(&wire, &cache, repo, &state.commit, file);
-    let chosen = match wanted {
-        Some(name) => named_files(repo, &files, name)?,
+    let (chosen, options) = match file {
+        Some(name) => (named_files(repo, &files, name)?, FileOptions::default()),
         None => {
             let card = files.iter().find(|file| file.path == CARD && file.size <= LONGEST_CARD);
             let card = card.map(&fetch).transpose()?.map(|path| read_card(&path)).transpose()?;
-            training_files(repo, &files, card.as_deref())?
+            split_files(repo, &files, card.as_deref(), wanted)?
         }
     };
     let paths = chosen.into_iter().map(fetch).collect::<Result<Vec<_>>>()?;
     // Last, so that a branch never leads to a part of a split.
     cache.remember_commit(&repo.revision, &state.commit)?;
-    Ok(paths)
+    Ok(SplitFiles { paths, options })
 }
 
-fn read_card(path: &std::path::Path) -> Result<String> {
+fn read_card(path: &Path) -> Result<String> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, "reading the dataset's card", e))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Says which files are used: the cache holds what was asked for earlier, which need not be all.
-fn from_cache(paths: Vec<PathBuf>) -> Vec<PathBuf> {
-    let names: Vec<_> = paths.iter().filter_map(|path| path.file_name()?.to_str()).collect();
-    crate::say!("  from the cache: {}", names.join(", "));
-    paths
+fn from_cache(files: SplitFiles) -> SplitFiles {
+    let names: Vec<_> = files.paths.iter().filter_map(|path| path.file_name()?.to_str()).collect();
+    say(format_args!("  from the cache: {}", names.join(", ")));
+    files
 }
 
 /// The tables that a cached snapshot holds, chosen by the same rules as online.
-fn cached_tables(cache: &RepoCache, repo: &Repo, commit: &str, wanted: Option<&str>) -> Option<Vec<PathBuf>> {
+fn cached_tables(
+    cache: &RepoCache,
+    repo: &Repo,
+    commit: &str,
+    file: Option<&str>,
+    wanted: Wanted,
+) -> Option<SplitFiles> {
     let snapshot = cache.snapshot(commit);
-    let mut files = Vec::new();
-    super::plan::walk(&snapshot, &mut |relative, path| {
-        let size = std::fs::metadata(path).map_or(0, |meta| meta.len());
-        // Only names are looked at here; an empty file's id stands in for the ids.
-        let id = super::hash::ContentId::GitBlob(super::hash::FileIds::of_bytes(b"").git);
-        files.push(RemoteFile { path: relative.to_string(), size, id });
-    })
-    .ok()?;
-    files.sort_by(|a, b| a.path.cmp(&b.path));
-    let chosen = match wanted {
-        Some(name) => named_files(repo, &files, name),
-        None => {
-            let card = snapshot.join(CARD);
-            let card = if card.is_file() { Some(read_card(&card).ok()?) } else { None };
-            training_files(repo, &files, card.as_deref())
-        }
+    let files = local(&snapshot).ok()?;
+    let (chosen, options) = match file {
+        Some(name) => (named_files(repo, &files, name).ok()?, FileOptions::default()),
+        None => split_files(repo, &files, local_card(&snapshot).ok()?.as_deref(), wanted).ok()?,
     };
-    let paths = chosen.ok()?.into_iter().filter(|file| is_inside(&file.path));
-    Some(paths.map(|file| snapshot.join(&file.path)).collect())
+    let paths = chosen.into_iter().filter(|file| is_inside(&file.path));
+    Some(SplitFiles { paths: paths.map(|file| snapshot.join(&file.path)).collect(), options })
+}
+
+/// The files of a folder and of the folders in it, by their names. Hidden ones are left out, links to
+/// folders not followed.
+fn local(folder: &Path) -> std::io::Result<Vec<RemoteFile>> {
+    let (mut files, mut seen) = (Vec::new(), 0);
+    let mut folders = vec![(String::new(), folder.to_path_buf())];
+    while let Some((prefix, folder)) = folders.pop() {
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            // A folder further in that is not ours to read holds nothing for us.
+            Err(_) if !prefix.is_empty() => continue,
+            Err(e) => return Err(e),
+        };
+        for entry in entries {
+            let path = entry?.path();
+            seen += 1;
+            if seen > MOST_FILES {
+                return Err(std::io::Error::other("too many files to look through: name the file itself"));
+            }
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            let Ok(meta) = std::fs::metadata(&path) else { continue };
+            let relative = format!("{prefix}{name}");
+            if name.starts_with('.') || name.ends_with(".incomplete") {
+                continue;
+            } else if meta.is_dir() && !path.is_symlink() {
+                folders.push((format!("{relative}/"), path));
+            } else if meta.is_file() {
+                // Only names are looked at here; an empty file's id stands in for the ids.
+                let id = super::hash::ContentId::GitBlob(super::hash::FileIds::of_bytes(b"").git);
+                files.push(RemoteFile { path: relative, size: meta.len(), id });
+            }
+        }
+    }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(files)
+}
+
+/// The card in a folder, if there is one that a person can have written.
+fn local_card(folder: &Path) -> Result<Option<String>> {
+    let card = folder.join(CARD);
+    let is_card = std::fs::metadata(&card).is_ok_and(|meta| meta.is_file() && meta.len() <= LONGEST_CARD);
+    is_card.then(|| read_card(&card)).transpose()
 }
 
 #[cfg(test)]

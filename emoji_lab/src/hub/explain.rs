@@ -25,6 +25,11 @@ pub(crate) fn repo_error(wire: &Wire, repo: &Repo, doing: &str, trouble: Trouble
         return bad_token(&subject, source, &tokens);
     }
     match (refusal.status.as_u16(), wire.token_source()) {
+        (403, _) if is_disabled(&refusal) => Error::hub(
+            subject,
+            "it is disabled: the Hub or its owner gives it to nobody",
+            format!("What is said about it stands at {page}; take another one"),
+        ),
         (401 | 403, None) if is_gated(&refusal) => Error::hub(
             subject,
             "it is gated: its licence must be accepted, and a token shows who accepted it",
@@ -91,6 +96,11 @@ fn is_bad_token(refusal: &Refusal) -> bool {
 fn is_gated(refusal: &Refusal) -> bool {
     let message = refusal.message.to_lowercase();
     refusal.code == "GatedRepo" || message.contains("gated repo") || message.contains("authorized list")
+}
+
+/// Whether the Hub has switched the repository off. It says so in words alone.
+fn is_disabled(refusal: &Refusal) -> bool {
+    refusal.message.to_lowercase().contains("resource is disabled")
 }
 
 fn bad_token(subject: &str, source: &super::token::TokenSource, tokens: &str) -> Error {

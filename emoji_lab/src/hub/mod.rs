@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`login`] | finds the token, asks the Hub whose it is and whether it can write |
 //! | [`download_model`] | a model's snapshot folder in the shared Hugging Face cache |
-//! | [`download_dataset`] | the files (csv, jsonl, parquet) of a dataset's training split |
+//! | [`download_dataset`] | the files (csv, tsv, jsonl, json, parquet) of a dataset's training split |
 //! | [`push_to_hub`] | creates the repository, uploads the folder and the card as one commit |
 //!
 //! Settings are those of Python's `huggingface_hub`, read from the same variables and files (see
@@ -21,6 +21,7 @@
 //! - does not wait as long as `Retry-After` says;
 //! - puts a large file into the body of the commit if the server does not choose Xet.
 
+mod builder_args;
 mod cache;
 mod card;
 mod choose;
@@ -41,6 +42,7 @@ mod push;
 mod repo;
 mod request;
 mod retry_after;
+mod shards;
 mod tables;
 mod token;
 mod trouble;
@@ -48,7 +50,7 @@ mod wire;
 mod yaml;
 
 pub use card::{CardSample, ModelCard};
-pub(crate) use dataset::HF_DATASETS;
+pub(crate) use dataset::{HF_DATASETS, SplitFiles, dataset_tables, folder_tables};
 pub use dataset::{download_dataset, download_dataset_with};
 pub use download::{download_model, download_model_with};
 pub use env::{HubEnv, Patience};
@@ -62,7 +64,7 @@ pub(crate) fn fuzz_card(text: &str) {
     let page = r#"[{"type":"file","path":"data/train-0.csv","size":1,"oid":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}]"#;
     if let Ok(repo) = repo::Repo::new(repo::RepoKind::Dataset, "a/b", None) {
         let files = listing::files_of_page(&repo, page);
-        let _ = tables::training_files(&repo, &files, Some(text));
+        let _ = tables::split_files(&repo, &files, Some(text), tables::Wanted::TRAIN);
     }
 }
 
@@ -71,7 +73,7 @@ pub(crate) fn fuzz_listing(text: &str) {
     if let Ok(repo) = repo::Repo::new(repo::RepoKind::Dataset, "a/b", None) {
         let files = listing::files_of_page(&repo, text);
         assert!(files.iter().all(|file| listing::is_inside(&file.path)), "a path leads out");
-        let _ = tables::training_files(&repo, &files, None);
+        let _ = tables::split_files(&repo, &files, None, tables::Wanted::TRAIN);
         let _ = choose::side_files(&repo, &files);
         let _ = choose::weight_files(&repo, &files, None);
     }

@@ -5,28 +5,61 @@
 
 use globset::GlobBuilder;
 
-use super::configs::{DataFiles, configs};
+use super::configs::{DataFiles, Declared, Named, configs};
 use super::listing::RemoteFile;
-use super::repo::Repo;
-use crate::data::{TableFormat, no_parquet};
+use super::shards::{shard, whole};
+use crate::data::{FileOptions, KINDS, TableFormat, no_parquet, no_table};
 use crate::error::{Error, Result};
 
-/// Words by which a file or folder says that it is another split.
-const OTHER_SPLITS: [&str; 7] = ["test", "testing", "valid", "validation", "val", "dev", "eval"];
-/// Words by which it says that it is the training split.
-const TRAIN: [&str; 2] = ["train", "training"];
+/// The splits that Python's library knows, with the words by which a file or folder says that it is of
+/// one. The training split is the first.
+const SPLITS: [(&str, &[&str]); 3] = [
+    ("train", &["train", "training"]),
+    ("validation", &["valid", "validation", "val", "dev"]),
+    ("test", &["test", "testing", "eval", "evaluation"]),
+];
+/// Files that describe a dataset and hold none of its rows.
+const NO_ROWS: [&str; 8] = [
+    "config.json",
+    "dataset_info.json",
+    "dataset_infos.json",
+    "dataset_dict.json",
+    "state.json",
+    "croissant.json",
+    "package.json",
+    "tokenizer_config.json",
+];
 
-/// The files of the training split, in order: by the card if it names files, else by their names.
-pub(crate) fn training_files<'a>(
-    repo: &Repo,
+/// The split that is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub split: &'a str,
+    pub config: Option<&'a str>,
+}
+
+impl Wanted<'_> {
+    /// The training split of the default configuration.
+    pub const TRAIN: Wanted<'static> = Wanted { split: "train", config: None };
+}
+
+/// The files of a split, in order, and how they are read: by the card if it names files, else by their
+/// names.
+pub(crate) fn split_files<'a>(
+    repo: &dyn Named,
     files: &'a [RemoteFile],
     card: Option<&str>,
-) -> Result<Vec<&'a RemoteFile>> {
+    wanted: Wanted,
+) -> Result<(Vec<&'a RemoteFile>, FileOptions)> {
     let named = card.map(|card| configs(repo, card)).transpose()?.unwrap_or_default();
-    let chosen = match DataFiles::of_training(repo, &named)? {
-        Some(DataFiles::Patterns(patterns)) => {
+    let declared = Declared::of_split(repo, &named, wanted.split, wanted.config)?;
+    let (where_, options) = match declared {
+        Some(declared) => (declared.files, declared.options),
+        None => (DataFiles::Folder(String::new()), FileOptions::default()),
+    };
+    let chosen = match where_ {
+        DataFiles::Patterns(patterns) => {
             let mut chosen: Vec<&RemoteFile> = Vec::new();
-            for pattern in patterns {
+            for pattern in &patterns {
                 for file in matching(repo, files, pattern)? {
                     if !chosen.iter().any(|there| there.path == file.path) {
                         chosen.push(file);
@@ -35,18 +68,21 @@ pub(crate) fn training_files<'a>(
             }
             chosen
         }
-        Some(DataFiles::Folder(folder)) => {
-            let prefix = format!("{}/", folder.trim_matches('/'));
-            by_name(repo, files.iter().filter(|file| file.path.starts_with(&prefix)).collect())?
+        DataFiles::Folder(folder) if folder.is_empty() => {
+            by_name(repo, files.iter().collect(), wanted.split)?
         }
-        None => by_name(repo, files.iter().collect())?,
+        DataFiles::Folder(folder) => {
+            let prefix = format!("{folder}/");
+            let inside = files.iter().filter(|file| file.path.starts_with(&prefix));
+            by_name(repo, inside.collect(), wanted.split)?
+        }
     };
-    whole(repo, readable(repo, chosen)?)
+    Ok((whole(repo, readable(repo, chosen)?)?, options))
 }
 
 /// The files that a name or a pattern (`data/train-*.parquet`) after the id chooses.
 pub(crate) fn named_files<'a>(
-    repo: &Repo,
+    repo: &dyn Named,
     files: &'a [RemoteFile],
     name: &str,
 ) -> Result<Vec<&'a RemoteFile>> {
@@ -57,45 +93,76 @@ pub(crate) fn named_files<'a>(
 }
 
 /// The files that `pattern` matches, by the rules of Python's fsspec: `*` stays within a folder,
-/// `**` does not.
-fn matching<'a>(repo: &Repo, files: &'a [RemoteFile], pattern: &str) -> Result<Vec<&'a RemoteFile>> {
-    let pattern = pattern.trim_start_matches("./");
+/// `**` does not. Of several files those that are no tables are left out.
+fn matching<'a>(repo: &dyn Named, files: &'a [RemoteFile], pattern: &str) -> Result<Vec<&'a RemoteFile>> {
+    // A card can name its own files by their whole address.
+    let own = repo.address("");
+    let pattern = pattern.strip_prefix(&own).unwrap_or(pattern).trim_start_matches("./");
+    if pattern.contains("://") {
+        let help = "Download that file and give its path";
+        return Err(Error::dataset(repo.id(), format!("its files lie elsewhere, at {pattern}"), help));
+    }
     let names = |list: Vec<&str>| match list.is_empty() {
         true => "It has no files".to_string(),
         false => format!("It has {}", list.join(", ")),
     };
     let glob = GlobBuilder::new(pattern).literal_separator(true).build().map_err(|e| {
         Error::dataset(
-            &repo.id,
+            repo.id(),
             format!("\"{pattern}\" is no pattern of file names ({})", e.kind()),
             "Write * for any part of a name, as in data/train-*.csv",
         )
     })?;
     let matcher = glob.compile_matcher();
-    let found: Vec<&RemoteFile> = files.iter().filter(|file| matcher.is_match(&file.path)).collect();
-    match found.is_empty() {
-        true => {
+    let mut found: Vec<&RemoteFile> =
+        files.iter().filter(|file| file.path == pattern || matcher.is_match(&file.path)).collect();
+    if found.is_empty() {
+        // A folder, as `data` or `data/`.
+        let prefix = format!("{}/", pattern.trim_end_matches('/'));
+        found = files.iter().filter(|file| file.path.starts_with(&prefix)).collect();
+    }
+    let tables: Vec<&RemoteFile> = found.iter().copied().filter(|file| is_table(file)).collect();
+    match (found.is_empty(), tables.is_empty()) {
+        (true, _) => {
             let list = files.iter().take(12).map(|file| file.path.as_str()).collect();
-            Err(Error::dataset(&repo.id, format!("it has no file {pattern}"), names(list)))
+            Err(Error::dataset(repo.id(), format!("it has no file {pattern}"), names(list)))
         }
-        false => Ok(found),
+        (false, true) => Ok(found),
+        (false, false) => Ok(tables),
     }
 }
 
-/// The training split by the files' names.
-fn by_name<'a>(repo: &Repo, files: Vec<&'a RemoteFile>) -> Result<Vec<&'a RemoteFile>> {
-    let tables: Vec<_> = files.into_iter().filter(|file| TableFormat::of(&file.path).is_some()).collect();
+/// Whether a file is a table with rows, by its name.
+fn is_table(file: &RemoteFile) -> bool {
+    let name = file.path.rsplit('/').next().unwrap_or_default();
+    let hidden = file.path.split('/').any(|part| part.starts_with('.') || part.starts_with("__"));
+    TableFormat::of(name).is_some() && !NO_ROWS.contains(&name) && !hidden
+}
+
+/// The files of a split by their names.
+fn by_name<'a>(repo: &dyn Named, files: Vec<&'a RemoteFile>, split: &str) -> Result<Vec<&'a RemoteFile>> {
+    let tables: Vec<_> = files.iter().copied().filter(|file| is_table(file)).collect();
     if tables.is_empty() {
-        return Err(Error::dataset(
-            &repo.id,
-            "it holds no csv, jsonl or parquet file",
-            "Take a dataset with one, or give the path of a file of your own",
-        ));
+        return Err(without_tables(repo, &files));
     }
-    let says_train: Vec<_> = tables.iter().copied().filter(|file| has_word(&file.path, &TRAIN)).collect();
-    let rest: Vec<_> = tables.iter().copied().filter(|file| !has_word(&file.path, &OTHER_SPLITS)).collect();
-    let is_train = !says_train.is_empty();
-    let chosen = if is_train { says_train } else { rest };
+    let own = [split];
+    let words = SPLITS.iter().find(|(name, _)| *name == split).map_or(&own[..], |(_, words)| words);
+    let says_so: Vec<_> = tables.iter().copied().filter(|file| has_word(&file.path, words)).collect();
+    let is_other = |file: &&RemoteFile| SPLITS[1..].iter().any(|(_, words)| has_word(&file.path, words));
+    let rest: Vec<_> = tables.iter().copied().filter(|file| !is_other(file)).collect();
+    let is_named = !says_so.is_empty();
+    // What says nothing is the training split.
+    let chosen = match (is_named, split == "train") {
+        (true, _) => says_so,
+        (false, true) => rest,
+        (false, false) => {
+            let names: Vec<&str> = tables.iter().take(8).map(|file| file.path.as_str()).collect();
+            let problem =
+                format!("no file's name says that it is of the split {split}: {}", names.join(", "));
+            let help = format!("Name the file, as in {}", repo.address(names[0]));
+            return Err(Error::dataset(repo.id(), problem, help));
+        }
+    };
     // The same rows in two formats: the first format that is liked has them.
     let best = TableFormat::LIKED.iter().map(|format| {
         let of_it = |file: &&RemoteFile| TableFormat::of(&file.path) == Some(*format);
@@ -106,34 +173,72 @@ fn by_name<'a>(repo: &Repo, files: Vec<&'a RemoteFile>) -> Result<Vec<&'a Remote
     let one_table = best.iter().all(|file| shard(&file.path).is_some_and(|shard| shard.is_of(best[0])));
     match best.len() {
         1 => Ok(best),
-        2.. if one_table || (is_train && one_folder) => Ok(best),
+        2.. if one_table || (is_named && one_folder) => Ok(best),
         _ => Err(unclear(repo, &tables)),
     }
 }
 
-fn unclear(repo: &Repo, tables: &[&RemoteFile]) -> Error {
+/// The error for a dataset without a table, by what it has instead.
+fn without_tables(repo: &dyn Named, files: &[&RemoteFile]) -> Error {
+    let ends = |ending: &str| files.iter().find(|file| file.path.to_lowercase().ends_with(ending));
+    let no_rows = "it holds no csv, jsonl or parquet file";
+    if let Some(script) = ends(".py") {
+        return Error::dataset(
+            repo.id(),
+            format!("{no_rows}: its rows are made by a script, {}, which is not run", script.path),
+            format!(
+                "The Hub may hold a copy in parquet: {}",
+                repo.address("").trim_end_matches('/').to_owned()
+                    + "@refs/convert/parquet/default/train/*.parquet"
+            ),
+        );
+    }
+    let other = files.iter().find(|file| {
+        let name = file.path.rsplit('/').next().unwrap_or_default();
+        let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending).to_ascii_lowercase();
+        ["xlsx", "xls", "ods", "arrow", "gz", "zip", "zst", "bz2", "xz", "tar", "txt", "db", "sqlite", "pkl"]
+            .contains(&ending.as_str())
+    });
+    match other {
+        Some(other) => match no_table("", &other.path) {
+            Error::Dataset { problem, help, .. } => {
+                Error::dataset(repo.id(), format!("{no_rows}; {} {problem}", other.path), help)
+            }
+            other => other,
+        },
+        None => Error::dataset(
+            repo.id(),
+            no_rows,
+            "Take a dataset with one, or give the path of a file of your own",
+        ),
+    }
+}
+
+fn unclear(repo: &dyn Named, tables: &[&RemoteFile]) -> Error {
     let names: Vec<&str> = tables.iter().take(8).map(|file| file.path.as_str()).collect();
     let first = names.first().unwrap_or(&"train.csv");
     Error::dataset(
-        &repo.id,
+        repo.id(),
         format!("it is not clear which of its {} tables to train on: {}", tables.len(), names.join(", ")),
-        format!("Name the file, as in hf://datasets/{}/{first}", repo.id),
+        format!("Name the file, as in {}", repo.address(first)),
     )
 }
 
 /// Refuses what could not be read, before it is downloaded.
-fn readable<'a>(repo: &Repo, files: Vec<&'a RemoteFile>) -> Result<Vec<&'a RemoteFile>> {
+fn readable<'a>(repo: &dyn Named, files: Vec<&'a RemoteFile>) -> Result<Vec<&'a RemoteFile>> {
     for file in &files {
         match TableFormat::of(&file.path) {
             None => {
-                return Err(Error::dataset(
-                    &repo.id,
-                    format!("its file {} is no table that can be read", file.path),
-                    "Name a .csv, .jsonl or .parquet file",
-                ));
+                let problem = format!("its file {} is no table that can be read", file.path);
+                return Err(match no_table("", &file.path) {
+                    Error::Dataset { problem: why, help, .. } => {
+                        Error::dataset(repo.id(), format!("{problem} ({why})"), help)
+                    }
+                    _ => Error::dataset(repo.id(), problem, format!("Name {KINDS}")),
+                });
             }
             Some(TableFormat::Parquet) if !cfg!(feature = "parquet") => {
-                return Err(no_parquet(format!("{}, {}", repo.id, file.path)));
+                return Err(no_parquet(format!("{}, {}", repo.id(), file.path)));
             }
             Some(_) => {}
         }
@@ -141,52 +246,8 @@ fn readable<'a>(repo: &Repo, files: Vec<&'a RemoteFile>) -> Result<Vec<&'a Remot
     Ok(files)
 }
 
-/// Refuses a split of which a part is missing: a dataset must not get smaller in silence.
-fn whole<'a>(repo: &Repo, files: Vec<&'a RemoteFile>) -> Result<Vec<&'a RemoteFile>> {
-    for shard in files.iter().filter_map(|file| shard(&file.path)) {
-        let there = files.iter().filter(|file| shard.is_of(file)).count();
-        if there != shard.count {
-            return Err(Error::dataset(
-                &repo.id,
-                format!("of the {} parts of {} only {there} are there", shard.count, shard.before),
-                format!(
-                    "Take another revision, or name the files to use, as in hf://datasets/{}/{}*",
-                    repo.id, shard.before
-                ),
-            ));
-        }
-    }
-    Ok(files)
-}
-
 fn folder(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(folder, _)| folder)
-}
-
-/// A file's place among the parts of one table, by the name `before-00000-of-00002after`.
-struct Shard<'a> {
-    before: &'a str,
-    count: usize,
-    after: &'a str,
-}
-
-impl Shard<'_> {
-    /// Whether `other` is a part of the same table.
-    fn is_of(&self, other: &RemoteFile) -> bool {
-        shard(&other.path).is_some_and(|other| {
-            (self.before, self.count, self.after) == (other.before, other.count, other.after)
-        })
-    }
-}
-
-fn shard(path: &str) -> Option<Shard<'_>> {
-    let number = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
-    let (before, rest) = path.rsplit_once("-of-")?;
-    let (before, index) = before.rsplit_once('-')?;
-    let (count, after) = rest.split_at_checked(5)?;
-    let fine = number(index) && number(count) && !after.starts_with(|c: char| c.is_ascii_digit());
-    let count = count.parse().ok().filter(|_| fine)?;
-    Some(Shard { before, count, after })
 }
 
 /// Whether one of `words` stands in a path, as a word of its own.
@@ -198,15 +259,20 @@ fn has_word(path: &str, words: &[&str]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::hash::{ContentId, FileIds};
-    use super::super::repo::RepoKind;
+    use super::super::repo::{Repo, RepoKind};
     use super::*;
 
     fn choose(names: &[&str], card: Option<&str>) -> Result<Vec<String>, String> {
+        choose_split(names, card, "train")
+    }
+
+    fn choose_split(names: &[&str], card: Option<&str>, split: &str) -> Result<Vec<String>, String> {
         let repo = Repo::new(RepoKind::Dataset, "a/b", None).unwrap();
         let id = || ContentId::parse(&FileIds::of_bytes(b"").git).unwrap();
         let files: Vec<_> =
             names.iter().map(|name| RemoteFile { path: name.to_string(), size: 0, id: id() }).collect();
-        let chosen = training_files(&repo, &files, card).map_err(|e| e.to_string())?;
+        let wanted = Wanted { split, config: None };
+        let (chosen, _) = split_files(&repo, &files, card, wanted).map_err(|e| e.to_string())?;
         Ok(chosen.iter().map(|file| file.path.clone()).collect())
     }
 
@@ -289,5 +355,36 @@ mod tests {
             true => chosen(&files, &files[1..]),
             false => refused(&files, None, "feature `parquet`"),
         }
+    }
+
+    #[test]
+    fn splits_formats_and_what_is_no_table() {
+        let files = ["dev.tsv", "test.tsv", "train.tsv", "extra.tsv"];
+        for (split, file) in [("train", "train.tsv"), ("validation", "dev.tsv"), ("test", "test.tsv")] {
+            assert_eq!(choose_split(&files, None, split).unwrap(), [file]);
+        }
+        assert_eq!(choose_split(&files, None, "extra").unwrap(), ["extra.tsv"]);
+        assert!(
+            choose_split(&["rows.csv"], None, "test").unwrap_err().contains("of the split test: rows.csv")
+        );
+        chosen(&["dataset_infos.json", ".hidden/x.csv", "rows.json", "__MACOSX/rows.csv"], &["rows.json"]);
+        chosen(&["rows.json", "meta/croissant.json", "rows.parquet"], &["rows.json"]);
+        let card = |yaml: &str| format!("---\nconfigs:\n- config_name: x\n  {yaml}\n---\n");
+        let named = |yaml: &str| choose(&["README.md", "d/a.csv", "d/notes.md", "x.csv"], Some(&card(yaml)));
+        assert_eq!(named("data_files: d/*").unwrap(), ["d/a.csv"]);
+        assert_eq!(named("data_files: d").unwrap(), ["d/a.csv"]);
+        assert_eq!(named("data_files: d/").unwrap(), ["d/a.csv"]);
+        assert_eq!(named("data_files: hf://datasets/a/b/x.csv").unwrap(), ["x.csv"]);
+        assert!(named("data_files: https://example.org/x.csv").unwrap_err().contains("lie elsewhere"));
+        assert!(named("data_files: d/notes.md").unwrap_err().contains("d/notes.md is no table"));
+    }
+
+    #[test]
+    fn what_a_dataset_holds_instead_of_tables_is_named() {
+        refused(&["b.py", "README.md"], None, "made by a script, b.py, which is not run");
+        refused(&["b.py"], None, "hf://datasets/a/b@refs/convert/parquet/default/train/*.parquet");
+        refused(&["data-00000-of-00001.arrow", "state.json"], None, "load_from_disk");
+        refused(&["rows.xlsx"], None, "rows.xlsx is a spreadsheet");
+        refused(&["rows.csv.gz"], None, "rows.csv.gz is compressed");
     }
 }

@@ -125,10 +125,7 @@ fn hex(hash: u64) -> String {
 
 fn hash_rows(rows: &[Row]) -> u64 {
     // What is masked counts too: the same tokens with `assistant_only_loss` are another run.
-    hash_words(
-        rows.iter()
-            .flat_map(|row| row.ids.iter().copied().map(u64::from).chain([row.prompt_len as u64, u64::MAX])),
-    )
+    hash_words(rows.iter().flat_map(|row| row.marks().map(u64::from).chain([u64::MAX])))
 }
 
 /// Not cryptographic: it is to notice another model, not an attack.

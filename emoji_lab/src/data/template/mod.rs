@@ -133,11 +133,7 @@ impl ChatTemplate {
         self.render_marked(messages, add_generation_prompt).map(|rendered| rendered.text)
     }
 
-    fn render_marked(
-        &self,
-        messages: &[Message],
-        add_generation_prompt: bool,
-    ) -> Result<Rendered> {
+    fn render_marked(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Rendered> {
         if messages.is_empty() {
             return Err(Error::model("chat template", "there are no messages to render", TURNS));
         }
@@ -162,7 +158,8 @@ impl ChatTemplate {
                 [] => String::new(),
                 before => self.render(before, true)?,
             };
-            let end = if i + 1 == messages.len() { text.clone() } else { self.render(&messages[..=i], false)? };
+            let end =
+                if i + 1 == messages.len() { text.clone() } else { self.render(&messages[..=i], false)? };
             if i == 0 || !end.starts_with(&start) || !text.starts_with(&end) {
                 let problem = format!(
                     "without {{% generation %}} tags it does not show where the answer in message {i} is: the \
@@ -287,9 +284,10 @@ mod tests {
                     let spans: Vec<_> = ours.spans.iter().map(|s| [chars(s.start), chars(s.end)]).collect();
                     ours.text == row["text"].as_str().unwrap() && serde_json::json!(spans) == row["spans"]
                 }
-                (Err((_, e)), Some("raised")) => {
-                    e.to_string().contains(&format!("refuses these messages: {}", row["said"].as_str().unwrap().trim_end_matches('.')))
-                }
+                (Err((_, e)), Some("raised")) => e.to_string().contains(&format!(
+                    "refuses these messages: {}",
+                    row["said"].as_str().unwrap().trim_end_matches('.')
+                )),
                 (Err((at, e)), Some(kind)) => {
                     let said = e.to_string();
                     // Jinja looks filters and tests up when it compiles.
@@ -302,7 +300,10 @@ mod tests {
             };
             if !fits {
                 let theirs = row["text"].as_str().map_or_else(|| row["error"].to_string(), str::to_owned);
-                wrong.push(format!("{}:\n  ours   {ours:?}\n  theirs {theirs:?} {}", row["name"], row["spans"]));
+                wrong.push(format!(
+                    "{}:\n  ours   {ours:?}\n  theirs {theirs:?} {}",
+                    row["name"], row["spans"]
+                ));
             }
         }
         assert!(wrong.is_empty(), "{} differ\n{}", wrong.len(), wrong.join("\n"));
@@ -469,7 +470,8 @@ mod tests {
     fn deep_values_are_no_crash() {
         let started = std::time::Instant::now();
         for inner in ["[n.x]", "{'x': n.x}", "(n.x,)"] {
-            for end in ["", "{{ n.x }}", "{{ n.x == n.y }}", "{{ n.x | tojson }}", "{{ [n.x, n.y] | sort }}"] {
+            for end in ["", "{{ n.x }}", "{{ n.x == n.y }}", "{{ n.x | tojson }}", "{{ [n.x, n.y] | sort }}"]
+            {
                 let source = format!(
                     "{{% set n = namespace(x=[], y=[]) %}}{{% for j in range(99) %}}{{% for i in range(99999) %}}\
                      {{% set n.x = {inner} %}}{{% endfor %}}{{% endfor %}}{end}"
@@ -486,7 +488,9 @@ mod tests {
         }
         let source = "{% set x = [] %}".to_owned() + &"{% set x = [x] %}".repeat(15_000) + "{{ x }}";
         let _ = ChatTemplate::new(source, "", "").unwrap().render(&[Message::user("")], true);
-        for chain in ["+1", "~1", " and 1", ".a", "[0]", "|upper", " is none", " if 1", "*1", "**1", "=1", "(1)", ",1"] {
+        for chain in
+            ["+1", "~1", " and 1", ".a", "[0]", "|upper", " is none", " if 1", "*1", "**1", "=1", "(1)", ",1"]
+        {
             let source = format!("{{{{ 1{} }}}}", chain.repeat(200_000 / chain.len()));
             println!("{:?} {chain}", started.elapsed());
             if let Ok(template) = ChatTemplate::new(source, "", "") {
@@ -494,9 +498,12 @@ mod tests {
             }
         }
         println!("{:?} deep", started.elapsed());
-        for deep in ["(", "[", "{{ {1:", "{% if x %}", "{% for x in y %}", "{{ not ", "{{ -", "{% set x = -"] {
+        for deep in ["(", "[", "{{ {1:", "{% if x %}", "{% for x in y %}", "{{ not ", "{{ -", "{% set x = -"]
+        {
             let opened = if deep.starts_with('{') { "" } else { "{{ " };
-            assert!(ChatTemplate::new(opened.to_owned() + &deep.repeat(200_000 / deep.len()), "", "").is_err());
+            assert!(
+                ChatTemplate::new(opened.to_owned() + &deep.repeat(200_000 / deep.len()), "", "").is_err()
+            );
         }
         let elif = "{% if x %}".to_owned() + &"{% elif x %}".repeat(15_000) + "{% endif %}";
         let _ = ChatTemplate::new(elif, "", "");
