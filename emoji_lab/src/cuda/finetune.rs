@@ -506,3 +506,7 @@ impl std::fmt::Debug for CudaFinetune {
         write!(f, "CudaFinetune on {:?}, {} graphs", self.gpu, self.graphs.len())
     }
 }
+
+#[cfg(test)]
+#[path = "finetune_tests.rs"]
+mod tests;

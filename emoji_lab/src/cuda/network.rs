@@ -159,7 +159,7 @@ pub(super) struct Network {
     pub(super) bytes: usize,
     _memories: Vec<Memory>,
     /// A table per layer, made anew with every room for activations.
-    gradient_tables: Vec<Memory>,
+    pub(super) gradient_tables: Vec<Memory>,
 }
 
 /// Values put together on the host, each aligned, to go over in one copy.

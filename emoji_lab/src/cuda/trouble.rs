@@ -111,15 +111,15 @@ pub(super) fn of_driver(code: u32, facts: Facts<'_>) -> Option<(String, String)>
         ),
         100 | 101 => match facts.visible {
             Some(visible) => (
-                format!("CUDA_VISIBLE_DEVICES is {visible:?}, which shows no such GPU"),
+                format!("the driver shows no such GPU: CUDA_VISIBLE_DEVICES is {visible:?}"),
                 "Unset it, or name GPUs that nvidia-smi lists, counted from 0, and restart the kernel".into(),
             ),
             None if code == 100 => (
-                "the driver finds no GPU".into(),
+                "the driver shows no GPU".into(),
                 "Look at nvidia-smi; in a container start it with --gpus all, and see that /dev/nvidia* may be read and written".into(),
             ),
             None => (
-                "there is no GPU of this number".into(),
+                "the driver shows no GPU of this number".into(),
                 "Look at nvidia-smi: GPUs are counted from 0".into(),
             ),
         },
@@ -290,7 +290,7 @@ mod tests {
             (35, "CUDA 12.2", "Update"),
             (36, "CUDA 12.2", "Update"),
             (46, "exclusive-process", "nvidia-smi"),
-            (100, "finds no GPU", "/dev/nvidia*"),
+            (100, "shows no GPU", "/dev/nvidia*"),
             (101, "no GPU of this number", "counted from 0"),
             (200, "Tesla T4 (compute capability 7.5)", "NVCC="),
             (209, "driver (CUDA 12.2) takes for Tesla T4 (compute capability 7.5)", "NVCC="),
