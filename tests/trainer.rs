@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use emoji_lab::lora::Adapter;
-use emoji_lab::model::PackedTokens;
+use emoji_lab::model::{PackedTokens, save_pretrained_folder};
 use emoji_lab::prelude::*;
 
 fn rows(count: usize) -> ChatDataset {
@@ -84,12 +84,158 @@ fn a_checkpoint_of_other_settings_is_refused() {
     trainer(&args, &data).train().unwrap();
     let mut other = trainer(&SftConfig { learning_rate: 1e-3, ..args.clone() }, &data);
     let error = other.resume_from_checkpoint(None).unwrap_err().to_string();
-    assert!(error.contains("other settings") && error.contains("learning_rate 0.002"), "{error}");
+    assert!(error.contains("another run: learning_rate: 0.002 there, 0.001 here."), "{error}");
     let error = trainer(&args, &rows(12)).resume_from_checkpoint(None).unwrap_err().to_string();
-    assert!(error.contains("other rows"), "{error}");
+    assert!(error.contains("training rows: 8 there, 12 here"), "{error}");
+    // The same rows and settings on another model.
+    let mut model = load_model("embedded", &Device::Cpu).unwrap();
+    let folder = dir.path().join("other-base");
+    let mut weights = model.gemma.named_weights().unwrap().tensors;
+    let norm = weights["model.norm.weight"].clone();
+    weights.insert("model.norm.weight".to_string(), (norm * 1.001).unwrap());
+    let (config, generation) = (model.gemma.config().clone(), model.generation_config.clone());
+    save_pretrained_folder(&folder, &config, &weights, &model.tokenizer, &generation, emoji_lab::DType::F32)
+        .unwrap();
+    model = load_model(folder.to_str().unwrap(), &Device::Cpu).unwrap();
+    let lora = LoraConfig { r: 4, lora_alpha: 8.0, ..LoraConfig::default() };
+    let mut other =
+        SftTrainer::new(&model, &data, Some(&data), &QuantConfig::default(), Some(&lora), &args).unwrap();
+    let error = other.resume().unwrap_err().to_string();
+    assert!(error.contains("weights of the base model") && error.contains("embedded there"), "{error}");
     let empty = SftConfig { output_dir: dir.path().join("none"), ..args };
     let error = trainer(&empty, &data).resume_from_checkpoint(None).unwrap_err().to_string();
     assert!(error.contains("holds no checkpoint"), "{error}");
+}
+
+fn checkpoints(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.contains("checkpoint-"))
+        .collect();
+    names.sort();
+    names
+}
+
+fn bytes(dir: &Path, checkpoint: &str) -> Vec<u8> {
+    std::fs::read(dir.join(checkpoint).join("adapter_model.safetensors")).unwrap()
+}
+
+/// A second run in the folder of a first: nothing of the first one goes, and the second one's
+/// checkpoints are there to go on from.
+#[test]
+fn runs_in_the_same_folder_leave_each_other_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = rows(8);
+    let args = SftConfig { eval_strategy: Strategy::No, save_total_limit: Some(1), ..settings(dir.path()) };
+    trainer(&SftConfig { max_steps: Some(9), save_strategy: Strategy::Steps(3), ..args.clone() }, &data)
+        .train()
+        .unwrap();
+    assert_eq!(checkpoints(dir.path()), ["checkpoint-9"]);
+    let first = bytes(dir.path(), "checkpoint-9");
+    // Other settings, fewer steps: the first run's number stays the highest.
+    let other = SftConfig { learning_rate: 1e-3, max_steps: Some(4), ..args.clone() };
+    trainer(&other, &data).train().unwrap();
+    assert_eq!(checkpoints(dir.path()), ["checkpoint-4", "checkpoint-9"]);
+    assert!(bytes(dir.path(), "checkpoint-9") == first);
+    // After a restart its own checkpoint is found, not the highest number.
+    let mut longer = trainer(&SftConfig { max_steps: Some(5), ..other.clone() }, &data);
+    assert_eq!(longer.resume().unwrap().global_step, 5);
+    assert_eq!(checkpoints(dir.path()), ["checkpoint-5", "checkpoint-9"]);
+    // A number that is taken: the other run's checkpoint keeps its files under another name.
+    trainer(&SftConfig { max_steps: Some(9), ..other }, &data).train().unwrap();
+    assert_eq!(checkpoints(dir.path()), ["another-run-1-checkpoint-9", "checkpoint-9"]);
+    assert!(bytes(dir.path(), "another-run-1-checkpoint-9") == first);
+    assert!(bytes(dir.path(), "checkpoint-9") != first);
+}
+
+#[test]
+fn a_run_by_steps_ends_with_a_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = SftConfig {
+        max_steps: Some(5),
+        save_strategy: Strategy::Steps(2),
+        eval_strategy: Strategy::Steps(2),
+        ..settings(dir.path())
+    };
+    let mut trainer = trainer(&args, &rows(8));
+    trainer.train().unwrap();
+    assert_eq!(checkpoints(dir.path()), ["checkpoint-2", "checkpoint-4", "checkpoint-5"]);
+    // As in transformers, that is so for checkpoints alone.
+    let evaluated: Vec<usize> =
+        trainer.log_history().iter().filter(|e| e.eval_loss.is_some()).map(|e| e.step).collect();
+    assert_eq!(evaluated, [2, 4]);
+}
+
+#[test]
+fn a_checkpoint_past_the_end_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = rows(8);
+    let args = SftConfig { max_steps: Some(4), eval_strategy: Strategy::No, ..settings(dir.path()) };
+    trainer(&args, &data).train().unwrap();
+    let mut shorter = trainer(&SftConfig { max_steps: Some(2), ..args.clone() }, &data);
+    let path = dir.path().join("checkpoint-4");
+    let error = shorter.resume_from_checkpoint(Some(&path)).unwrap_err().to_string();
+    assert!(error.contains("past the end of this run, which has 2 steps"), "{error}");
+    let error = shorter.resume().unwrap_err().to_string();
+    assert!(error.contains("past the end of this run"), "{error}");
+    // One that fits can be named; then all is done.
+    let fits = dir.path().join("checkpoint-2");
+    assert_eq!(shorter.resume_from_checkpoint(Some(&fits)).unwrap().global_step, 2);
+    assert!(shorter.resume().unwrap_err().to_string().contains("all 2 steps are done"));
+    assert_eq!(shorter.train().unwrap().global_step, 2);
+}
+
+/// The path of the best checkpoint is noted when it is written; the folder may have moved since.
+#[test]
+fn the_best_checkpoint_is_found_after_a_move() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = rows(10);
+    let (a, moved) = (dir.path().join("a"), dir.path().join("moved"));
+    let args = |output: &Path, steps: usize| SftConfig {
+        max_steps: Some(steps),
+        eval_strategy: Strategy::Steps(1),
+        load_best_model_at_end: true,
+        ..settings(output)
+    };
+    trainer(&args(&a, 4), &data).train().unwrap();
+    std::fs::rename(&a, &moved).unwrap();
+    // As if step 1 had been the best.
+    let path = moved.join("checkpoint-4/trainer_state.json");
+    let mut state = emoji_lab::train::TrainerState::load(&path).unwrap();
+    state.best_metric = Some(0.001);
+    state.best_global_step = Some(1);
+    state.best_model_checkpoint = Some(a.join("checkpoint-1").display().to_string());
+    state.save(&path).unwrap();
+    let mut resumed = trainer(&args(&moved, 6), &data);
+    let output = resumed.resume_from_checkpoint(None).unwrap();
+    assert_eq!(output.best_checkpoint, Some(moved.join("checkpoint-1").display().to_string()));
+    resumed.save_model(dir.path().join("end")).unwrap();
+    assert!(bytes(dir.path(), "end") == bytes(&moved, "checkpoint-1"));
+    // It was removed: the run ends well all the same, with the last step's parameters.
+    std::fs::remove_dir_all(moved.join("checkpoint-1")).unwrap();
+    let mut resumed = trainer(&args(&moved, 7), &data);
+    let output = resumed.resume().unwrap();
+    assert_eq!((output.global_step, output.best_checkpoint), (7, None));
+    resumed.save_model(dir.path().join("end")).unwrap();
+    assert!(bytes(dir.path(), "end") == bytes(&moved, "checkpoint-7"));
+}
+
+/// A checkpoint that cannot be read is passed over for the one before it; files of two checkpoints in
+/// one folder are not taken for one.
+#[test]
+fn damaged_checkpoints_are_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = rows(8);
+    let args = SftConfig { max_steps: Some(3), eval_strategy: Strategy::No, ..settings(dir.path()) };
+    trainer(&args, &data).train().unwrap();
+    let at = |step: usize, file: &str| dir.path().join(format!("checkpoint-{step}/{file}"));
+    std::fs::copy(at(1, "training_state.json"), at(3, "training_state.json")).unwrap();
+    let longer = SftConfig { max_steps: Some(4), ..args };
+    let error = trainer(&longer, &data).resume_from_checkpoint(Some(&dir.path().join("checkpoint-3")));
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("training_state.json is of step 1, trainer_state.json of step 3"), "{error}");
+    assert_eq!(trainer(&longer, &data).resume().unwrap().global_step, 4);
 }
 
 /// Eight rows one at a time, added up, are eight rows at once: the means are weighted by tokens.

@@ -12,12 +12,26 @@ wheels=(
     nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88
     nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
 )
-if [[ -f $folder/complete && $(<"$folder/complete") == "${wheels[*]}" ]]; then
+mark=$folder/.emoji_lab-cuda-toolkit
+first="Made by tools/install-cuda-toolkit.sh, which replaces this folder as a whole."
+if [[ -f $mark && $(<"$mark") == "$first"$'\n'"${wheels[*]}" ]]; then
     exit 0
 fi
-if [[ -d $folder && ! -f $folder/complete && -n $(ls -A "$folder") ]]; then
-    echo "$folder is not empty and was not made by this script; name another folder" >&2
-    exit 1
+if [[ -e $folder || -L $folder ]]; then
+    if [[ -L $folder || ! -d $folder ]]; then
+        echo "$folder is not a folder (or a link to one); name another" >&2
+        exit 1
+    fi
+    if [[ -n $(ls -A "$folder") ]] && ! { [[ -f $mark ]] && [[ $(head -n 1 "$mark") == "$first" ]]; }; then
+        echo "$folder is not empty and was not made by this script; name another folder" >&2
+        exit 1
+    fi
+    # What the wheels do not have is somebody's own.
+    foreign=$(find "$folder" -mindepth 1 -maxdepth 1 ! -name nvidia ! -name bin ! -name '*.dist-info' ! -name "${mark##*/}" -print -quit)
+    if [[ -n $foreign ]]; then
+        echo "$foreign is not of this script, and would go with the folder: move it, or name another folder" >&2
+        exit 1
+    fi
 fi
 command -v g++ >/dev/null || { echo "g++ is needed: apt-get install g++" >&2; exit 1; }
 mkdir -p "$(dirname "$folder")"
@@ -26,6 +40,6 @@ trap 'rm -rf "$part"' EXIT
 python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --no-deps --only-binary=:all: \
     --target "$part" "${wheels[@]}"
 "$part/nvidia/cu13/bin/nvcc" --version >/dev/null
-echo "${wheels[*]}" >"$part/complete"
+printf '%s\n%s\n' "$first" "${wheels[*]}" >"$part/${mark##*/}"
 rm -rf "$folder"
 mv "$part" "$folder"

@@ -28,6 +28,8 @@ pub mod device;
 pub mod display;
 pub mod error;
 pub mod files;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hub;
 pub mod lora;
 pub mod model;
@@ -60,5 +62,5 @@ pub mod prelude {
     pub use crate::quant::{QuantConfig, QuantType};
     pub use crate::settings::{setting, setting_or};
     pub use crate::train::{LogEntry, Scheduler, SftConfig, SftTrainer, Strategy, TrainOutput};
-    pub use crate::{DType, Device, Error, Result};
+    pub use crate::{DType, Device, Error, Result, say};
 }

@@ -44,7 +44,7 @@ def parse(arguments):
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any other EMOJI_LAB_NAME setting"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where the results go (default: out/ beside the notebook)"
+        "--out", type=Path, metavar="DIR", help="where the results go (default: out/ beside the notebook); only results of earlier runs are replaced there"
     )
     parser.add_argument("--timeout", type=float, default=3600, metavar="S", help="seconds a cell may take; 0: any")
     parser.add_argument("--inplace", action="store_true", help="also write the executed notebook over NOTEBOOK")

@@ -1,9 +1,11 @@
 """Executes a notebook in the Rust kernel and saves it; `notebooks/run` is its front door."""
 
 import argparse
+import hashlib
 import os
 import re
 import signal
+import stat
 import sys
 import tempfile
 import textwrap
@@ -18,7 +20,14 @@ from environment import home_directory
 import timings
 
 SHOWN_LINES = 40  # Of one output; the saved notebook has all of it.
+MARK = "emoji_lab_run"  # In the metadata of a notebook that this program executed.
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+# What a terminal obeys, or what turns a line around. A cell's own println! and stderr may hold any text.
+OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+class Misplaced(Exception):
+    """The results would replace something that is no result."""
 
 
 def cell_titles(notebook):
@@ -32,6 +41,11 @@ def cell_titles(notebook):
             lines = [line.strip() for line in cell.source.splitlines() if line.strip()]
             titles[index] = ": ".join(filter(None, [heading, lines[0].lstrip("/ ") if lines else ""]))
     return titles
+
+
+def for_terminal(text):
+    """Text without the compiler's colours, and with other control characters shown as numbers."""
+    return OBEYED.sub(lambda found: f"⟨U+{ord(found.group()):04X}⟩", ANSI.sub("", text))
 
 
 class Printer:
@@ -50,7 +64,7 @@ class Printer:
             for line in whole:
                 self.line(line)
         elif "text/plain" in output.get("data", {}):
-            lines = output.data["text/plain"].splitlines()
+            lines = output.data["text/plain"].rstrip("\n").split("\n")
             for line in lines[:SHOWN_LINES]:
                 self.line(line)
             if len(lines) > SHOWN_LINES:
@@ -59,7 +73,7 @@ class Printer:
             self.line(f"({', '.join(output.get('data', {}))})")
 
     def line(self, line):
-        print(f"        | {ANSI.sub('', line)}", flush=True)
+        print(f"        | {for_terminal(line)}", flush=True)
 
     def wait(self, seconds):
         """A cell without output for a while: a line every 30 s, so that a log shows life."""
@@ -87,7 +101,8 @@ def report_failure(number, cell, result, title):
             kind, text = "error", "\n".join(output.traceback) or output.evalue
         else:
             kind, text = "result", output.data.get("text/plain", ", ".join(output.data))
-        lines = ANSI.sub("", text).rstrip().splitlines()
+        # Not splitlines(), which also splits at characters that are to be seen.
+        lines = for_terminal(text.replace("\r\n", "\n")).rstrip().split("\n")
         print(textwrap.indent("\n".join(lines[-SHOWN_LINES:]), f"  {kind}: "))
     print(flush=True)
 
@@ -137,6 +152,18 @@ def run_cells(notebook, session, timeout):
     return rows, len(code)
 
 
+def marked(notebook):
+    """A copy that says that it is the result of a run, which the next run may replace unless it was edited."""
+    copy = nbformat.from_dict(notebook)
+    copy.metadata[MARK] = fingerprint([cell.source for cell in copy.cells])
+    return copy
+
+
+def fingerprint(sources):
+    """A hash of a notebook's cells, to see whether anyone has changed them."""
+    return hashlib.sha256("\0".join(sources).encode()).hexdigest()
+
+
 def save(notebook, path):
     """The notebook to `path`, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,10 +178,41 @@ def save_html(notebook, path):
 
 
 def replace(path, text):
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8") as part:
-        part.write(text)
-    os.chmod(part.name, 0o644)
-    os.replace(part.name, path)
+    """`text` to `path`, whole or not at all; with the rights that the file had, or that new files get."""
+    descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(part, stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~umask)
+        os.replace(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise
+
+
+def of_another_run(path, sources):
+    """Whether `path` holds something else than a result: no notebook, other cells, or a result that was edited."""
+    try:
+        there = nbformat.read(path, as_version=4)
+    except Exception:
+        return True
+    cells = [cell.source for cell in there.cells]
+    return cells != sources and there.metadata.get(MARK) != fingerprint(cells)
+
+
+def check_places(notebook, path, executed, page):
+    """Refuses to write over what is no result of an earlier run: the notebook itself, or a person's own file."""
+    for place in (executed, page):
+        if place.exists() and path.exists() and place.samefile(path):
+            raise Misplaced(f"{place} is the notebook itself: name another --out (or --inplace, which writes it once every cell ran)")
+        if place.is_dir():
+            raise Misplaced(f"{place} is a folder: name another --out")
+    if executed.exists() and of_another_run(executed, [cell.source for cell in notebook.cells]):
+        raise Misplaced(f"{executed} is there and no result of an earlier run: move it, or name another --out")
+    if page.exists() and not executed.exists():
+        raise Misplaced(f"{page} is there and no result of an earlier run: move it, or name another --out")
 
 
 def summary(rows, total):
@@ -191,13 +249,18 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     notebook = nbformat.read(args.notebook, as_version=4)
+    executed, page = args.out / args.notebook.name, args.out / f"{args.notebook.stem}.html"
+    try:
+        check_places(notebook, args.notebook, executed, page)
+    except Misplaced as reason:
+        print(f"run: {reason}", file=sys.stderr)
+        return 2
     clean(notebook)
     if args.cuda:
         ask_for_cuda(notebook)
     home = home_directory()
     (home / "logs").mkdir(parents=True, exist_ok=True)
     log = home / "logs" / f"kernel-{os.getpid()}.log"
-    executed, page = args.out / args.notebook.name, args.out / f"{args.notebook.stem}.html"
     rows, total = [], 0
     try:
         kernels = home / "venv" / "share" / "jupyter" / "kernels"
@@ -218,7 +281,7 @@ def main():
         print(f"run: {fault}", file=sys.stderr)
         return 2
     finally:
-        save(notebook, executed)
+        save(marked(notebook), executed)
         save_html(notebook, page)
     failed = len(rows) < total or any(row[3] for row in rows)
     summary(rows, total)

@@ -76,6 +76,59 @@ class Run:
         return "".join("".join(o["text"]) for o in outputs if o.get("name") == kind)
 
 
+class Places(unittest.TestCase):
+    """Results never replace what is no result."""
+
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        self.path = Path(self.folder.name) / "it.ipynb"
+        self.text = json.dumps(notebook("1 + 1"))
+        self.path.write_text(self.text)
+
+    def run_to(self, out):
+        run = subprocess.run([RUN, self.path, "--out", out], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return run.returncode, run.stdout
+
+    def refused(self, out, reason):
+        code, log = self.run_to(out)
+        self.assertEqual(code, 2, log)
+        self.assertIn(reason, log)
+        self.assertEqual(self.path.read_text(), self.text)
+
+    def test_not_over_the_notebook_itself(self):
+        self.refused(self.path.parent, "is the notebook itself")
+        link = Path(self.folder.name) / "link"
+        link.symlink_to(self.path.parent)
+        self.refused(link, "is the notebook itself")
+
+    def test_not_over_a_persons_own_files(self):
+        out = Path(self.folder.name) / "out"
+        out.mkdir()
+        mine = out / "it.ipynb"
+        mine.write_text(json.dumps(notebook("let mine = 1;")))
+        before = mine.read_text()
+        self.refused(out, "no result of an earlier run")
+        self.assertEqual(mine.read_text(), before)
+        mine.unlink()
+        page = out / "it.html"
+        page.write_text("my page")
+        self.refused(out, "no result of an earlier run")
+        self.assertEqual(page.read_text(), "my page")
+
+    def test_results_are_replaced_until_someone_edits_them(self):
+        out = Path(self.folder.name) / "out"
+        self.assertEqual(self.run_to(out)[0], 0)
+        self.path.write_text(self.text.replace("1 + 1", "1 + 2"))
+        self.text = self.path.read_text()
+        self.assertEqual(self.run_to(out)[0], 0, "the notebook has changed, its result has not")
+        self.assertEqual(sorted(p.name for p in out.iterdir()), ["it.html", "it.ipynb"])
+        result = out / "it.ipynb"
+        result.write_text(result.read_text().replace("1 + 2", "my own note"))
+        self.refused(out, "no result of an earlier run")
+        self.assertIn("my own note", result.read_text())
+
+
 class Failing(unittest.TestCase):
     def fails(self, reason, *cells, at=1, **options):
         """Runs `cells`; cell number `at` (from 0) must be the one that stops the run."""

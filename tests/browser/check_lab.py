@@ -6,6 +6,7 @@ Prints one line a check; ends with 1 if one fails. A check that cannot go on doe
 """
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,9 @@ from playwright.sync_api import sync_playwright
 
 from page import CUT, FAINT, NotebookPage, look, shown
 from server import ROOT, Lab
+
+sys.path.insert(0, str(ROOT / "notebooks" / "support"))
+import hostile
 
 WINDOW = {"width": 1280, "height": 1000}
 CHROMIUM = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update", "--disable-sync"]
@@ -35,6 +39,27 @@ TRAIN = """\
 let stopped = long.train()?;
 stopped
 """
+
+
+# Where the cells of a table's rows begin, one text a row.
+COLUMNS = """table => [...table.rows].map(row => [...row.cells].map(c => Math.round(c.getBoundingClientRect().left)).join())"""
+
+
+class Watch:
+    """Sees what a hostile script would do in a page: ask for an address, open a dialog, leave a name."""
+
+    def __init__(self, page):
+        self.page, self.seen = page, []
+        page.on("request", lambda request: "/taken" in request.url and self.seen.append(request.url))
+        page.on("dialog", lambda dialog: (self.seen.append(f"dialog {dialog.message}"), dialog.dismiss()))
+
+    def nothing_ran(self):
+        self.page.wait_for_timeout(300)
+        assert not self.seen, f"it asked for {self.seen[:3]}"
+        taken = self.page.evaluate("() => [typeof window.taken, document.title]")
+        assert taken[0] == "undefined" and taken[1] != "taken", f"a script ran: {taken}"
+        foreign = self.page.locator('[src*="/taken"], [href^="javascript:"], [onerror], iframe[srcdoc]')
+        assert not foreign.count(), f"foreign elements: {foreign.first.evaluate('e => e.outerHTML')[:200]}"
 
 
 class Checks:
@@ -92,16 +117,21 @@ class Checks:
         assert not problems, "\n    ".join(problems[:12])
         return f"{len(TABLES)} tables and the plot, twice"
 
-    def html_export(self):
-        """the HTML export needs no network, shows no raw formula, and nothing is cut"""
-        page = self.page
-        page.save()
-        out = self.args.out / "lesson.html"
+    def export(self, name):
+        """The notebook as it is now, as a page; its path."""
+        self.page.save()
+        out = self.args.out / name
         code = "import sys, nbformat, pathlib, runner; runner.save_html(nbformat.read(sys.argv[1], 4), pathlib.Path(sys.argv[2]))"
         subprocess.run(
             [self.args.venv / "bin" / "python", "-B", "-c", code, self.lab.notebook, out],
             cwd=ROOT / "notebooks" / "support", check=True,
         )  # fmt: skip
+        return out
+
+    def html_export(self):
+        """the HTML export needs no network, shows no raw formula, and nothing is cut"""
+        page = self.page
+        out = self.export("lesson.html")
         context = self.browser.new_context(viewport={"width": 1000, "height": 1000}, offline=True)
         export = context.new_page()
         export.goto(out.as_uri())
@@ -177,6 +207,53 @@ class Checks:
                 assert TYPED.encode() not in path.read_bytes(), f"what was typed is in {path}"
         return said[-1]
 
+    def hostile_text(self):
+        """rows, names and errors that attack the page run no script, here and in the export"""
+        page, rows = self.page, self.lab.folder / "hostile.csv"
+        hostile.write_rows(rows)
+        (self.lab.folder / "name").write_text(hostile.NAME)
+        watch = Watch(page.page)
+        cells = {
+            "rows": f'let hostile = load_dataset("{rows}", EmojiFilter::None)?;\n'
+            'for row in &hostile.examples { say!("{} {}", row.text, row.emoji); }\n'
+            f'load_dataset("{rows}", EmojiFilter::PurelyEmoji)?.report',
+            "table": "use emoji_lab::display::ComparisonRow;\n"
+            "let asked = |e: &Example| ComparisonRow { prompt: e.text.clone(), base: e.text.clone(), "
+            "tuned: e.emoji.clone(), expected: Some(e.text.clone()) };\n"
+            "Comparison { rows: hostile.examples.iter().map(asked).collect() }",
+            "tokens": "emoji_lab::train::tokens_in_training(\n"
+            "    &format_chat(&hostile, SYSTEM_PROMPT).conversations[2], &base_model.tokenizer, &args)?",
+            "error": f'load_dataset(&std::fs::read_to_string("{self.lab.folder}/name")?, EmojiFilter::None)?;',
+            # Not ours, and text all the same: the pages escape what a cell prints.
+            "printed": f'println!("{{}}", {json.dumps(hostile.PICTURE)});\nprintln!("{{}}", {json.dumps(hostile.TEXTS[8])});',
+        }
+        for name, source in cells.items():
+            page.run(f"hostile-{name}", source)
+        self.until("hostile-error", "⟨U+202E⟩", 5)
+        made = [cell for cell in page.cells() if cell["id"].startswith("hostile-")]
+        wrong = hostile.faults(made)
+        assert not wrong, "\n    ".join(wrong[:8])
+        assert page.node("hostile-table").locator(".jp-RenderedHTMLCommon table").count() == 1
+        assert "onerror" in page.node("hostile-table").inner_text()
+        page.shot(page.node("hostile-rows").locator(".jp-Cell-outputArea"), "hostile-rows")
+        page.shot(page.node("hostile-table").locator(".jp-Cell-outputArea"), "hostile-table")
+        # The row in Hebrew is to stand in its column, and not to move the others.
+        columns = page.node("hostile-table").locator("table").first.evaluate(COLUMNS)
+        assert len(set(columns)) == 1, f"cells stand in {set(columns)}"
+        watch.nothing_ran()
+
+        context = self.browser.new_context(viewport={"width": 1000, "height": 1000})
+        export = context.new_page()
+        outside = Watch(export)
+        export.goto(self.export("hostile.html").as_uri())
+        export.wait_for_timeout(1000)
+        words = export.locator("body").inner_text()
+        for part in ("onerror", "<script>", "␛", "⟨U+202E⟩", "⟨590 more marks⟩"):
+            assert part in words, f"the export hides {part}"
+        outside.nothing_ran()
+        context.close()
+        return f"{len(cells)} cells, {len(hostile.TEXTS)} texts"
+
     def second_interrupt(self):
         """a second interrupt ends the process, and the notebook can be used again"""
         page = self.page
@@ -215,8 +292,8 @@ class Checks:
 
 
 ORDER = [
-    "run_all", "pictures", "html_export", "interrupt", "nothing_to_resume", "failing_cell", "prompt",
-    "second_interrupt", "page_errors",
+    "run_all", "pictures", "html_export", "hostile_text", "interrupt", "nothing_to_resume", "failing_cell",
+    "prompt", "second_interrupt", "page_errors",
 ]  # fmt: skip
 
 

@@ -50,13 +50,14 @@ fn a_new_commit_shares_what_did_not_change() {
     let old = a_model(&hub, "ann/tiny", &weights);
     let env = hub.env(home.path());
     let old_folder = download_model_with(&env, "ann/tiny", None).unwrap();
+    let config = br#"{"model_type": "gemma3_text", "new": 1}"#;
     let new = hub.repo(
         "models/ann/tiny",
-        &[("config.json", b"{\"new\": 1}"), ("model.safetensors", &weights), ("tokenizer.json", TOKENIZER)],
+        &[("config.json", config), ("model.safetensors", &weights), ("tokenizer.json", TOKENIZER)],
     );
     let folder = download_model_with(&env, "ann/tiny", None).unwrap();
     assert!(folder.ends_with(&new) && old_folder.ends_with(&old));
-    assert_eq!(fs::read(folder.join("config.json")).unwrap(), b"{\"new\": 1}");
+    assert_eq!(fs::read(folder.join("config.json")).unwrap(), config);
     assert_eq!(hub.count("GET", "/objects/"), 1, "the weights came once");
     assert_eq!(download_model_with(&env, "ann/tiny", Some(&old)).unwrap(), old_folder);
 }
@@ -94,6 +95,47 @@ fn sharded_weights_come_through_their_index() {
     );
     let error = download_model_with(&hub.env(home.path()), "ann/torn", None).unwrap_err().to_string();
     assert_says(&error, &["model-00002-of-00002.safetensors", "does not have"]);
+}
+
+#[test]
+fn a_model_that_cannot_be_loaded_is_refused_before_its_weights() {
+    let (hub, home) = (StandIn::start(), tempfile::tempdir().unwrap());
+    let weights = noise(2_000_000, 12);
+    let repo = |id: &str, config: &[u8], tokenizer: &[u8]| {
+        let files = [
+            ("config.json", config),
+            ("model.safetensors", weights.as_slice()),
+            ("tokenizer.json", tokenizer),
+        ];
+        hub.repo(&format!("models/{id}"), &files);
+    };
+    repo("ann/llama", br#"{"model_type": "llama"}"#, TOKENIZER);
+    repo(
+        "ann/embedding",
+        br#"{"model_type": "gemma3_text", "use_bidirectional_attention": true}"#,
+        TOKENIZER,
+    );
+    repo(
+        "ann/awq",
+        br#"{"model_type": "gemma3_text", "quantization_config": {"quant_method": "awq"}}"#,
+        TOKENIZER,
+    );
+    repo("ann/mlx", br#"{"model_type": "gemma3_text", "quantization": {"bits": 4}}"#, TOKENIZER);
+    repo("ann/tokens", CONFIG, br#"{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}}"#);
+    let env = hub.env(home.path());
+    for (id, parts) in [
+        ("ann/llama", ["ann/llama, config.json", "model_type is llama"]),
+        ("ann/embedding", ["ann/embedding, config.json", "use_bidirectional_attention"]),
+        ("ann/awq", ["quantised", "awq"]),
+        ("ann/mlx", ["quantised", "MLX"]),
+        ("ann/tokens", ["ann/tokens, tokenizer.json", "no <bos>"]),
+    ] {
+        let error = download_model_with(&env, id, None).unwrap_err().to_string();
+        assert_says(&error, &parts);
+    }
+    assert_eq!(hub.count("GET", "/objects/"), 0, "nothing large was asked for");
+    assert_eq!(hub.count("GET", "model.safetensors"), 0, "no weights were asked for");
+    assert_eq!(hub.count("GET", "llama/resolve"), 1, "config.json and nothing else");
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! Rows in conversational form: system prompt, user text, assistant's emoji.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use serde::{Deserialize, Serialize};
 
 use super::dataset::Dataset;
 use super::show::notebook_text;
+use crate::display::write_plain;
 
 /// The notebook's instruction to the model, with the space at its end.
 pub const SYSTEM_PROMPT: &str = "Translate this text to emoji: ";
@@ -89,14 +90,16 @@ impl Conversation {
 impl fmt::Display for Conversation {
     /// JSON, one message a line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("{\"messages\": [")?;
-        for (i, message) in self.messages.iter().enumerate() {
-            let comma = if i == 0 { "" } else { "," };
-            let role = serde_json::json!(message.role);
-            let content = serde_json::json!(message.content);
-            write!(f, "{comma}\n  {{\"role\": {role}, \"content\": {content}}}")?;
-        }
-        f.write_str("]}")
+        write_plain(f, |f| {
+            f.write_str("{\"messages\": [")?;
+            for (i, message) in self.messages.iter().enumerate() {
+                let comma = if i == 0 { "" } else { "," };
+                let role = serde_json::json!(message.role);
+                let content = serde_json::json!(message.content);
+                write!(f, "{comma}\n  {{\"role\": {role}, \"content\": {content}}}")?;
+            }
+            f.write_str("]}")
+        })
     }
 }
 

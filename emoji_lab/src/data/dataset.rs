@@ -8,6 +8,7 @@ use super::filter::EmojiFilter;
 use super::report::{CleaningReport, Counted};
 use super::show::{notebook_text, shown};
 use super::table::{TableFormat, read_rows};
+use crate::display::plain;
 use crate::error::{Error, Result};
 use crate::hub::HF_DATASETS;
 
@@ -61,7 +62,7 @@ impl fmt::Display for Dataset {
     /// The source, the number of rows, and the example the notebook shows: number 10, counted
     /// from 0, or the last one of a shorter dataset.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} examples", self.source, self.len())?;
+        write!(f, "{}: {} examples", plain(&self.source), self.len())?;
         let index = self.len().saturating_sub(1).min(10);
         match self.examples.get(index) {
             Some(example) => write!(f, "\nHere's example {index} from the dataset: {example}"),

@@ -1,11 +1,11 @@
 //! What became of a dataset's rows: read, kept, dropped and why.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use super::dataset::Row;
 use super::filter::{EmojiFilter, purely_emoji};
 use super::show::shown;
-use crate::display::{Align, Table, show_both};
+use crate::display::{Align, Cell, Table, show_both, write_plain};
 
 /// How many dropped rows of each reason a report shows in full.
 const EXAMPLES: usize = 3;
@@ -148,12 +148,16 @@ impl CleaningReport {
             .row(["read".to_string(), self.rows_read.to_string()])
             .row(["kept".to_string(), self.rows_kept.to_string()]);
         for d in &self.dropped {
-            let examples: Vec<String> = d.examples.iter().map(pair).collect();
+            let mut examples = Vec::new();
+            for (i, example) in d.examples.iter().enumerate() {
+                examples.extend((i > 0).then(|| "\n".to_string()));
+                examples.extend(pair(example));
+            }
             table = table.row([
-                format!("dropped: {}", d.reason.says()),
-                d.lines.len().to_string(),
-                first_lines(&d.lines),
-                examples.join("\n"),
+                format!("dropped: {}", d.reason.says()).into(),
+                d.lines.len().to_string().into(),
+                first_lines(&d.lines).into(),
+                Cell::joined(examples),
             ]);
         }
         table.to_html()
@@ -167,17 +171,20 @@ impl CleaningReport {
 
 impl fmt::Display for CleaningReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}, filter {:?}", self.source, self.filter)?;
-        writeln!(f, "{:>7}  read", self.rows_read)?;
-        write!(f, "{:>7}  kept", self.rows_kept)?;
-        for d in &self.dropped {
-            let (count, reason) = (d.lines.len(), d.reason.says());
-            write!(f, "\n{count:>7}  dropped: {reason} ({}s {})", self.counted.one(), first_lines(&d.lines))?;
-            for (line, example) in d.lines.iter().zip(&d.examples) {
-                write!(f, "\n{:9}{} {line}: {}", "", self.counted.one(), pair(example))?;
+        write_plain(f, |f| {
+            writeln!(f, "{}, filter {:?}", self.source, self.filter)?;
+            writeln!(f, "{:>7}  read", self.rows_read)?;
+            write!(f, "{:>7}  kept", self.rows_kept)?;
+            for d in &self.dropped {
+                let (count, reason) = (d.lines.len(), d.reason.says());
+                let lines = first_lines(&d.lines);
+                write!(f, "\n{count:>7}  dropped: {reason} ({}s {lines})", self.counted.one())?;
+                for (line, example) in d.lines.iter().zip(&d.examples) {
+                    write!(f, "\n{:9}{} {line}: {}", "", self.counted.one(), pair(example).concat())?;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 
@@ -203,8 +210,8 @@ fn first_lines(lines: &[usize]) -> String {
     shown.join(", ")
 }
 
-fn pair((text, emoji): &(String, String)) -> String {
-    format!("{} → {}", shown(text), shown(emoji))
+fn pair((text, emoji): &(String, String)) -> [String; 3] {
+    [shown(text), " → ".to_string(), shown(emoji)]
 }
 
 #[cfg(test)]
@@ -264,6 +271,23 @@ mod tests {
             assert!(html.contains(cell), "{cell}: {html}");
         }
         assert!(html.contains("&quot;&lt;b&gt;&quot; → &quot;x &amp; y&quot;"), "{html}");
+    }
+
+    #[test]
+    fn what_rows_hold_stays_in_its_place() {
+        let mut report = CleaningReport::new("a\u{202e}\u{1b}.csv", EmojiFilter::PurelyEmoji);
+        for (text, emoji) in [("שלום", "עולם"), ("EVCXR_BEGIN_CONTENT x", "\u{2066}\u{9b}no")] {
+            report.judge(&Row { line: 2, text: text.into(), emoji: emoji.into() });
+        }
+        let (text, html) = (report.to_string(), report.to_html());
+        for shown in [&text, &html] {
+            assert!(shown.contains("a⟨U+202E⟩␛.csv") && !shown.contains("EVCXR_"), "{shown}");
+            assert!(
+                shown.contains("⟨U+2066⟩") && !shown.contains(['\u{1b}', '\u{202e}', '\u{2066}', '\u{9b}']),
+                "{shown}"
+            );
+        }
+        assert!(html.contains("<bdi>&quot;שלום&quot;</bdi> → <bdi>&quot;עולם&quot;</bdi><br>"), "{html}");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 
+use crate::display::plain;
+
 /// The longest value that is shown whole, in characters.
 const WIDTH: usize = 60;
 
@@ -21,7 +23,7 @@ pub(super) fn shown(value: &str) -> String {
         }
     }
     out.push('"');
-    out
+    plain(&out).into_owned()
 }
 
 /// Gives the notebook plain text for the running cell's output.
@@ -37,6 +39,7 @@ mod tests {
     fn values_stay_on_a_line_and_readable() {
         assert_eq!(shown("👨‍👩‍👧\t\"❤️\\"), "\"👨‍👩‍👧\\t\\\"❤️\\\\\"");
         assert_eq!(shown(&"é".repeat(61)), format!("\"{}…\"", "é".repeat(60)));
+        assert_eq!(shown("a\u{1b}\u{202e}b"), "\"a\\u{1b}⟨U+202E⟩b\"");
         assert_eq!(shown(&"é".repeat(60)), format!("\"{}\"", "é".repeat(60)));
     }
 }

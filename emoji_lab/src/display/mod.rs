@@ -6,6 +6,9 @@
 //!
 //! The kernel keeps one output for each MIME type of a cell: of two views shown by the same cell
 //! only the last is seen. One view a cell, then.
+//!
+//! What is shown or printed comes from datasets, models and the Hub, and is [`plain()`] on its way
+//! out: [`say()`] and [`show_both`] see to it for the whole crate, and each `Display` for itself.
 
 mod compare;
 mod losses;
@@ -23,11 +26,12 @@ pub use losses::loss_table;
 pub use parameters::{ParameterReport, ParameterRow, human_bytes};
 pub use plain::{plain, say};
 pub use progress::{Progress, human_duration};
-pub use table::{Align, Table};
+pub use table::{Align, Cell, Table};
 pub use text::{display_width, escape_html, thousands};
 pub use tokens::{TokenStrip, TokenView};
 
 pub(crate) use losses::{epochs, nats};
+pub(crate) use plain::{plain_line, write_plain};
 pub(crate) use text::wrap;
 
 /// Shows `html` in the notebook, with `text` for front ends that cannot.
@@ -58,9 +62,8 @@ fn show(contents: &[(&str, &str)]) {
 fn content_blocks(contents: &[(&str, &str)]) -> String {
     let mut blocks = String::new();
     for (mime, content) in contents {
-        // A model may answer anything, the end marker too: a zero-width space keeps it from
-        // closing the block.
-        let content = content.replace("EVCXR_END_CONTENT", "EVCXR_END\u{200b}_CONTENT");
+        // A model may answer anything, the words too that end a block or the cell.
+        let content = plain(content);
         let content = content.trim_end_matches('\n');
         blocks.push_str(&format!("EVCXR_BEGIN_CONTENT {mime}\n{content}\nEVCXR_END_CONTENT\n"));
     }
@@ -72,7 +75,7 @@ macro_rules! notebook_view {
     ($view:ty) => {
         impl std::fmt::Display for $view {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(self.to_text().trim_end())
+                f.write_str($crate::display::plain(self.to_text().trim_end()).as_ref())
             }
         }
 
@@ -102,7 +105,12 @@ mod tests {
 
     #[test]
     fn content_cannot_close_its_own_block() {
-        let blocks = content_blocks(&[("text/plain", "a\nEVCXR_END_CONTENT\nb")]);
-        assert_eq!(blocks.lines().filter(|line| *line == "EVCXR_END_CONTENT").count(), 1);
+        for word in ["EVCXR_END_CONTENT", "EVCXR_PANIC_NOTIFICATION", "EVCXR_BEGIN_CONTENT text/html"] {
+            for mime in ["text/plain", "text/html", "image/svg+xml"] {
+                let blocks = content_blocks(&[(mime, &format!("a\n{word}\r\nb{word}"))]);
+                assert_eq!(blocks.matches("EVCXR_").count(), 2, "{blocks}");
+                assert!(blocks.contains("\nb") && !blocks.contains('\r'), "{blocks}");
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! A small table: caption, columns, rows, one of them marked, a total, notes.
 
-use super::text::{display_width, escape_html, single_line, wrap};
+use super::text::{display_width, escape_html, has_rtl, single_line, wrap};
 
 /// Where the text of a column stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +13,50 @@ pub enum Align {
 
 /// Columns of text wider than this are wrapped in the text form.
 const MAX_COLUMN: usize = 44;
+
+/// What stands in a cell: a text, or several that belong together.
+///
+/// Several, as a text and its emoji with an arrow between, are ours to put in order: in HTML those
+/// that are written from right to left stay whole and do not change places with the others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cell {
+    pieces: Vec<String>,
+}
+
+impl Cell {
+    /// A cell of several texts, one after the other; the piece `"\n"` begins a line.
+    pub fn joined<I>(pieces: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        Self { pieces: pieces.into_iter().map(Into::into).collect() }
+    }
+
+    fn text(&self) -> String {
+        self.pieces.concat()
+    }
+
+    /// The cell's direction, and its HTML.
+    fn html(&self) -> (&'static str, String) {
+        let isolated = |piece: &String| match piece.as_str() {
+            "\n" => "<br>".to_string(),
+            text if has_rtl(text) => format!("<bdi>{}</bdi>", html_lines(text)),
+            text => html_lines(text),
+        };
+        match self.pieces.as_slice() {
+            [] => ("auto", String::new()),
+            [text] => ("auto", html_lines(text)),
+            pieces => ("ltr", pieces.iter().map(isolated).collect()),
+        }
+    }
+}
+
+impl<T: Into<String>> From<T> for Cell {
+    fn from(text: T) -> Self {
+        Self { pieces: vec![text.into()] }
+    }
+}
 
 /// A table that can be shown as text and as HTML.
 ///
@@ -30,8 +74,8 @@ const MAX_COLUMN: usize = 44;
 pub struct Table {
     caption: String,
     columns: Vec<(String, Align)>,
-    rows: Vec<Vec<String>>,
-    total: Option<Vec<String>>,
+    rows: Vec<Vec<Cell>>,
+    total: Option<Vec<Cell>>,
     highlight: Option<(usize, String)>,
     notes: Vec<String>,
 }
@@ -52,7 +96,7 @@ impl Table {
     pub fn row<I>(mut self, cells: I) -> Self
     where
         I: IntoIterator,
-        I::Item: Into<String>,
+        I::Item: Into<Cell>,
     {
         self.rows.push(cells.into_iter().map(Into::into).collect());
         self
@@ -62,7 +106,7 @@ impl Table {
     pub fn total<I>(mut self, cells: I) -> Self
     where
         I: IntoIterator,
-        I::Item: Into<String>,
+        I::Item: Into<Cell>,
     {
         self.total = Some(cells.into_iter().map(Into::into).collect());
         self
@@ -80,6 +124,10 @@ impl Table {
         self
     }
 
+    fn names(&self) -> Vec<Cell> {
+        self.columns.iter().map(|(name, _)| name.as_str().into()).collect()
+    }
+
     /// The row's mark, if it is the highlighted one.
     fn mark(&self, index: usize) -> Option<String> {
         self.highlight.as_ref().filter(|(row, _)| *row == index).map(|(_, why)| format!("← {why}"))
@@ -87,11 +135,11 @@ impl Table {
 
     /// Aligned text for a monospace font, lines ended by `\n`.
     pub fn to_text(&self) -> String {
-        let fit = |cells: &[String]| -> Vec<Vec<String>> {
-            let empty = String::new();
-            (0..self.columns.len()).map(|i| wrap(cells.get(i).unwrap_or(&empty), MAX_COLUMN)).collect()
+        let fit = |cells: &[Cell]| -> Vec<Vec<String>> {
+            let text = |i| cells.get(i).map(Cell::text).unwrap_or_default();
+            (0..self.columns.len()).map(|i| wrap(&text(i), MAX_COLUMN)).collect()
         };
-        let head = fit(&self.columns.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>());
+        let head = fit(&self.names());
         let body: Vec<_> = self.rows.iter().map(|row| fit(row)).collect();
         let total = self.total.as_ref().map(|row| fit(row));
 
@@ -164,9 +212,8 @@ impl Table {
                 escape_html(&single_line(&self.caption))
             );
         }
-        let names: Vec<String> = self.columns.iter().map(|(name, _)| name.clone()).collect();
         out += "<thead>\n";
-        self.push_html_row(&mut out, "th", &names, "border-bottom:1px solid currentColor", None);
+        self.push_html_row(&mut out, "th", &self.names(), "border-bottom:1px solid currentColor", None);
         out += "</thead>\n<tbody>\n";
         for (index, row) in self.rows.iter().enumerate() {
             let mark = self.mark(index);
@@ -190,25 +237,25 @@ impl Table {
         out
     }
 
-    fn push_html_row(&self, out: &mut String, tag: &str, cells: &[String], style: &str, mark: Option<&str>) {
+    fn push_html_row(&self, out: &mut String, tag: &str, cells: &[Cell], style: &str, mark: Option<&str>) {
         *out += &if style.is_empty() { "<tr>".to_string() } else { format!("<tr style=\"{style}\">") };
         // Names stay on one line; a long answer must not squeeze the other columns.
         let fit = if tag == "th" { "white-space:nowrap" } else { "max-width:32em;overflow-wrap:break-word" };
-        let cell = |text: &str, align: &str| {
+        let cell = |(direction, text): (&str, String), align: &str| {
             format!(
-                "<{tag} align=\"{align}\" valign=\"top\" style=\"text-align:{align};vertical-align:top;\
+                "<{tag} dir=\"{direction}\" align=\"{align}\" valign=\"top\" style=\"text-align:{align};vertical-align:top;\
                  padding:0.25em 0.8em;color:inherit;{fit}\">{text}</{tag}>"
             )
         };
         for (i, (_, align)) in self.columns.iter().enumerate() {
-            let text = html_lines(cells.get(i).map_or("", String::as_str));
+            let text = cells.get(i).map(Cell::html).unwrap_or(("auto", String::new()));
             *out += &match align {
-                Align::Left => cell(&text, "left"),
-                Align::Right => cell(&text, "right"),
+                Align::Left => cell(text, "left"),
+                Align::Right => cell(text, "right"),
             };
         }
         if self.highlight.is_some() {
-            *out += &cell(&escape_html(mark.unwrap_or_default()), "left");
+            *out += &cell(("auto", escape_html(mark.unwrap_or_default())), "left");
         }
         *out += "</tr>\n";
     }
@@ -263,6 +310,25 @@ mod tests {
             .note(evil);
         assert!(!table.to_html().contains("<img"));
         assert_eq!(table.to_html().matches("&lt;img").count(), 6);
+    }
+
+    #[test]
+    fn writing_from_right_to_left_stays_in_its_cell() {
+        let pair = |text: &str, emoji: &str| Cell::joined([text, " → ", emoji]);
+        let table = Table::new("")
+            .column("a", Align::Left)
+            .column("b", Align::Left)
+            .row([pair("שלום", "עולם"), "سلام <b>".into()])
+            .row([pair("go", "🏖️"), "\u{202e}x".into()]);
+        let html = table.to_html();
+        assert!(
+            html.contains("dir=\"ltr\"") && html.contains("<bdi>שלום</bdi> → <bdi>עולם</bdi></td>"),
+            "{html}"
+        );
+        assert!(html.contains(">go → 🏖️</td>") && html.contains(">سلام &lt;b&gt;</td>"), "{html}");
+        assert!(html.contains(">⟨U+202E⟩x</td>"), "{html}");
+        let text = table.to_text();
+        assert!(text.contains("שלום → עולם") && text.contains("⟨U+202E⟩x"), "{text}");
     }
 
     #[test]

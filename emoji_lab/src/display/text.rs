@@ -3,6 +3,8 @@
 use unicode_segmentation::UnicodeSegmentation;
 use unicode_width::UnicodeWidthStr;
 
+use super::plain::plain;
+
 /// Columns that `text` takes in a terminal: 2 for an emoji, whatever it is composed of.
 pub fn display_width(text: &str) -> usize {
     text.graphemes(true).map(cluster_width).sum()
@@ -13,10 +15,10 @@ fn cluster_width(cluster: &str) -> usize {
     UnicodeWidthStr::width(cluster).min(2)
 }
 
-/// `text` with the five characters that mean something in HTML written as entities.
+/// `text` made [`plain`], with the five characters that mean something in HTML written as entities.
 pub fn escape_html(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in plain(text).chars() {
         match c {
             '&' => escaped.push_str("&amp;"),
             '<' => escaped.push_str("&lt;"),
@@ -42,9 +44,18 @@ pub fn thousands(number: u64) -> String {
     grouped
 }
 
-/// `text` without line breaks, tabs and other control characters, which would break a grid.
+/// [`plain`] text with spaces for line breaks and tabs, which would break a grid.
 pub(crate) fn single_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() || c == '\u{2028}' || c == '\u{2029}' { ' ' } else { c }).collect()
+    plain(text).replace(['\n', '\t'], " ")
+}
+
+/// Whether `text` has letters that are written from right to left.
+pub(super) fn has_rtl(text: &str) -> bool {
+    text.chars().any(|c| {
+        matches!(c,
+            '\u{590}'..='\u{8ff}' | '\u{fb1d}'..='\u{fdff}' | '\u{fe70}'..='\u{fefe}'
+            | '\u{10800}'..='\u{10fff}' | '\u{1e800}'..='\u{1efff}')
+    })
 }
 
 /// Lines of at most `width` columns, broken at spaces where there are any.
@@ -54,7 +65,7 @@ pub(crate) fn single_line(text: &str) -> String {
 pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
     let width = width.max(2);
     let mut lines = Vec::new();
-    for paragraph in text.lines() {
+    for paragraph in plain(text).lines() {
         let (mut line, mut used) = (String::new(), 0);
         for word in single_line(paragraph).split_word_bounds() {
             let columns = display_width(word);
@@ -121,6 +132,14 @@ mod tests {
             escape_html("<script>alert('&\"')</script> 😀"),
             "&lt;script&gt;alert(&#39;&amp;&quot;&#39;)&lt;/script&gt; 😀"
         );
+    }
+
+    #[test]
+    fn what_hides_is_seen_in_html_and_in_a_grid() {
+        assert_eq!(escape_html("\u{202e}<\u{1b}"), "⟨U+202E⟩&lt;␛");
+        assert_eq!(single_line("a\nb\tc\rd\u{2028}e"), "a b c␍d⟨U+2028⟩e");
+        assert_eq!(wrap("true\rfake\r\nEVCXR_END_CONTENT", 40), ["true␍fake", "EVCXR\u{200b}_END_CONTENT"]);
+        assert!(has_rtl("go שלום") && has_rtl("سلام") && !has_rtl("go 日本 🏖️ é \u{feff}"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The tokens of one formatted example, and which of them the loss counts.
 
-use super::text::{escape_html, thousands};
+use super::plain::plain;
+use super::text::{display_width, escape_html, thousands};
 
 /// One token of a [`TokenStrip`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -94,20 +95,16 @@ impl TokenStrip {
 
 super::notebook_view!(TokenStrip);
 
-/// A token's text with its white space made visible.
+/// A token's text with its white space made visible, and what cannot be seen by itself: emoji are
+/// often several tokens, of which one may be a joiner alone.
 fn visible(text: &str) -> String {
     if text.is_empty() {
         return "∅".to_string();
     }
-    text.chars()
-        .map(|c| match c {
-            ' ' | '▁' => '·',
-            '\n' => '↵',
-            '\t' => '→',
-            c if c.is_control() => '\u{fffd}',
-            c => c,
-        })
-        .collect()
+    if display_width(text) == 0 && !text.contains(['\n', '\t']) {
+        return plain(text).chars().map(|c| format!("⟨U+{:04X}⟩", u32::from(c))).collect();
+    }
+    plain(text).replace([' ', '▁'], "·").replace('\n', "↵").replace('\t', "→")
 }
 
 #[cfg(test)]
@@ -124,6 +121,16 @@ mod tests {
         let html = strip.to_html();
         assert!(html.contains("&lt;start_of_turn&gt;") && !html.contains("<start_of_turn>"));
         assert!(html.contains("title=\"id 9\"") && html.contains("<b>🏖️</b>"));
+    }
+
+    #[test]
+    fn tokens_hide_nothing() {
+        let texts = ["\u{200d}", "\u{1b}[8m", "\r", "<b>\u{202e}", "EVCXR_END_CONTENT"].map(String::from);
+        let strip = TokenStrip::new(&[1, 2, 3, 4, 5], &texts, &[false; 5]);
+        let text = strip.to_text();
+        assert!(text.contains("|⟨U+200D⟩||␛[8m||␍||<b>⟨U+202E⟩||EVCXR\u{200b}_END_CONTENT|"), "{text}");
+        let html = strip.to_html();
+        assert!(html.contains("&lt;b&gt;⟨U+202E⟩") && html.contains("␛[8m") && !html.contains("EVCXR_"));
     }
 
     #[test]

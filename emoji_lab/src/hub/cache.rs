@@ -82,7 +82,7 @@ impl RepoCache {
             match lock.try_lock() {
                 Ok(()) => break,
                 Err(fs::TryLockError::WouldBlock) if round == 0 => {
-                    println!("  {}: waiting for another download of it", file.path);
+                    crate::say!("  {}: waiting for another download of it", file.path);
                 }
                 Err(fs::TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(200)),
                 // Some network file systems know no locks; Python goes on without, too. What is

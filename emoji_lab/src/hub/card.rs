@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::yaml::Yaml;
-use crate::display::ComparisonRow;
+use crate::display::{ComparisonRow, plain};
 use crate::train::LogEntry;
 
 /// The file that holds the loss curve beside the card.
@@ -238,7 +238,7 @@ impl ModelCard {
 
 impl fmt::Display for ModelCard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.to_markdown("model"))
+        f.write_str(&plain(&self.to_markdown("model")))
     }
 }
 
@@ -283,7 +283,7 @@ fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
 
 /// Any text as one line of Markdown that shows it as it is.
 fn line(text: &str) -> String {
-    let one_line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let one_line = plain(text).split_whitespace().collect::<Vec<_>>().join(" ");
     let mut out = String::new();
     for c in one_line.chars().filter(|c| !c.is_control()) {
         match c {
@@ -302,12 +302,16 @@ fn cell(text: &str) -> String {
 
 /// Text inside backticks: nothing can be escaped there, so what would break out goes.
 fn code(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control() && *c != '`').map(|c| if c == '|' { '/' } else { c }).collect()
+    plain(text)
+        .chars()
+        .filter(|c| !c.is_control() && *c != '`')
+        .map(|c| if c == '|' { '/' } else { c })
+        .collect()
 }
 
 /// One line, with the space at its end that belongs to a prompt.
 fn line_keeping_space(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    plain(text).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -354,6 +358,21 @@ mod tests {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
         assert_eq!(text.matches("\n---\n").count(), 1);
+    }
+
+    #[test]
+    fn samples_and_names_hide_nothing() {
+        let evil = "\u{202e}a\u{1b}[8m\u{2028}</td><script>";
+        let card = ModelCard {
+            title: evil.into(),
+            datasets: vec![evil.into()],
+            settings: vec![(evil.into(), evil.into())],
+            samples: vec![CardSample { text: evil.into(), base: Some(evil.into()), tuned: evil.into() }],
+            ..Default::default()
+        };
+        let text = card.to_markdown("ann/x");
+        assert!(text.contains("| ⟨U+202E⟩a␛\\[8m⟨U+2028⟩&lt;/td>&lt;script> |"), "{text}");
+        assert!(!text.contains(['\u{202e}', '\u{1b}', '\u{2028}']), "{text}");
     }
 
     #[test]

@@ -13,8 +13,10 @@ use crate::error::{Error, Result};
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 /// The weights in one file.
 pub(crate) const WEIGHTS: &str = "model.safetensors";
+/// A model's shape.
+pub(crate) const CONFIG: &str = "config.json";
 /// Without these a model cannot be loaded.
-pub(crate) const REQUIRED: [&str; 2] = ["config.json", "tokenizer.json"];
+pub(crate) const REQUIRED: [&str; 2] = [CONFIG, "tokenizer.json"];
 
 /// Small files that belong to a model: settings, tokenizer, chat template, licence texts. The
 /// sentencepiece `tokenizer.model` is left out: `tokenizer.json` holds the same.

@@ -141,7 +141,7 @@ fn through_hf_hub(
     message: &str,
 ) -> Result<String> {
     let total: u64 = sorted.large.iter().map(|(_, ids)| ids.size).sum();
-    println!("  sending {} large files, {}, through Xet storage", sorted.large.len(), bytes(total));
+    crate::say!("  sending {} large files, {}, through Xet storage", sorted.large.len(), bytes(total));
     let lines = XetLines(Mutex::new(Progress::new("large files", total, 0)));
     let operations = sorted.regular.iter().chain(&sorted.large).map(|(file, _)| match &file.source {
         Source::File(path) => CommitOperation::add_file(&file.path, path),

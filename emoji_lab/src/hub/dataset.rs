@@ -97,7 +97,7 @@ fn tables(env: &HubEnv, repo: &Repo, wanted: Option<&str>) -> Result<Vec<PathBuf
         Err(trouble) => {
             return match cached {
                 Some(paths) if trouble.may_pass() => {
-                    println!("{}: the Hub does not answer", repo.subject());
+                    crate::say!("{}: the Hub does not answer", repo.subject());
                     Ok(from_cache(paths))
                 }
                 _ => Err(repo_error(&wire, repo, "asking for it", trouble)),
@@ -128,7 +128,7 @@ fn read_card(path: &std::path::Path) -> Result<String> {
 /// Says which files are used: the cache holds what was asked for earlier, which need not be all.
 fn from_cache(paths: Vec<PathBuf>) -> Vec<PathBuf> {
     let names: Vec<_> = paths.iter().filter_map(|path| path.file_name()?.to_str()).collect();
-    println!("  from the cache: {}", names.join(", "));
+    crate::say!("  from the cache: {}", names.join(", "));
     paths
 }
 

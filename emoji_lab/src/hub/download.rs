@@ -1,9 +1,9 @@
 //! A model's files from the Hub.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::cache::RepoCache;
-use super::choose::{INDEX, missing_files, side_files, weight_files};
+use super::choose::{CONFIG, INDEX, missing_files, side_files, weight_files};
 use super::env::HubEnv;
 use super::explain::repo_error;
 use super::fetch::fetch_file;
@@ -13,11 +13,16 @@ use super::repo::{Repo, RepoKind};
 use super::request::Repeat;
 use super::trouble::Trouble;
 use super::wire::{Wire, off_runtime};
+use crate::display::say;
 use crate::error::{Error, Result};
+use crate::model::{Tokenizer, read_config};
 
 /// Downloads a model into the shared Hugging Face cache and gives its snapshot folder: `config.json`,
 /// the safetensors weights (one file, or the shards that the index names), the tokenizer's files, the
 /// chat template and `generation_config.json`.
+///
+/// `config.json` is judged before anything large is asked for, the tokenizer before the weights: of
+/// a model that cannot be loaded here only the small files are downloaded.
 ///
 /// `revision` is a branch, tag or commit; `main` if `None`. The settings come from the environment:
 /// see [`HubEnv`]. What is in the cache is not downloaded again; with `HF_HUB_OFFLINE=1`, or without a
@@ -26,7 +31,7 @@ use crate::error::{Error, Result};
 /// # Errors
 /// [`Error::Hub`] with what to do: no such repository or revision, a gated one, a token that is not
 /// accepted, no network, a file that does not have the hash that the Hub names. The cache never holds
-/// a wrong file.
+/// a wrong file. [`Error::Model`] if it is not a Gemma 3 that can be loaded, with what it is.
 pub fn download_model(repo_id: &str, revision: Option<&str>) -> Result<PathBuf> {
     download_model_with(&HubEnv::from_env(), repo_id, revision)
 }
@@ -61,12 +66,15 @@ fn model_snapshot(env: &HubEnv, repo: &Repo) -> Result<PathBuf> {
         let path = fetch_file(&wire, &cache, repo, &state.commit, file)?;
         if file.path == INDEX {
             index = Some(path);
+        } else if file.path == CONFIG {
+            judge(&env.cache_dir, repo, read_config(&cache.snapshot(&state.commit)))?;
         }
     }
     let weights = weight_files(repo, &files, index.as_deref())?;
     let to_fetch: u64 = weights.iter().filter(|file| !cache.has(file)).map(|file| file.size).sum();
     if to_fetch > 0 {
-        println!("  weights: {} to download into {}", bytes(to_fetch), env.cache_dir.display());
+        judge(&env.cache_dir, repo, Tokenizer::from_dir(&cache.snapshot(&state.commit)))?;
+        crate::say!("  weights: {} to download into {}", bytes(to_fetch), env.cache_dir.display());
     }
     for file in weights {
         fetch_file(&wire, &cache, repo, &state.commit, file)?;
@@ -74,6 +82,19 @@ fn model_snapshot(env: &HubEnv, repo: &Repo) -> Result<PathBuf> {
     // Last, so that a branch never leads to a snapshot that is not whole.
     cache.remember_commit(&repo.revision, &state.commit)?;
     Ok(cache.snapshot(&state.commit))
+}
+
+/// What is wrong with a file of `repo`, by the repository's name in place of the cache's path.
+fn judge<T>(cache: &Path, repo: &Repo, read: Result<T>) -> Result<()> {
+    match read {
+        Ok(_) => Ok(()),
+        Err(Error::Model { subject, problem, help }) if subject.starts_with(&cache.display().to_string()) => {
+            let file = Path::new(&subject).file_name().map(|name| name.to_string_lossy().into_owned());
+            let subject = format!("{}, {}", repo.id, file.unwrap_or_default());
+            Err(Error::Model { subject, problem, help })
+        }
+        Err(other) => Err(other),
+    }
 }
 
 /// Which commit the revision is. With a snapshot to fall back on, one try is enough.
@@ -90,7 +111,7 @@ pub(crate) fn from_cache(
 ) -> Result<PathBuf> {
     match whole {
         Some(snapshot) if trouble.may_pass() => {
-            println!("{}: the Hub does not answer; using what is in the cache", repo.subject());
+            say(format!("{}: the Hub does not answer; using what is in the cache", repo.subject()));
             Ok(snapshot)
         }
         _ => Err(repo_error(wire, repo, "asking for it", trouble)),
@@ -113,6 +134,6 @@ pub(crate) fn not_cached(env: &HubEnv, repo: &Repo, missing: Option<Vec<String>>
 fn announce(cache: &RepoCache, repo: &Repo, state: &RepoState, files: &[&RemoteFile]) {
     let commit = state.commit.get(..8).unwrap_or_default();
     if files.iter().any(|file| !cache.has(file)) {
-        println!("downloading {} (commit {commit})", repo.subject());
+        say(format!("downloading {} (commit {commit})", repo.subject()));
     }
 }

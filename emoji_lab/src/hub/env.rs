@@ -100,10 +100,9 @@ impl HubEnv {
             .into_iter()
             .find_map(|name| Some((Token::new(&set(name)?)?, name)));
         Self {
-            endpoint: set("HF_ENDPOINT")
-                .unwrap_or_else(|| ENDPOINT.to_string())
-                .trim_end_matches('/')
-                .to_string(),
+            endpoint: without_credentials(
+                set("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_string()).trim_end_matches('/'),
+            ),
             cache_dir,
             token,
             session_token: None,
@@ -168,6 +167,18 @@ fn checked(found: Result<Option<FoundToken>>) -> Result<Option<FoundToken>> {
     found
 }
 
+/// `https://user:password@host` as `https://(hidden)@host`. The address is printed, in lines and in
+/// errors; one with credentials is refused where it is used, and they are nobody's business until then.
+fn without_credentials(endpoint: &str) -> String {
+    let (scheme, rest) = endpoint.split_once("://").unwrap_or(("", endpoint));
+    // At the last @: a password may hold one, or a slash.
+    match (rest.rsplit_once('@'), scheme) {
+        (None, _) => endpoint.to_string(),
+        (Some((_, host)), "") => format!("(hidden)@{host}"),
+        (Some((_, host)), scheme) => format!("{scheme}://(hidden)@{host}"),
+    }
+}
+
 fn is_true(value: Option<String>) -> bool {
     value.is_some_and(|value| matches!(value.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE"))
 }
@@ -210,6 +221,22 @@ mod tests {
         let owned: Vec<(String, String)> =
             variables.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
         HubEnv::from_variables(&move |name| owned.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone()))
+    }
+
+    #[test]
+    fn credentials_in_the_endpoint_are_never_shown() {
+        for (given, shown) in [
+            ("https://ann:hunter2@mirror.example/", "https://(hidden)@mirror.example"),
+            ("ftp://ann:hun@ter/2@mirror.example", "ftp://(hidden)@mirror.example"),
+            ("ann:hunter2@mirror.example", "(hidden)@mirror.example"),
+            ("https://mirror.example/hf", "https://mirror.example/hf"),
+        ] {
+            let env = env(&[("HF_ENDPOINT", given)]);
+            assert_eq!(env.endpoint, shown);
+            let refused = super::super::wire::Wire::new(&env, None);
+            assert_eq!(refused.is_err(), given.contains('@'), "{given}");
+            assert!(!refused.err().map(|e| e.to_string()).unwrap_or_default().contains("hun"));
+        }
     }
 
     #[test]

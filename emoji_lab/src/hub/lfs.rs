@@ -52,7 +52,7 @@ pub(crate) fn sort(wire: &Wire, repo: &Repo, files: Vec<Hashed>) -> Result<Sorte
     for (file, ids) in files {
         let mode = modes.iter().find(|mode| mode.get("path").and_then(Value::as_str) == Some(&file.path));
         if mode.and_then(|mode| mode.get("shouldIgnore")).and_then(Value::as_bool) == Some(true) {
-            println!("  {}: left out, the repository's .gitignore names it", file.path);
+            crate::say!("  {}: left out, the repository's .gitignore names it", file.path);
             continue;
         }
         match mode.and_then(|mode| mode.get("uploadMode")).and_then(Value::as_str) {
@@ -129,7 +129,7 @@ fn put_object(wire: &Wire, file: &Planned, ids: &FileIds, objects: &[Value]) -> 
     }
     let Some(actions) = object.get("actions").filter(|actions| actions.is_object()) else { return Ok(()) };
     if let Some(upload) = actions.get("upload") {
-        println!("  {}: sending {}", file.path, bytes(ids.size));
+        crate::say!("  {}: sending {}", file.path, bytes(ids.size));
         let url = action_url(wire, upload)?;
         let header = upload.get("header");
         let chunk = header.and_then(|header| header.get("chunk_size"));
@@ -172,7 +172,7 @@ fn put_parts(
     let mut parts = Vec::new();
     let progress = Arc::new(Mutex::new(Progress::new(&file.path, ids.size, 0)));
     for (number, address) in addresses {
-        let url = done.join(address).map_err(|_| nonsense("a part's address is none"))?;
+        let url = storage_address(wire, done, address)?;
         let start = number.saturating_sub(1).saturating_mul(size).min(ids.size);
         let part = content(file, start, size.min(ids.size - start), &progress);
         let (headers, _) = wire.text(&put_request(url, part))?;
@@ -206,9 +206,13 @@ fn put_request(url: Url, content: Content) -> Request {
 }
 
 fn action_url(wire: &Wire, action: &Value) -> Result<Url, Trouble> {
-    let href = action.get("href").and_then(Value::as_str).unwrap_or_default();
-    let url = wire.endpoint.join(href).ok().filter(|_| !href.is_empty());
-    // Storage is reached as safely as the Hub itself.
+    storage_address(wire, &wire.endpoint, action.get("href").and_then(Value::as_str).unwrap_or_default())
+}
+
+/// Where to send content, as the Hub writes it relative to `base`: storage is reached as safely as the
+/// Hub itself.
+fn storage_address(wire: &Wire, base: &Url, href: &str) -> Result<Url, Trouble> {
+    let url = base.join(href).ok().filter(|_| !href.is_empty());
     url.filter(|url| url.scheme() == "https" || url.scheme() == wire.endpoint.scheme()).ok_or_else(|| {
         Trouble::Nonsense {
             host: host(&wire.endpoint),

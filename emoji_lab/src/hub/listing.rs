@@ -58,14 +58,13 @@ pub(crate) fn list_files(wire: &Wire, repo: &Repo, commit: &str) -> Result<Vec<R
     for _ in 0..PAGES {
         let fail = |trouble| repo_error(wire, repo, "listing its files", trouble);
         let (headers, body) = wire.text(&Request::get(url.clone())).map_err(fail)?;
-        let entries: Vec<Value> = serde_json::from_str(&body).map_err(|e| {
+        let entries = entries(&body).map_err(|e| {
             fail(Trouble::Nonsense {
                 host: host(&url),
                 why: format!("the list of files is not as expected ({e})"),
             })
         })?;
-        for entry in entries.iter().filter(|entry| entry.get("type").and_then(Value::as_str) == Some("file"))
-        {
+        for entry in &entries {
             files.push(remote_file(repo, entry)?);
         }
         let next =
@@ -77,6 +76,18 @@ pub(crate) fn list_files(wire: &Wire, repo: &Repo, commit: &str) -> Result<Vec<R
     }
     files.sort_by(|a: &RemoteFile, b| a.path.cmp(&b.path));
     Ok(files)
+}
+
+/// The files among the entries of one page.
+fn entries(body: &str) -> Result<Vec<Value>, serde_json::Error> {
+    let mut entries: Vec<Value> = serde_json::from_str(body)?;
+    entries.retain(|entry| entry.get("type").and_then(Value::as_str) == Some("file"));
+    Ok(entries)
+}
+
+/// The files that a page lists, for the fuzzers.
+pub(super) fn files_of_page(repo: &Repo, body: &str) -> Vec<RemoteFile> {
+    entries(body).unwrap_or_default().iter().filter_map(|entry| remote_file(repo, entry).ok()).collect()
 }
 
 fn remote_file(repo: &Repo, entry: &Value) -> Result<RemoteFile> {

@@ -12,7 +12,7 @@ use super::request::Request;
 use super::token::{FoundToken, Token, TokenSource};
 use super::trouble::Trouble;
 use super::wire::{Wire, host, off_runtime};
-use crate::display::{escape_html, show_both};
+use crate::display::{escape_html, plain, show_both};
 use crate::error::Result;
 
 /// What a token allows, as far as the Hub tells.
@@ -199,6 +199,12 @@ impl Login {
                     ),
                     Access::Unknown => "The Hub does not say whether the token can write.".to_string(),
                 });
+                if travels_in_the_open(&self.env.endpoint) {
+                    lines.push(format!(
+                        "The token goes to {} without encryption: anyone on the way can read it.",
+                        self.env.endpoint
+                    ));
+                }
                 if !user.organisations.is_empty() {
                     lines.push(format!("Organisations: {}.", user.organisations.join(", ")));
                 }
@@ -215,9 +221,19 @@ impl Login {
     }
 }
 
+/// Whether what is sent to `endpoint` leaves this machine unencrypted.
+fn travels_in_the_open(endpoint: &str) -> bool {
+    let Ok(url) = reqwest::Url::parse(endpoint) else { return false };
+    let host = url.host_str().unwrap_or_default();
+    let here = host == "localhost"
+        || host.ends_with(".localhost")
+        || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    url.scheme() == "http" && !here
+}
+
 impl fmt::Display for Login {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.lines().join("\n"))
+        f.write_str(&plain(&self.lines().join("\n")))
     }
 }
 
@@ -242,6 +258,18 @@ mod tests {
         assert_eq!(access(scoped), Access::WriteTo(vec!["ann".into()]));
         assert_eq!(access(json!({"role": "fineGrained", "fineGrained": {"scoped": []}})), Access::Read);
         assert!(user(&json!({"error": "x"})).is_none());
+    }
+
+    #[test]
+    fn a_way_without_encryption_is_said_unless_it_stays_on_this_machine() {
+        for open in ["http://mirror.example", "http://10.0.0.1:8080"] {
+            assert!(travels_in_the_open(open), "{open}");
+        }
+        for safe in
+            ["https://mirror.example", "http://localhost:1", "http://127.0.0.1:1", "http://[::1]:1", "x"]
+        {
+            assert!(!travels_in_the_open(safe), "{safe}");
+        }
     }
 
     #[test]

@@ -56,3 +56,23 @@ pub use login::{Access, Login, login, login_interactive, login_with};
 pub use plan::{FileState, PushedFile};
 pub use push::{PushConfig, PushReport, push_to_hub};
 pub use token::{FoundToken, Token, TokenSource};
+
+/// Finds the training split of a dataset whose card is `text`, for the fuzzers.
+pub(crate) fn fuzz_card(text: &str) {
+    let page = r#"[{"type":"file","path":"data/train-0.csv","size":1,"oid":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}]"#;
+    if let Ok(repo) = repo::Repo::new(repo::RepoKind::Dataset, "a/b", None) {
+        let files = listing::files_of_page(&repo, page);
+        let _ = tables::training_files(&repo, &files, Some(text));
+    }
+}
+
+/// Chooses tables and weights among the files that the Hub lists as `text`, for the fuzzers.
+pub(crate) fn fuzz_listing(text: &str) {
+    if let Ok(repo) = repo::Repo::new(repo::RepoKind::Dataset, "a/b", None) {
+        let files = listing::files_of_page(&repo, text);
+        assert!(files.iter().all(|file| listing::is_inside(&file.path)), "a path leads out");
+        let _ = tables::training_files(&repo, &files, None);
+        let _ = choose::side_files(&repo, &files);
+        let _ = choose::weight_files(&repo, &files, None);
+    }
+}

@@ -19,7 +19,7 @@ impl Progress {
     /// Starts with `done` of `total` bytes there already.
     pub fn new(name: &str, total: u64, done: u64) -> Self {
         if done > 0 {
-            println!("  {name}: going on from {} of {}", bytes(done), bytes(total));
+            crate::say!("  {name}: going on from {} of {}", bytes(done), bytes(total));
         }
         Self { name: name.to_string(), total, tenths: tenths(done, total), last: Instant::now() }
     }
@@ -27,7 +27,7 @@ impl Progress {
     /// `done` bytes are there now.
     pub fn at(&mut self, done: u64) {
         if let Some(line) = self.line(done, self.last.elapsed()) {
-            println!("{line}");
+            crate::say!("{line}");
             self.last = Instant::now();
         }
     }
@@ -43,7 +43,7 @@ impl Progress {
 
     /// The file is whole.
     pub fn done(&self) {
-        println!("  {}: {}", self.name, bytes(self.total));
+        crate::say!("  {}: {}", self.name, bytes(self.total));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Push a folder and its model card to the Hub, as one commit.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
 use reqwest::Url;
@@ -17,12 +17,15 @@ use super::repo::{Repo, RepoKind, address};
 use super::request::{Repeat, Request};
 use super::trouble::Trouble;
 use super::wire::{Wire, off_runtime};
-use crate::display::{Align, Table, escape_html, show_both};
+use crate::display::{Align, Table, escape_html, show_both, write_plain};
 use crate::error::{Error, Result};
-use crate::files::{write_bytes_atomic, write_dir_atomic};
+use crate::files::{write_bytes_atomic, write_into_dir};
 
-/// The list of files that a dry run writes; its presence marks a folder that the next dry run may replace.
+/// The list of files that a push would send.
 const LIST: &str = "files.txt";
+/// Marks a folder that a dry run made: its first line, then the names of the files it wrote there.
+const MARK: &str = ".emoji_lab-dry-run";
+const MARK_LINE: &str = "Made by a dry run of emoji_lab's push_to_hub, which may write these files again:";
 
 /// The settings of [`push_to_hub`].
 #[derive(Debug, Clone)]
@@ -32,7 +35,8 @@ pub struct PushConfig {
     /// Whether a repository that is made now is private. Pushing to one that is there and public is
     /// refused if this is set.
     pub private: bool,
-    /// A folder to write the card and the list of files to, instead of sending anything.
+    /// A folder to write the card and the list of files to, instead of sending anything: a new or
+    /// empty one, or that of an earlier dry run.
     pub dry_run: Option<PathBuf>,
     /// The commit's message.
     pub commit_message: String,
@@ -160,8 +164,8 @@ fn send(
     let wire = Wire::new(&login.env, login.found.clone())?;
     let total: u64 = files.iter().map(|file| file.size).sum();
     let visible = if config.private { "private" } else { "public" };
-    println!("pushing to {} ({visible}): {} files, {}", repo.id, files.len(), bytes(total));
-    println!("{}", listing(&report.files));
+    crate::say!("pushing to {} ({visible}): {} files, {}", repo.id, files.len(), bytes(total));
+    crate::say!("{}", listing(&report.files));
     check_card(&wire, repo, &report.card)?;
     let (state, made) = find_or_make(&wire, repo, config, login)?;
     if config.private && !state.private {
@@ -285,27 +289,55 @@ fn make(wire: &Wire, repo: &Repo, config: &PushConfig, login: &Login) -> Result<
 }
 
 fn write_dry_run(dir: &Path, report: &PushReport, files: &[Planned]) -> Result<()> {
-    let taken =
-        std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) && !dir.join(LIST).is_file();
-    if taken || dir.is_file() {
-        let help =
-            "this holds something else, which a dry run would replace. Name a folder that is new or empty";
-        return Err(Error::setting("dry_run", dir.display(), help));
+    let list = format!("{}\n{}\n", report.headline(), listing(&report.files));
+    let texts = files.iter().filter_map(|file| match &file.source {
+        super::plan::Source::Text(text) => Some((file.path.as_str(), text.as_str())),
+        super::plan::Source::File(_) => None,
+    });
+    let texts: Vec<(&str, &str)> = std::iter::once((LIST, list.as_str())).chain(texts).collect();
+    let refuse = |why: String| Err(Error::setting("dry_run", dir.display(), why));
+    if dir.is_file() {
+        return refuse("this is a file. Name a folder that is new or empty".to_string());
     }
-    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        std::fs::create_dir_all(parent)
-            .map_err(|e| Error::io(parent, "creating the folder of the dry run", e))?;
-    }
-    write_dir_atomic(dir, |part| {
-        let list = format!("{}\n{}\n", report.headline(), listing(&report.files));
-        write_bytes_atomic(&part.join(LIST), list.as_bytes())?;
-        for file in files {
-            if let super::plan::Source::Text(text) = &file.source {
-                write_bytes_atomic(&part.join(&file.path), text.as_bytes())?;
+    match own_files(dir)? {
+        // Only what an earlier dry run wrote is written again.
+        Some(own) => {
+            let others = |name: &&str| !own.iter().any(|mine| mine == name) && dir.join(name).exists();
+            if let Some(name) = texts.iter().map(|(name, _)| *name).find(others) {
+                return refuse(format!(
+                    "its {name} was not written by a dry run, and would be replaced. Name a folder that is new or empty"
+                ));
             }
         }
-        Ok(())
+        None if std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) => {
+            return refuse(
+                "this holds files that no dry run wrote. Name a folder that is new or empty".to_string(),
+            );
+        }
+        None => {}
+    }
+    write_into_dir(dir, MARK, |stage| {
+        let mut mark = format!("{MARK_LINE}\n");
+        for (name, text) in &texts {
+            write_bytes_atomic(&stage.join(name), text.as_bytes())?;
+            mark.push_str(name);
+            mark.push('\n');
+        }
+        write_bytes_atomic(&stage.join(MARK), mark.as_bytes())
     })
+}
+
+/// The files that an earlier dry run wrote into `dir`; `None` if it bears no mark of one.
+fn own_files(dir: &Path) -> Result<Option<Vec<String>>> {
+    let path = dir.join(MARK);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io(&path, "reading the mark of a dry run", e)),
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let mut lines = text.lines();
+    Ok((lines.next() == Some(MARK_LINE)).then(|| lines.map(str::to_string).collect()))
 }
 
 impl PushReport {
@@ -367,7 +399,7 @@ impl PushReport {
         }
         let html = format!(
             "{}<details><summary>Model card (README.md)</summary>\
-             <pre style=\"white-space:pre-wrap\">{}</pre></details>",
+             <pre dir=\"auto\" style=\"white-space:pre-wrap\">{}</pre></details>",
             table.to_html(),
             escape_html(&self.card)
         );
@@ -377,10 +409,12 @@ impl PushReport {
 
 impl fmt::Display for PushReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}\n{}", self.headline(), listing(&self.files))?;
-        for note in self.notes() {
-            writeln!(f, "{note}")?;
-        }
-        write!(f, "\nModel card (README.md):\n{}", self.card.trim_end())
+        write_plain(f, |f| {
+            writeln!(f, "{}\n{}", self.headline(), listing(&self.files))?;
+            for note in self.notes() {
+                writeln!(f, "{note}")?;
+            }
+            write!(f, "\nModel card (README.md):\n{}", self.card.trim_end())
+        })
     }
 }

@@ -112,7 +112,7 @@ impl Wire {
                 return Err(trouble);
             }
             if pause >= Duration::from_secs(5) {
-                println!("  the Hub asks to wait {} s", pause.as_secs());
+                crate::say!("  the Hub asks to wait {} s", pause.as_secs());
             }
             std::thread::sleep(pause);
             wait = wait.saturating_mul(2);

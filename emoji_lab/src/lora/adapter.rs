@@ -1,6 +1,6 @@
 //! Adapter folders: `adapter_config.json` and `adapter_model.safetensors`, PEFT's and ours.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -8,15 +8,17 @@ use candle_core::{DType, Tensor};
 
 use super::adapter_config::AdapterConfig;
 use super::config::ALL_LINEAR;
+use super::{folder, names};
+use crate::display::say;
 use crate::error::{Error, Result};
-use crate::files::write_bytes_atomic;
+use crate::files::{write_bytes_atomic, write_into_dir};
 use crate::model::{Gemma3Config, read_safetensors, write_safetensors};
 
-const CONFIG_FILE: &str = "adapter_config.json";
-const TENSOR_FILE: &str = "adapter_model.safetensors";
+pub(crate) const CONFIG_FILE: &str = "adapter_config.json";
+pub(super) const TENSOR_FILE: &str = "adapter_model.safetensors";
 
 /// What PEFT puts before a module's name: its own wrapper, and LoRA's.
-const PREFIX: &str = "base_model.model.";
+pub(super) const PREFIX: &str = "base_model.model.";
 
 pub use crate::model::{EMBED_TOKENS, LM_HEAD};
 
@@ -40,6 +42,11 @@ pub fn lora_b(layer: usize, name: &str) -> String {
     format!("{}.lora_B.weight", module_path(layer, name))
 }
 
+/// The name of a layer's magnitudes in weight-decomposed LoRA, shape `[out_features]`.
+pub(super) fn magnitude(layer: usize, name: &str) -> String {
+    format!("{}.lora_magnitude_vector", module_path(layer, name))
+}
+
 /// A trained adapter: its settings and its tensors.
 #[derive(Debug, Clone)]
 pub struct Adapter {
@@ -57,7 +64,10 @@ impl Adapter {
     /// [`Error::Model`] if a tensor that `config` asks for is missing, one has a shape that does
     /// not fit the rank, or one does not belong to an adapter.
     pub fn new(config: AdapterConfig, tensors: BTreeMap<String, Tensor>) -> Result<Self> {
-        Self::checked(config, own_names(tensors), "adapter")
+        let named = names::own_names(tensors).map_err(|(name, other)| {
+            Error::model("adapter", format!("{name} and {other} are the same tensor"), "Give each once")
+        })?;
+        Self::checked(config, named.tensors, "adapter")
     }
 
     /// Reads the adapter folder `dir`: one that PEFT wrote, or [`save`](Self::save).
@@ -67,40 +77,48 @@ impl Adapter {
     /// [`Error::Io`] or [`Error::Model`] that names the file, field or tensor which is missing,
     /// cut short, or of a kind that is not supported.
     pub fn load(dir: &Path) -> Result<Self> {
-        let config_file = dir.join(CONFIG_FILE);
-        let help = "An adapter folder holds adapter_config.json and adapter_model.safetensors: \
-                    choose the folder of trainer.save_model, or a checkpoint-N folder";
-        if !config_file.is_file() {
-            return Err(Error::model(dir.display(), format!("no {CONFIG_FILE} in this folder"), help));
-        }
-        let tensor_file = dir.join(TENSOR_FILE);
-        if !tensor_file.is_file() {
-            return Err(Error::model(dir.display(), format!("no {TENSOR_FILE} in this folder"), help));
-        }
+        let (config_file, tensor_file) = folder::files(dir)?;
         let text = fs::read_to_string(&config_file)
             .map_err(|e| Error::io(&config_file, "reading the adapter's settings", e))?;
         // The settings first: what they refuse should not wait for a gigabyte of tensors.
         let origin = config_file.display().to_string();
         AdapterConfig::from_json(&text, &origin, &ALL_LINEAR)?;
-        let tensors = own_names(read_safetensors(&tensor_file)?);
+        let names::Named { tensors, prefix, passed_over } = names::own_names(read_safetensors(&tensor_file)?)
+            .map_err(|(name, other)| {
+                let help = "Take the adapter again from its source: the file names one tensor twice";
+                Error::model(tensor_file.display(), format!("{name} and {other} are the same tensor"), help)
+            })?;
+        if passed_over > 0 {
+            say(format_args!(
+                "{}: {passed_over} tensors of the vision part are passed over, only the text part is used",
+                tensor_file.display()
+            ));
+        }
         let found: Vec<&str> = ALL_LINEAR
             .into_iter()
             .filter(|name| tensors.keys().any(|key| key.contains(&format!(".{name}.lora_"))))
             .collect();
-        let config = AdapterConfig::from_json(&text, &origin, &found)?;
+        let mut config = AdapterConfig::from_json(&text, &origin, &found)?;
+        if let Some(selection) = &mut config.selection {
+            selection.prefix = prefix;
+        }
         Self::checked(config, tensors, &tensor_file.display().to_string())
     }
 
     /// Writes the adapter folder `dir`, which PEFT reads. What else is in `dir` stays: it may be
     /// the output folder, with checkpoints and logs in it.
     ///
-    /// Each file appears whole or not at all; the settings come last, so that a folder which has
-    /// them has the tensors too.
+    /// The files take their places once both are on disk, the settings last, so that a folder which
+    /// has them has the tensors too.
     ///
     /// # Errors
-    /// [`Error::Io`] if the folder cannot be written.
+    /// [`Error::Io`] if the folder cannot be written; it is as it was then.
     pub fn save(&self, dir: &Path) -> Result<()> {
-        fs::create_dir_all(dir).map_err(|e| Error::io(dir, "creating the adapter folder", e))?;
+        write_into_dir(dir, CONFIG_FILE, |stage| self.write_files(stage))
+    }
+
+    /// Writes the files of [`save`](Self::save) one by one.
+    pub(crate) fn write_files(&self, dir: &Path) -> Result<()> {
         let named = self.tensors.iter().map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor.clone()));
         write_safetensors(&dir.join(TENSOR_FILE), &named.collect(), None)?;
         write_bytes_atomic(&dir.join(CONFIG_FILE), self.config.to_json().as_bytes())
@@ -121,10 +139,14 @@ impl Adapter {
         let origin = self.config.base_model_name_or_path.as_deref().unwrap_or("another model");
         let help = format!("The adapter was trained on {origin}: merge it into that one");
         let wrong = |problem: String| Error::model("adapter", problem, &help);
-        let layers = self.num_layers();
-        if layers != model.num_hidden_layers {
-            let problem = format!("it has {layers} layers, the model {}", model.num_hidden_layers);
-            return Err(wrong(problem));
+        let layers = model.num_hidden_layers;
+        if self.config.selection.is_none() && self.num_layers() != layers {
+            return Err(wrong(format!("it has {} layers, the model {layers}", self.num_layers())));
+        }
+        if let Some(beyond) =
+            self.tensors.keys().find(|name| layer_of(name).is_some_and(|layer| layer >= layers))
+        {
+            return Err(wrong(format!("it has tensor {beyond}, the model has {layers} layers")));
         }
         let fits = |name: &str, dims: [usize; 2]| match self.tensors.get(name) {
             Some(tensor) if tensor.dims() != dims => {
@@ -135,8 +157,12 @@ impl Adapter {
         for layer in 0..layers {
             for name in ALL_LINEAR {
                 let [out, width] = linear_dims(model, name);
-                fits(&lora_a(layer, name), [self.config.lora.r, width])?;
-                fits(&lora_b(layer, name), [out, self.config.lora.r])?;
+                let r = self.config.module_rank(layer, name);
+                if self.config.is_on(layer, name) && !self.tensors.contains_key(&lora_a(layer, name)) {
+                    return Err(wrong(format!("it has no tensor {}", lora_a(layer, name))));
+                }
+                fits(&lora_a(layer, name), [r, width])?;
+                fits(&lora_b(layer, name), [out, r])?;
             }
         }
         fits(LM_HEAD, [model.vocab_size, model.hidden_size])?;
@@ -153,32 +179,50 @@ impl Adapter {
             Error::model(origin, problem, help)
         };
         share_tied(&mut config, &mut tensors)?;
-        let layers = layer_count(&tensors);
-        let mut expected = BTreeMap::new();
-        for layer in 0..layers {
-            for name in config.lora.targets() {
-                expected.insert(lora_a(layer, name), Some(0));
-                expected.insert(lora_b(layer, name), Some(1));
+        let layers: BTreeSet<usize> = tensors.keys().filter_map(|name| layer_of(name)).collect();
+        let (mut expected, mut magnitudes) = (BTreeMap::new(), BTreeSet::new());
+        // Without a selection every block from the first on must be there.
+        let blocks: Vec<usize> = match &config.selection {
+            Some(_) => layers.iter().copied().collect(),
+            None => (0..layers.len()).collect(),
+        };
+        for layer in blocks {
+            for name in ALL_LINEAR.into_iter().filter(|name| config.is_on(layer, name)) {
+                let r = config.module_rank(layer, name);
+                expected.insert(lora_a(layer, name), Some((0, r)));
+                expected.insert(lora_b(layer, name), Some((1, r)));
+                if config.use_dora {
+                    magnitudes.insert(magnitude(layer, name));
+                }
             }
         }
         for whole in &config.lora.modules_to_save {
             expected.insert(if whole == "lm_head" { LM_HEAD } else { EMBED_TOKENS }.to_string(), None);
         }
-        if layers == 0 {
+        // PEFT saves the embedding beside the adapter where it was made larger, or on request.
+        for whole in [LM_HEAD, EMBED_TOKENS] {
+            if tensors.contains_key(whole) {
+                expected.entry(whole.to_string()).or_insert(None);
+            }
+        }
+        if layers.is_empty() && config.lora.modules_to_save.is_empty() {
             return Err(wrong("no lora_A tensor of a model layer".into()));
         }
-        if let Some(stray) = tensors.keys().find(|name| !expected.contains_key(*name)) {
+        let is_known = |name: &String| expected.contains_key(name) || magnitudes.contains(name);
+        if let Some(stray) = tensors.keys().find(|name| !is_known(name)) {
             return Err(wrong(format!("tensor {stray} is not one that the settings ask for")));
         }
-        let r = config.lora.r;
-        for (name, rank_axis) in &expected {
+        if let Some(name) = magnitudes.iter().find(|name| !tensors.contains_key(*name)) {
+            return Err(wrong(format!("no tensor {name}, which use_dora = true asks for")));
+        }
+        for (name, rank) in &expected {
             let tensor = tensors.get(name).ok_or_else(|| wrong(format!("no tensor {name}")))?;
             let dims = tensor.dims();
             if dims.len() != 2 {
                 return Err(wrong(format!("tensor {name} has shape {dims:?}, not two axes")));
             }
-            if let Some(axis) = rank_axis
-                && dims.get(*axis) != Some(&r)
+            if let Some((axis, r)) = rank
+                && dims.get(*axis) != Some(r)
             {
                 return Err(wrong(format!(
                     "tensor {name} has shape {dims:?}, axis {axis} should be r = {r}"
@@ -189,21 +233,14 @@ impl Adapter {
     }
 }
 
-/// The tensors by the model's names. PEFT's saved files say `base_model.model.X.lora_A.weight`;
-/// names out of a live PEFT model also carry the adapter's name (`.default.`) and wrappers.
-fn own_names(tensors: BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
-    let kept = tensors.into_iter().filter(|(name, _)| !name.contains(".original_module."));
-    kept.map(|(name, tensor)| {
-        let short = name.strip_prefix(PREFIX).unwrap_or(&name);
-        (short.replace(".modules_to_save.", ".").replace(".default.", "."), tensor)
-    })
-    .collect()
-}
-
 /// Layers that have a tensor of their own, counted.
 fn layer_count(tensors: &BTreeMap<String, Tensor>) -> usize {
-    let layers = tensors.keys().filter_map(|name| name.strip_prefix("model.layers.")?.split('.').next());
-    layers.collect::<std::collections::BTreeSet<_>>().len()
+    tensors.keys().filter_map(|name| layer_of(name)).collect::<BTreeSet<_>>().len()
+}
+
+/// The number of the block that a tensor belongs to.
+fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
 }
 
 /// Makes head and embedding one tensor where `config` says so and their values agree.
@@ -230,7 +267,7 @@ fn share_tied(config: &mut AdapterConfig, tensors: &mut BTreeMap<String, Tensor>
     Ok(())
 }
 
-fn same_values(a: &Tensor, b: &Tensor) -> Result<bool> {
+pub(super) fn same_values(a: &Tensor, b: &Tensor) -> Result<bool> {
     if a.id() == b.id() {
         return Ok(true);
     }

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::config::{ALL_LINEAR, LoraConfig, WHOLE_MODULES};
+use super::selection::Selection;
 use crate::error::{Error, Result};
 
 /// The PEFT release whose files ours are made to equal.
@@ -21,6 +22,10 @@ pub struct AdapterConfig {
     pub tied: bool,
     /// Whether the scale is `lora_alpha / √r` (rank-stabilised LoRA) instead of `lora_alpha / r`.
     pub use_rslora: bool,
+    /// Whether merged rows keep a length of their own (weight-decomposed LoRA, Liu et al. 2024).
+    pub use_dora: bool,
+    /// What the adapter is on, where that is not [`LoraConfig::targets`] in every block.
+    pub(super) selection: Option<Box<Selection>>,
 }
 
 impl AdapterConfig {
@@ -32,14 +37,51 @@ impl AdapterConfig {
     pub fn new(lora: &LoraConfig, base: Option<&str>, tied: bool) -> Self {
         let tied = tied && lora.trains_embeddings();
         let base = base.map(String::from);
-        Self { lora: lora.clone(), base_model_name_or_path: base, tied, use_rslora: false }
+        Self {
+            lora: lora.clone(),
+            base_model_name_or_path: base,
+            tied,
+            use_rslora: false,
+            use_dora: false,
+            selection: None,
+        }
     }
 
-    /// What `B A x` is multiplied by.
+    /// What `B A x` is multiplied by, where a module has no rank or scale of its own.
     #[must_use]
     pub fn scaling(&self) -> f64 {
-        let r = self.lora.r as f64;
-        self.lora.lora_alpha / if self.use_rslora { r.sqrt() } else { r }
+        self.scale_of(self.lora.lora_alpha, self.lora.r)
+    }
+
+    /// What `B A x` is multiplied by in the linear layer `name` of block `layer`.
+    #[must_use]
+    pub fn module_scaling(&self, layer: usize, name: &str) -> f64 {
+        match &self.selection {
+            Some(selection) => {
+                let alpha = selection.alpha(layer, name, self.lora.lora_alpha);
+                self.scale_of(alpha, selection.rank(layer, name, self.lora.r))
+            }
+            None => self.scaling(),
+        }
+    }
+
+    /// The rank of A and B in the linear layer `name` of block `layer`.
+    #[must_use]
+    pub fn module_rank(&self, layer: usize, name: &str) -> usize {
+        self.selection.as_ref().map_or(self.lora.r, |selection| selection.rank(layer, name, self.lora.r))
+    }
+
+    /// Whether the adapter is on the linear layer `name` of block `layer`.
+    #[must_use]
+    pub fn is_on(&self, layer: usize, name: &str) -> bool {
+        match &self.selection {
+            Some(selection) => selection.has(layer, name),
+            None => self.lora.targets().contains(&name),
+        }
+    }
+
+    fn scale_of(&self, alpha: f64, r: usize) -> f64 {
+        alpha / if self.use_rslora { (r as f64).sqrt() } else { r as f64 }
     }
 
     /// A warning for people if the adapter was trained on a model of another name than `base`.
@@ -47,9 +89,8 @@ impl AdapterConfig {
     /// Only a warning: the same model goes by a Hub id here and by a path there.
     #[must_use]
     pub fn base_warning(&self, base: &str) -> Option<String> {
-        let last = |name: &str| name.trim_end_matches('/').rsplit('/').next().map(String::from);
         let trained_on = self.base_model_name_or_path.as_deref()?;
-        (last(trained_on) != last(base)).then(|| {
+        (model_name(trained_on) != model_name(base)).then(|| {
             format!(
                 "the adapter was trained on {trained_on}, and is now put on {base}: are they the same model?"
             )
@@ -59,6 +100,10 @@ impl AdapterConfig {
     /// The text of `adapter_config.json`: the fields PEFT writes, in its order and layout.
     #[must_use]
     pub fn to_json(&self) -> String {
+        // What our own fields cannot say is written as it was read.
+        if let Some(selection) = &self.selection {
+            return format!("{:#}", Value::Object(selection.fields.clone()));
+        }
         let lora = &self.lora;
         // In the tied form PEFT trains the embedding and hangs the head on it, and says so like this.
         let modules_to_save = match (lora.trains_embeddings(), self.tied) {
@@ -108,7 +153,7 @@ impl AdapterConfig {
             "task_type": "CAUSAL_LM",
             "trainable_token_indices": null,
             "use_bdlora": null,
-            "use_dora": false,
+            "use_dora": self.use_dora,
             "use_qalora": false,
             "use_rslora": self.use_rslora,
             "velora_config": null,
@@ -120,11 +165,11 @@ impl AdapterConfig {
     /// Reads the text of an `adapter_config.json`; `origin` names the file in errors.
     ///
     /// `found` are the linear layers that the adapter's tensors belong to: they stand in where
-    /// `target_modules` is a pattern instead of names.
+    /// `target_modules` is a pattern or has longer names.
     ///
     /// # Errors
     /// [`Error::Model`] if it is not JSON, not LoRA, lacks a field, or switches on something that
-    /// changes the arithmetic and that is not supported here (DoRA, per-layer ranks, biases, …).
+    /// changes the arithmetic and that is not supported here (biases, activated LoRA, …).
     pub fn from_json(text: &str, origin: &str, found: &[&str]) -> Result<Self> {
         let wrong = |problem: String| Error::model(origin, problem, HELP);
         let fields: Map<String, Value> = serde_json::from_str(text).map_err(|e| {
@@ -147,7 +192,11 @@ impl AdapterConfig {
         let lora_dropout = if dropout.is_null() { Some(0.0) } else { dropout.as_f64() };
         let lora_dropout = lora_dropout.ok_or_else(|| bad("lora_dropout", "a number"))?;
 
+        let selection = Selection::read(&fields).map_err(wrong)?.map(Box::new);
         let target_modules = match field("target_modules") {
+            Value::String(_) | Value::Array(_) if selection.is_some() => {
+                found.iter().map(|name| (*name).to_string()).collect()
+            }
             Value::String(_) => found.iter().map(|name| (*name).to_string()).collect(),
             list @ Value::Array(_) => {
                 let names = strings(list).ok_or_else(|| bad("target_modules", "a list of names"))?;
@@ -187,8 +236,26 @@ impl AdapterConfig {
             base_model_name_or_path: field("base_model_name_or_path").as_str().map(String::from),
             tied,
             use_rslora: field("use_rslora").as_bool().unwrap_or(false),
+            use_dora: field("use_dora").as_bool().unwrap_or(false),
+            selection,
         })
     }
+}
+
+/// The last part of a model's name or path, without what says only how it is stored: the same model is
+/// `google/gemma-3-270m-it`, `unsloth/gemma-3-270m-it-bnb-4bit` and `~/models/gemma-3-270m-it-Q8_0.gguf`.
+fn model_name(name: &str) -> String {
+    // In the Hub's cache the id is in a folder above the commit's.
+    let cached = name.split('/').find_map(|part| part.strip_prefix("models--"));
+    let name = cached.map_or(name, |id| id.rsplit("--").next().unwrap_or(id));
+    let last = name.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or(name);
+    let mut short = last.to_ascii_lowercase().replace('_', "-");
+    for end in
+        [".gguf", "-gguf", "-bnb-4bit", "-unsloth", "-bf16", "-f16", "-f32", "-q8-0", "-q4-0", "-q4-k-m"]
+    {
+        short = short.strip_suffix(end).unwrap_or(&short).to_string();
+    }
+    short
 }
 
 /// PEFT keeps `lora_alpha` as it was given, and people give whole numbers.
@@ -223,8 +290,8 @@ fn whole_modules(names: &[String], tying: bool) -> std::result::Result<Vec<Strin
 fn is_supported(name: &str, value: &Value) -> bool {
     match name {
         "peft_type" => value == "LORA",
-        "task_type" => value.is_null() || value == "CAUSAL_LM",
-        "bias" => value == "none",
+        // Gemma's linear layers have no biases, so there are none to train; a tensor of one is refused.
+        "bias" => matches!(value.as_str(), Some("none" | "all" | "lora_only")),
         // These start A and B differently and leave the base model as it is; the rest do not.
         "init_lora_weights" => {
             value.is_boolean() || value == "gaussian" || value == "orthogonal" || value == "eva"
@@ -236,12 +303,28 @@ fn is_supported(name: &str, value: &Value) -> bool {
         | "target_modules"
         | "modules_to_save"
         | "use_rslora"
+        | "use_dora"
+        | "exclude_modules"
+        | "layers_to_transform"
+        | "layers_pattern"
+        | "rank_pattern"
+        | "alpha_pattern"
         | "ensure_weight_tying"
         | "base_model_name_or_path"
         | "auto_mapping"
         | "inference_mode"
+        | "megatron_config"
         | "megatron_core"
         | "peft_version"
+        | "task_type"
+        // PEFT switches it off for linear layers, with a warning.
+        | "fan_in_fan_out"
+        // How A and B, or the optimizer, were set up: what came of it is in the tensors.
+        | "eva_config"
+        | "corda_config"
+        | "loftq_config"
+        | "lora_ga_config"
+        | "runtime_config"
         | "qalora_group_size"
         | "revision" => true,
         _ => match value {
@@ -312,16 +395,19 @@ mod tests {
     #[test]
     fn what_changes_the_arithmetic_is_refused_by_name() {
         let cases = [
-            ("\"rank_pattern\": {}", "\"rank_pattern\": {\"q_proj\": 8}", "rank_pattern = {\"q_proj\":8}"),
-            ("\"alpha_pattern\": {}", "\"alpha_pattern\": {\"q_proj\": 8}", "alpha_pattern"),
-            ("\"use_dora\": false", "\"use_dora\": true", "use_dora = true is not supported"),
-            ("\"bias\": \"none\"", "\"bias\": \"all\"", "bias = \"all\""),
+            (
+                "\"rank_pattern\": {}",
+                "\"rank_pattern\": {\"q_proj\": \"8\"}",
+                "rank_pattern is {\"q_proj\":\"8\"}",
+            ),
+            ("\"alpha_pattern\": {}", "\"alpha_pattern\": {\"(q_proj\": 8}", "alpha_pattern has"),
+            ("\"lora_bias\": false", "\"lora_bias\": true", "lora_bias = true is not supported"),
+            ("\"bias\": \"none\"", "\"bias\": \"some\"", "bias = \"some\""),
             ("\"peft_type\": \"LORA\"", "\"peft_type\": \"IA3\"", "peft_type = \"IA3\""),
             ("\"init_lora_weights\": true", "\"init_lora_weights\": \"pissa\"", "init_lora_weights"),
             ("\"velora_config\": null", "\"new_thing\": 3", "new_thing = 3"),
             ("\"r\": 4", "\"r\": 0", "r is 0"),
             ("\"r\": 4", "\"R\": null", "r is null"),
-            ("\"k_proj\"", "\"qkv\"", "target_modules names qkv"),
             ("\"model.embed_tokens\"", "\"norm\"", "modules_to_save names norm"),
         ];
         for (from, to, says) in cases {
@@ -337,6 +423,14 @@ mod tests {
     fn another_base_is_only_worth_a_warning() {
         let config = AdapterConfig::new(&LoraConfig::default(), Some("google/gemma-3-270m-it"), true);
         assert_eq!(config.base_warning("/models/gemma-3-270m-it/"), None);
+        for same in [
+            "unsloth/gemma-3-270m-it-unsloth-bnb-4bit",
+            "a/gemma-3-270m-it-Q8_0.gguf",
+            "/c/hub/models--google--gemma-3-270m-it/snapshots/0123",
+        ] {
+            assert_eq!(config.base_warning(same), None, "{same}");
+        }
+        assert!(config.base_warning("google/gemma-3-270m").is_some());
         assert!(config.base_warning("tiny").unwrap().contains("google/gemma-3-270m-it"));
         let unnamed = AdapterConfig { base_model_name_or_path: None, ..config };
         assert_eq!(unnamed.base_warning("tiny"), None);

@@ -2,9 +2,13 @@
 
 use std::path::Path;
 
-use super::adapter::{Adapter, EMBED_TOKENS, LM_HEAD};
+use candle_core::Tensor;
+
+use super::adapter::{Adapter, EMBED_TOKENS, LM_HEAD, lora_a, lora_b, magnitude, module_path, same_values};
+use super::config::ALL_LINEAR;
+use crate::display::say;
 use crate::error::{Error, Result};
-use crate::model::{Gemma3, LINEARS, Model, Param};
+use crate::model::{Gemma3, Model, Param};
 use crate::ops::lora_linear::Weight;
 
 /// `base` with the adapter of the folder `adapter` merged in: `W + scale · B A` for every adapted
@@ -18,47 +22,124 @@ use crate::ops::lora_linear::Weight;
 pub fn merge_adapters(base: &Model, adapter: impl AsRef<Path>) -> Result<Model> {
     let folder = adapter.as_ref();
     let adapter = Adapter::load(folder)?;
+    if let Some(warning) = adapter.config.base_warning(&base.origin) {
+        say(format_args!("{}: {warning}", folder.display()));
+    }
     let gemma = merge_into(&base.gemma, &adapter)?;
+    if base.gemma.config().tie_word_embeddings && !gemma.config().tie_word_embeddings {
+        say("the adapter trained head and embedding apart: the merged model is untied");
+    }
     Ok(Model { gemma, origin: folder.display().to_string(), ..base.clone() })
 }
 
 /// [`merge_adapters`] for a network and an adapter in memory.
 ///
 /// # Errors
-/// [`Error::Model`] if the adapter is of another model.
+/// [`Error::Model`] if the adapter is of another model, or holds values that are not finite.
 pub fn merge_into(base: &Gemma3, adapter: &Adapter) -> Result<Gemma3> {
     adapter.check_fits(base.config())?;
     let mut gemma = base.clone();
     let get = |name: &str| adapter.tensors.get(name).cloned();
     for layer in &mut gemma.layers {
-        for (name, linear) in LINEARS.iter().zip(&mut layer.linears) {
-            let path = format!("model.layers.{}.{name}", layer.index);
-            let (a, b) = (get(&format!("{path}.lora_A.weight")), get(&format!("{path}.lora_B.weight")));
-            let (Some(a), Some(b)) = (a, b) else { continue };
+        let index = layer.index;
+        for (name, linear) in ALL_LINEAR.iter().zip(&mut layer.linears) {
+            let (Some(a), Some(b)) = (get(&lora_a(index, name)), get(&lora_b(index, name))) else { continue };
             let weight = match &linear.weight {
                 Weight::Dense(weight) => weight.clone(),
                 Weight::Nf4(weight) => weight.dequantize()?,
             };
-            linear.weight = Weight::Dense((weight + (b.matmul(&a)? * adapter.config.scaling())?)?);
+            let mut merged = (weight + (b.matmul(&a)? * adapter.config.module_scaling(index, name))?)?;
+            if let Some(magnitude) = get(&magnitude(index, name)) {
+                merged = with_lengths(&merged, &magnitude)?;
+            }
+            if !merged.sum_all()?.to_scalar::<f32>()?.is_finite() {
+                return Err(Error::model(
+                    "adapter",
+                    format!("merged, {} holds values that are not finite", module_path(index, name)),
+                    "Its training diverged, or its file is damaged: take another checkpoint",
+                ));
+            }
+            linear.weight = Weight::Dense(merged);
         }
     }
-    if let Some(embedding) = get(EMBED_TOKENS) {
-        gemma.embed_tokens = Param::frozen(embedding);
-    }
-    match get(LM_HEAD) {
-        Some(head) if !adapter.config.tied => {
-            gemma.lm_head = Some(Param::frozen(head));
-            gemma.config.tie_word_embeddings = false;
-        }
-        // An adapter that trained them as one tensor, on a base that holds two.
-        Some(_) if gemma.lm_head.is_some() => {
-            return Err(Error::model(
-                "adapter",
-                "it was trained with head and embedding tied, the base model keeps them apart",
-                "Merge it into the model it was trained on",
-            ));
-        }
-        _ => {}
+    let (embedding, head) = (get(EMBED_TOKENS), get(LM_HEAD));
+    match adapter.config.lora.trains_embeddings() {
+        true => merge_whole(&mut gemma, embedding, head, adapter.config.tied)?,
+        false => put_beside(&mut gemma, embedding, head)?,
     }
     Ok(gemma)
+}
+
+/// Rows of the lengths `magnitude` [out_features] (or with an axis of 1 beside it), in the directions of
+/// `weight`'s: weight-decomposed LoRA.
+fn with_lengths(weight: &Tensor, magnitude: &Tensor) -> Result<Tensor> {
+    let rows = weight.dim(0)?;
+    if magnitude.elem_count() != rows {
+        let problem = format!("lora_magnitude_vector has shape {:?}, for {rows} rows", magnitude.dims());
+        return Err(Error::model("adapter", problem, "The adapter's file is damaged"));
+    }
+    let lengths = weight.sqr()?.sum_keepdim(1)?.sqrt()?;
+    Ok(weight.broadcast_mul(&(magnitude.reshape((rows, 1))? / lengths)?)?)
+}
+
+/// Puts in an embedding and a head that were saved beside an adapter which did not train them, as PEFT
+/// does where the vocabulary was made larger: a tied model stays tied.
+fn put_beside(gemma: &mut Gemma3, embedding: Option<Tensor>, head: Option<Tensor>) -> Result<()> {
+    let is_tied = gemma.lm_head.is_none();
+    if let (true, Some(embedding), Some(head)) = (is_tied, &embedding, &head)
+        && !same_values(embedding, head)?
+    {
+        return Err(Error::model(
+            "adapter",
+            "it holds an embedding and another head, which it did not train, and the base model ties them",
+            "Take both out of the adapter's file, or merge it into the model it was made with",
+        ));
+    }
+    match (is_tied, embedding, head) {
+        (true, embedding, head) => {
+            if let Some(both) = embedding.or(head) {
+                gemma.embed_tokens = Param::frozen(both);
+            }
+        }
+        (false, embedding, head) => {
+            if let Some(embedding) = embedding {
+                gemma.embed_tokens = Param::frozen(embedding);
+            }
+            if let Some(head) = head {
+                gemma.lm_head = Some(Param::frozen(head));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Puts the trained embedding and head in place of the base's; `tied` says that they are one tensor.
+fn merge_whole(
+    gemma: &mut Gemma3,
+    embedding: Option<Tensor>,
+    head: Option<Tensor>,
+    tied: bool,
+) -> Result<()> {
+    if tied && (head.is_some() || embedding.is_some()) && gemma.lm_head.is_some() {
+        // An adapter that trained them as one tensor, on a base that holds two.
+        return Err(Error::model(
+            "adapter",
+            "it was trained with head and embedding tied, the base model keeps them apart",
+            "Merge it into the model it was trained on",
+        ));
+    }
+    let trained_apart = !tied && gemma.lm_head.is_none() && (head.is_some() || embedding.is_some());
+    if trained_apart {
+        // As PEFT: what was trained is a copy, and the other one keeps the base's values.
+        let other = gemma.embed_tokens.value.clone();
+        gemma.lm_head = Some(Param::frozen(other));
+        gemma.config.tie_word_embeddings = false;
+    }
+    if let Some(embedding) = embedding {
+        gemma.embed_tokens = Param::frozen(embedding);
+    }
+    if let Some(head) = head.filter(|_| !tied) {
+        gemma.lm_head = Some(Param::frozen(head));
+    }
+    Ok(())
 }

@@ -3,8 +3,12 @@
 mod adapter;
 mod adapter_config;
 mod config;
+mod folder;
 mod merge;
+mod names;
+mod selection;
 
+pub(crate) use adapter::CONFIG_FILE;
 pub use adapter::{Adapter, EMBED_TOKENS, LM_HEAD, lora_a, lora_b, module_path};
 pub use adapter_config::AdapterConfig;
 pub use config::{ALL_LINEAR, LoraConfig};

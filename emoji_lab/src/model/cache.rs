@@ -42,6 +42,30 @@ impl KvCache {
         self.capacity
     }
 
+    /// Makes room for `more` tokens behind those that are there: at least twice the room there was.
+    ///
+    /// Room is made as it is used, so that the most tokens that somebody allows, or that a model's
+    /// settings ask for, are not what is allocated.
+    pub(super) fn make_room(&mut self, more: usize) -> Result<()> {
+        let needed = self.len + more;
+        if needed <= self.capacity {
+            return Ok(());
+        }
+        let capacity = needed.max(2 * self.capacity);
+        for (keys, values) in &mut self.layers {
+            for tensor in [keys, values] {
+                let (_, heads, width) = tensor.dims3()?;
+                let larger = Tensor::zeros((capacity, heads, width), DType::F32, &Device::Cpu)?;
+                if self.len > 0 {
+                    larger.slice_set(&tensor.narrow(0, 0, self.len)?, 0, 0)?;
+                }
+                *tensor = larger;
+            }
+        }
+        self.capacity = capacity;
+        Ok(())
+    }
+
     /// Puts a layer's new keys and values behind those it has; returns all of them.
     pub(super) fn append(
         &self,

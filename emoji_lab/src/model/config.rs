@@ -62,7 +62,8 @@ pub struct Gemma3Config {
     pub pad_token_id: u32,
     /// Beginning of sequence.
     pub bos_token_id: u32,
-    /// End of sequence: generation stops at any of these.
+    /// End of sequence, as `config.json` or the GGUF has it. What generation stops at is
+    /// [`Model::stop_ids`](super::Model::stop_ids).
     pub eos_token_ids: Vec<u32>,
 }
 

@@ -18,7 +18,8 @@ impl Gemma3Config {
     /// [`Error::Model`] if it is not JSON, not a Gemma 3, asks for something that this crate does
     /// not compute, or has sizes that cannot be.
     pub fn from_json(text: &str, origin: &str) -> Result<Self> {
-        let root: Value = serde_json::from_str(text)
+        // Some editors of Windows put a mark in front.
+        let root: Value = serde_json::from_str(text.trim_start_matches('\u{feff}'))
             .map_err(|e| Error::model(origin, format!("not valid JSON ({e})"), "Fetch or save it again"))?;
         let Value::Object(root) = root else {
             return Err(Error::model(origin, "not a JSON object", HELP));
@@ -33,7 +34,11 @@ impl Gemma3Config {
         }
         let text_config = match root.get("text_config") {
             Some(Value::Object(inner)) => Some(inner),
-            _ => None,
+            None | Some(Value::Null) => None,
+            Some(other) => {
+                let fields = Fields { inner: &root, outer: &root, origin };
+                return Err(fields.wrong("text_config", other, "an object"));
+            }
         };
         let fields = Fields { inner: text_config.unwrap_or(&root), outer: &root, origin };
         fields.refuse_what_is_not_computed()?;
@@ -63,7 +68,7 @@ impl Gemma3Config {
             rope_theta: rope.theta,
             rope_local_base_freq: rope.local_base,
             rope_scaling_factor: rope.factor,
-            tie_word_embeddings: fields.flag("tie_word_embeddings", default.tie_word_embeddings)?,
+            tie_word_embeddings: fields.tied()?,
             pad_token_id: fields.token("pad_token_id", default.pad_token_id)?,
             bos_token_id: fields.token("bos_token_id", default.bos_token_id)?,
             eos_token_ids: fields.tokens("eos_token_id", &default.eos_token_ids)?,
@@ -73,26 +78,20 @@ impl Gemma3Config {
     }
 }
 
-struct Rope {
-    theta: f64,
-    local_base: f64,
-    factor: f64,
-}
-
 /// The fields of a `config.json`: `inner` is the text model's, `outer` the file's own (the same
 /// object, except in a multimodal configuration).
-struct Fields<'a> {
+pub(super) struct Fields<'a> {
     inner: &'a Map<String, Value>,
     outer: &'a Map<String, Value>,
     origin: &'a str,
 }
 
 impl Fields<'_> {
-    fn get(&self, name: &str) -> Option<&Value> {
+    pub(super) fn get(&self, name: &str) -> Option<&Value> {
         [self.inner, self.outer].iter().find_map(|fields| fields.get(name).filter(|value| !value.is_null()))
     }
 
-    fn wrong(&self, name: &str, value: &Value, wanted: &str) -> Error {
+    pub(super) fn wrong(&self, name: &str, value: &Value, wanted: &str) -> Error {
         let mut shown = value.to_string();
         if let Some((cut, _)) = shown.char_indices().nth(60) {
             shown.truncate(cut);
@@ -111,22 +110,28 @@ impl Fields<'_> {
             .ok_or_else(|| self.wrong(name, value, "a whole number, 0 or more"))
     }
 
-    fn number(&self, name: &str, default: f64) -> Result<f64> {
+    pub(super) fn number(&self, name: &str, default: f64) -> Result<f64> {
         self.number_in(self.get(name), name, default)
     }
 
-    fn number_in(&self, value: Option<&Value>, name: &str, default: f64) -> Result<f64> {
+    pub(super) fn number_in(&self, value: Option<&Value>, name: &str, default: f64) -> Result<f64> {
         match value {
             None | Some(Value::Null) => Ok(default),
             Some(value) => value.as_f64().ok_or_else(|| self.wrong(name, value, "a number")),
         }
     }
 
-    fn flag(&self, name: &str, default: bool) -> Result<bool> {
-        match self.get(name) {
-            None => Ok(default),
-            Some(value) => value.as_bool().ok_or_else(|| self.wrong(name, value, "true or false")),
+    /// Whether the head is the embedding. Where a multimodal configuration says two things, the
+    /// head that is stored decides, as it does wherever one is stored beside `true`.
+    fn tied(&self) -> Result<bool> {
+        let name = "tie_word_embeddings";
+        let said = [self.inner, self.outer].map(|fields| fields.get(name).filter(|value| !value.is_null()));
+        let mut tied = None;
+        for value in said.into_iter().flatten() {
+            let value = value.as_bool().ok_or_else(|| self.wrong(name, value, "true or false"))?;
+            tied = Some(tied.unwrap_or(false) || value);
         }
+        Ok(tied.unwrap_or(Gemma3Config::default().tie_word_embeddings))
     }
 
     fn token(&self, name: &str, default: u32) -> Result<u32> {
@@ -171,53 +176,6 @@ impl Fields<'_> {
         Ok(every_nth_full(layers, pattern))
     }
 
-    fn rope(&self) -> Result<Rope> {
-        let default = Gemma3Config::default();
-        let theta = self.number("rope_theta", default.rope_theta)?;
-        let local_base = self.number("rope_local_base_freq", default.rope_local_base_freq)?;
-        let mut rope = Rope { theta, local_base, factor: 1.0 };
-        if let Some(parameters) = self.get("rope_parameters") {
-            let kinds = ["full_attention", "sliding_attention"];
-            let objects = kinds.map(|kind| parameters.get(kind).and_then(Value::as_object));
-            if objects.iter().all(Option::is_none) {
-                let wanted = "an object with full_attention and sliding_attention";
-                return Err(self.wrong("rope_parameters", parameters, wanted));
-            }
-            let [full, sliding] = objects;
-            if let Some(full) = full {
-                rope.theta = self.number_in(full.get("rope_theta"), "rope_theta", rope.theta)?;
-                rope.factor = self.rope_factor(full, "rope_parameters.full_attention")?;
-            }
-            if let Some(sliding) = sliding {
-                let base = sliding.get("rope_theta");
-                rope.local_base = self.number_in(base, "rope_theta", rope.local_base)?;
-                let name = "rope_parameters.sliding_attention";
-                if self.rope_factor(sliding, name)? != 1.0 {
-                    return Err(self.wrong(name, &json!(sliding), "of rope_type default"));
-                }
-            }
-        }
-        // In the older form the scaling is the full layers' alone.
-        if let Some(scaling) = self.get("rope_scaling") {
-            let wanted = "null or an object";
-            let scaling = scaling.as_object().ok_or_else(|| self.wrong("rope_scaling", scaling, wanted))?;
-            rope.factor = self.rope_factor(scaling, "rope_scaling")?;
-        }
-        Ok(rope)
-    }
-
-    fn rope_factor(&self, object: &Map<String, Value>, name: &str) -> Result<f64> {
-        let kind = object.get("rope_type").or_else(|| object.get("type"));
-        if self.number_in(object.get("partial_rotary_factor"), "partial_rotary_factor", 1.0)? != 1.0 {
-            return Err(self.wrong(name, &json!(object), "without a partial_rotary_factor"));
-        }
-        match kind.and_then(Value::as_str) {
-            None | Some("default") => Ok(1.0),
-            Some("linear") => self.number_in(object.get("factor"), "factor", f64::NAN),
-            Some(_) => Err(self.wrong(name, &json!(object), "of rope_type default or linear")),
-        }
-    }
-
     fn refuse_what_is_not_computed(&self) -> Result<()> {
         for name in ["attn_logit_softcapping", "final_logit_softcapping"] {
             if let Some(value) = self.get(name) {
@@ -242,13 +200,16 @@ impl Fields<'_> {
                 return Err(self.wrong(name, value, "gelu_pytorch_tanh"));
             }
         }
-        if let Some(quantization) = self.outer.get("quantization_config").filter(|value| !value.is_null()) {
-            let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("unnamed");
-            return Err(Error::model(
-                self.origin,
-                format!("the weights are stored quantised (quantization_config, {method})"),
-                "Choose the unquantised model; QuantConfig rounds it to 4 bits on loading",
-            ));
+        // MLX calls it quantization, and writes both.
+        for (name, unnamed) in [("quantization", "MLX"), ("quantization_config", "unnamed")] {
+            if let Some(quantization) = self.get(name).filter(|value| value != &&json!({})) {
+                let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or(unnamed);
+                return Err(Error::model(
+                    self.origin,
+                    format!("the weights are stored quantised ({name}, {method})"),
+                    "Choose the unquantised model; QuantConfig rounds it to 4 bits on loading",
+                ));
+            }
         }
         Ok(())
     }
@@ -307,6 +268,24 @@ mod tests {
     }
 
     #[test]
+    fn the_head_is_tied_if_either_place_says_so() {
+        let tied = |inner: Value, outer: Value| {
+            let mut root = json!({"model_type": "gemma3", "text_config": {"tie_word_embeddings": inner}});
+            root["tie_word_embeddings"] = outer;
+            parse(root).unwrap().tie_word_embeddings
+        };
+        let (yes, no) = (json!(true), json!(false));
+        assert!(tied(yes.clone(), no.clone()) && tied(no.clone(), yes.clone()) && tied(Value::Null, yes));
+        assert!(!tied(no.clone(), no.clone()) && !tied(no.clone(), Value::Null) && !tied(Value::Null, no));
+        assert!(tied(Value::Null, Value::Null));
+    }
+
+    #[test]
+    fn a_mark_in_front_of_the_text_is_passed_over() {
+        assert_eq!(Gemma3Config::from_json(&format!("\u{feff}{GOLDEN}"), "c.json").unwrap().vocab_size, 512);
+    }
+
+    #[test]
     fn what_it_writes_it_reads() {
         let mut config = Gemma3Config::from_json(GOLDEN, "config.json").unwrap();
         for (factor, eos) in [(1.0, vec![1]), (8.0, vec![1, 106])] {
@@ -351,6 +330,8 @@ mod tests {
             ("rope_parameters", json!({"rope_type": "default", "rope_theta": 1e6})),
             ("rope_parameters", json!({"sliding_attention": {"rope_type": "linear", "factor": 2.0}})),
             ("quantization_config", json!({"quant_method": "bitsandbytes"})),
+            ("quantization", json!({"group_size": 64, "bits": 4})),
+            ("text_config", json!("gemma3_text")),
         ];
         for (name, value) in cases {
             let text = message(json!({"model_type": "gemma3_text", name: value}));

@@ -54,10 +54,17 @@ pub(crate) struct ParameterMut<'a> {
 impl Gemma3 {
     /// The model of `config` with `weights`, on `device`.
     ///
+    /// A `lm_head.weight` that is not the embedding is used even if `config` says that they are
+    /// tied; the model's own configuration says then that they are not.
+    ///
     /// # Errors
     /// [`Error::Model`] that names the first tensor which is missing or has another shape.
     pub fn new(config: &Gemma3Config, weights: &Weights, device: &Device) -> Result<Self> {
-        let c = config;
+        let mut config = config.clone();
+        if weights.has_own_head(&config)? {
+            config.tie_word_embeddings = false;
+        }
+        let c = &config;
         let get = |name: &str, dims: &[usize]| -> Result<Tensor> { Ok(weights.get(name, dims)?.clone()) };
         let (queries, keys) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
         let (hidden, inner) = (c.hidden_size, c.intermediate_size);
@@ -92,7 +99,6 @@ impl Gemma3 {
         }
         let embedding_dims = [c.vocab_size, hidden];
         Ok(Self {
-            config: config.clone(),
             device: device.clone(),
             embed_tokens: Param::frozen(get("model.embed_tokens.weight", &embedding_dims)?),
             layers,
@@ -101,6 +107,7 @@ impl Gemma3 {
                 true => None,
                 false => Some(Param::frozen(get("lm_head.weight", &embedding_dims)?)),
             },
+            config,
             #[cfg(feature = "cuda")]
             on_card: crate::cuda::OnCard::default(),
         })

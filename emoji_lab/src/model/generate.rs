@@ -10,23 +10,26 @@ use crate::ops::sample::{Rule, cpu};
 
 /// The model's answer to a conversation, without special tokens.
 ///
-/// Ends at `<end_of_turn>`, `<eos>`, or after `max_new_tokens`.
+/// Ends at one of [`Model::stop_ids`], at `<end_of_turn>`, or after `max_new_tokens`.
 ///
 /// # Errors
 /// [`Error::Setting`] for settings that cannot work or a prompt that leaves no room,
 /// [`Error::Model`] if the chat template refuses the messages.
 pub fn generate(model: &Model, messages: &[Message], config: &GenerationConfig) -> Result<String> {
     let prompt = model.tokenizer.encode_chat(messages, true)?;
-    let answer = generate_ids(model, &prompt, config)?;
+    let mut stop = model.stop_ids()?;
+    // A base model's own settings do not know turns; in a chat the answer is over where its turn is.
+    stop.extend(model.tokenizer.end_of_turn());
+    let answer = model.gemma.generate(&prompt, config, &stop)?;
     Ok(model.tokenizer.decode(&answer, true)?.trim().to_string())
 }
 
-/// The tokens that follow `prompt`, the stop token left out.
+/// The tokens that follow `prompt`, up to one of [`Model::stop_ids`], which is left out.
 ///
 /// # Errors
 /// As [`generate`]; also if the prompt is empty.
 pub fn generate_ids(model: &Model, prompt: &[u32], config: &GenerationConfig) -> Result<Vec<u32>> {
-    model.gemma.generate(prompt, config, model.tokenizer.stop_ids())
+    model.gemma.generate(prompt, config, &model.stop_ids()?)
 }
 
 /// Where tokens come from: each is read in turn, and followed by another.
@@ -48,6 +51,9 @@ fn collect(source: &mut dyn Tokens, limit: usize, stop: &[u32]) -> Result<Vec<u3
     Ok(tokens)
 }
 
+/// The tokens of an answer that there is room for from the start.
+const FIRST_ROOM: usize = 32;
+
 /// The model on the CPU.
 struct OnHost<'a> {
     gemma: &'a Gemma3,
@@ -59,13 +65,14 @@ struct OnHost<'a> {
 
 impl<'a> OnHost<'a> {
     fn new(gemma: &'a Gemma3, prompt: &[u32], limit: usize, rule: Rule) -> Result<Self> {
-        let cache = KvCache::new(gemma.config(), prompt.len() + limit)?;
+        let cache = KvCache::new(gemma.config(), prompt.len() + limit.min(FIRST_ROOM))?;
         Ok(Self { gemma, cache, rule, tokens: prompt.to_vec() })
     }
 }
 
 impl Tokens for OnHost<'_> {
     fn next(&mut self) -> Result<u32> {
+        self.cache.make_room(self.tokens.len() - self.cache.len())?;
         let unread = &self.tokens[self.cache.len()..];
         let logits: Tensor = on_pool(|| self.gemma.decode(unread, &mut self.cache))?;
         let token = cpu::next_token(&logits, &self.tokens, &self.rule)?;
@@ -119,6 +126,41 @@ impl Gemma3 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_longer_than_the_first_room_is_the_same() {
+        let model = crate::model::load_model("embedded", &crate::Device::Cpu).unwrap();
+        let prompt = model.tokenizer.encode("a day at the beach").unwrap();
+        let count = 3 * FIRST_ROOM + 5;
+        let mut cache = KvCache::new(model.gemma.config(), prompt.len() + count).unwrap();
+        let mut tokens = prompt.clone();
+        for _ in 0..count {
+            let logits = model.gemma.decode(&tokens[cache.len()..], &mut cache).unwrap();
+            tokens.push(cpu::next_token(&logits, &tokens, &Rule::GREEDY).unwrap());
+        }
+        assert_eq!(model.gemma.greedy(&prompt, count).unwrap(), tokens[prompt.len()..]);
+    }
+
+    #[test]
+    fn what_a_model_brings_stops_it() {
+        let mut model = crate::model::load_model("embedded", &crate::Device::Cpu).unwrap();
+        let prompt = model.tokenizer.encode("a day at the beach").unwrap();
+        let free = model.gemma.greedy(&prompt, 6).unwrap();
+        let end = free.iter().position(|token| *token == free[3]).unwrap();
+        for ids in [serde_json::json!(free[3]), serde_json::json!([free[3], 400])] {
+            model.generation_config["eos_token_id"] = ids;
+            assert_eq!(generate_ids(&model, &prompt, &GenerationConfig::greedy(6)).unwrap(), free[..end]);
+        }
+        model.generation_config["eos_token_id"] = serde_json::json!([]);
+        assert_eq!(generate_ids(&model, &prompt, &GenerationConfig::greedy(6)).unwrap(), free);
+        model.generation_config = serde_json::json!({"do_sample": true, "top_p": 0.5, "num_beams": 3});
+        assert_eq!(model.stop_ids().unwrap(), model.tokenizer.stop_ids());
+        let settings = model.default_generation_config().unwrap();
+        assert_eq!((settings.do_sample, settings.top_p, settings.top_k), (true, 0.5, 50));
+        model.generation_config["eos_token_id"] = serde_json::json!("<eos>");
+        let said = generate_ids(&model, &prompt, &GenerationConfig::greedy(6)).unwrap_err().to_string();
+        assert!(said.contains("eos_token_id is \"<eos>\""), "{said}");
+    }
 
     /// Counts up.
     struct Count(u32);

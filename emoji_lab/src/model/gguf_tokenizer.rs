@@ -10,23 +10,21 @@ use serde_json::{Map, json};
 use tokenizers::AddedToken;
 use tokenizers::models::bpe::{BpeBuilder, Merges, Vocab};
 
+use super::gguf_token_types::{BYTE, CONTROL, SPECIAL, USER_DEFINED, scores, types};
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
-
-/// llama.cpp's token types.
-const CONTROL: i64 = 3;
-const USER_DEFINED: i64 = 4;
-const BYTE: i64 = 6;
-
-/// Control tokens that `tokenizer.json` marks as special, so that decoding can leave them out.
-const SPECIAL: [&str; 5] =
-    ["<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>"];
 
 /// The `tokenizer.ggml.*` metadata.
 pub(crate) struct TokenList<'a> {
     pub(crate) tokens: &'a [&'a str],
-    pub(crate) scores: &'a [f32],
-    pub(crate) types: &'a [i64],
+    /// How early the merge that makes a token is done. Without them (or if they are all the same)
+    /// the order of the ids is taken, which in Gemma's vocabulary is that of its scores.
+    pub(crate) scores: Option<&'a [f32]>,
+    /// llama.cpp's token types. Without them (or if they are all the same) they are told by the
+    /// tokens' places and spelling.
+    pub(crate) types: Option<&'a [i64]>,
+    /// Rows of the embedding: a token from there on cannot be used.
+    pub(crate) rows: usize,
     pub(crate) bos: u32,
     pub(crate) eos: u32,
     pub(crate) pad: u32,
@@ -39,25 +37,32 @@ pub(crate) struct TokenList<'a> {
 pub(crate) fn tokenizer_from_list(list: &TokenList, origin: &str) -> Result<Tokenizer> {
     let wrong = |problem: String| Error::model(origin, problem, "Fetch another .gguf of this model");
     let count = list.tokens.len();
-    if list.scores.len() != count || list.types.len() != count {
-        return Err(wrong(format!(
-            "it has {count} tokens, {} scores and {} token types",
-            list.scores.len(),
-            list.types.len()
-        )));
+    let lengths = [
+        ("scores", list.scores.map_or(count, <[f32]>::len)),
+        ("token types", list.types.map_or(count, <[i64]>::len)),
+    ];
+    if lengths.iter().any(|(_, length)| *length != count) {
+        let [scores, types] = lengths.map(|(name, length)| format!("{length} {name}"));
+        return Err(wrong(format!("it has {count} tokens, {scores} and {types}")));
     }
+    let types = types(list);
+    let scores = scores(list, &types);
     let spelled: Vec<String> =
-        list.tokens.iter().zip(list.types).map(|(token, &kind)| spelling(token, kind)).collect();
-    let vocab: Vocab = spelled.iter().cloned().zip(0u32..).collect();
-    if vocab.len() != count {
-        return Err(wrong(format!("{} of its {count} tokens are there twice", count - vocab.len())));
+        list.tokens.iter().zip(&types).map(|(token, &kind)| spelling(token, kind)).collect();
+    // A token of ordinary text that has no row is never made: its parts have rows. Others stay, so
+    // that a text with one is an error that names it.
+    let usable = |id: usize| id < list.rows || matches!(types[id], CONTROL | USER_DEFINED);
+    let ids: Vec<usize> = (0..count).filter(|id| usable(*id)).collect();
+    let vocab: Vocab = ids.iter().map(|&id| (spelled[id].clone(), id as u32)).collect();
+    if vocab.len() != ids.len() {
+        return Err(wrong(format!("{} of its {count} tokens are there twice", ids.len() - vocab.len())));
     }
     let name = |id: u32| spelled.get(id as usize).map(String::as_str);
     let named = |what: &str, id: u32| name(id).ok_or_else(|| wrong(format!("no {what} token {id}")));
     let (bos, eos, pad) = (named("bos", list.bos)?, named("eos", list.eos)?, named("padding", list.pad)?);
     let unk = list.unk.and_then(name).or_else(|| spelled.iter().map(String::as_str).find(|t| *t == "<unk>"));
 
-    let merges = merges(&spelled, list, &vocab);
+    let merges = merges(&spelled, &scores, &types, &vocab);
     let mut builder = BpeBuilder::new().vocab_and_merges(vocab, merges).byte_fallback(true).fuse_unk(true);
     if let Some(unk) = unk {
         builder = builder.unk_token(unk.to_string());
@@ -68,7 +73,7 @@ pub(crate) fn tokenizer_from_list(list: &TokenList, origin: &str) -> Result<Toke
         [Some(bos), Some(eos), Some(pad), unk].into_iter().flatten().chain(SPECIAL).collect();
     let mut inner = shell(bos, list.bos, origin)?;
     inner.with_model(model);
-    let added = spelled.iter().zip(list.types).filter(|(_, kind)| matches!(**kind, CONTROL | USER_DEFINED));
+    let added = spelled.iter().zip(&types).filter(|(_, kind)| matches!(**kind, CONTROL | USER_DEFINED));
     let added = added.map(|(token, _)| {
         AddedToken::from(token.clone(), special.contains(&token.as_str())).normalized(false)
     });
@@ -91,7 +96,7 @@ pub(crate) fn tokenizer_from_list(list: &TokenList, origin: &str) -> Result<Toke
     if let Some(template) = list.chat_template {
         config.insert("chat_template".into(), json!(template));
     }
-    Tokenizer::new(inner, config, origin)
+    Tokenizer::new(inner, config, origin)?.for_model(list.rows)
 }
 
 /// A token as `tokenizer.json` spells it. llama.cpp writes the spaces of user-defined tokens out.
@@ -100,7 +105,7 @@ fn spelling(token: &str, kind: i64) -> String {
 }
 
 /// Every split of a token into two tokens, best first.
-fn merges(spelled: &[String], list: &TokenList, vocab: &Vocab) -> Merges {
+fn merges(spelled: &[String], scores: &[f32], types: &[i64], vocab: &Vocab) -> Merges {
     struct Merge {
         score: f32,
         left_chars: usize,
@@ -111,11 +116,11 @@ fn merges(spelled: &[String], list: &TokenList, vocab: &Vocab) -> Merges {
     let mut found: Vec<Merge> = spelled
         .par_iter()
         .enumerate()
-        .filter(|(id, _)| !matches!(list.types[*id], CONTROL | BYTE))
+        .filter(|(id, text)| !matches!(types[*id], CONTROL | BYTE) && vocab.contains_key(text.as_str()))
         .flat_map_iter(|(token, text)| {
             // SentencePiece gives what its user defined the score 0, above every learned token;
             // llama.cpp overwrites that with -1000.
-            let score = if list.types[token] == USER_DEFINED { 0.0 } else { list.scores[token] };
+            let score = if types[token] == USER_DEFINED { 0.0 } else { scores[token] };
             let chars = text.chars().count();
             text.char_indices().enumerate().skip(1).filter_map(move |(left_chars, (left_bytes, _))| {
                 let (left, right) = text.split_at(left_bytes);
@@ -185,11 +190,21 @@ pub(crate) mod tests {
     }
 
     fn build((tokens, scores, types): &(Vec<String>, Vec<f32>, Vec<i64>)) -> Result<Tokenizer> {
+        build_with(tokens, Some(scores), Some(types), 512)
+    }
+
+    fn build_with(
+        tokens: &[String],
+        scores: Option<&[f32]>,
+        types: Option<&[i64]>,
+        rows: usize,
+    ) -> Result<Tokenizer> {
         let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
         let list = TokenList {
             tokens: &tokens,
             scores,
             types,
+            rows,
             bos: 2,
             eos: 1,
             pad: 0,
@@ -236,6 +251,60 @@ pub(crate) mod tests {
         assert!(said((twice, scores.clone(), types.clone())).contains("there twice"));
         let short = (tokens[..1].to_vec(), scores[..1].to_vec(), types[..1].to_vec());
         assert!(said(short).contains("no bos token 2"));
+    }
+
+    #[test]
+    fn types_and_scores_that_say_nothing_are_told_by_the_tokens() {
+        let (tokens, scores, types) = tiny_tokens();
+        let wanted = tiny_tokenizer();
+        let (ones, zeros) = (vec![1; 512], vec![0.0; 512]);
+        // Control tokens alone typed as ordinary ones, as converters of early 2025 did.
+        let mut early = types.clone();
+        early[..7].copy_from_slice(&[1, 1, 1, 2, 1, 1, 1]);
+        for (name, scores, types) in [
+            ("types all 1", Some(&scores), Some(&ones)),
+            ("no types", Some(&scores), None),
+            ("no scores", None, Some(&types)),
+            ("scores all 0", Some(&zeros), Some(&types)),
+            ("neither", None, None),
+            ("early types", Some(&scores), Some(&early)),
+        ] {
+            let scores = scores.map(Vec::as_slice);
+            let read = build_with(&tokens, scores, types.map(Vec::as_slice), 512).unwrap();
+            for text in [
+                "hello the world",
+                "<bos><start_of_turn>user\n\nhello   the 🎉🎉 é<end_of_turn>\n<eos><unused3>",
+                "a    b\n\n\nc",
+            ] {
+                assert_eq!(read.encode(text).unwrap(), wanted.encode(text).unwrap(), "{name}: {text}");
+            }
+            assert_eq!(read.stop_ids(), wanted.stop_ids(), "{name}");
+            assert_eq!(read.decode(&[2, 6], true).unwrap(), "", "{name}");
+        }
+    }
+
+    #[test]
+    fn tokens_without_a_row_are_named_or_left_out() {
+        let (mut tokens, mut scores, mut types) = tiny_tokens();
+        for (token, kind) in [("<image_soft_token>", 4), ("▁thell", 1)] {
+            tokens.push(token.into());
+            scores.push(5.0);
+            types.push(kind);
+        }
+        let read = build_with(&tokens, Some(&scores), Some(&types), 512).unwrap();
+        assert_eq!(read.encode(" thello").unwrap(), tiny_tokenizer().encode(" thello").unwrap());
+        let said = read.encode("hello <image_soft_token>").unwrap_err().to_string();
+        assert!(said.contains("<image_soft_token> (id 512)"), "{said}");
+        // Saved and read again it is the same.
+        let folder = tempfile::tempdir().unwrap();
+        read.save_pretrained(folder.path()).unwrap();
+        let again = Tokenizer::from_dir(folder.path()).unwrap().for_model(512).unwrap();
+        assert!(again.encode("<image_soft_token>").is_err());
+        assert_eq!(again.encode(" thello").unwrap(), read.encode(" thello").unwrap());
+        // More rows than tokens only fill up.
+        let few = build_with(&tokens[..512], Some(&scores[..512]), Some(&types[..512]), 600).unwrap();
+        assert_eq!(few.encode("hello").unwrap(), tiny_tokenizer().encode("hello").unwrap());
+        assert_eq!(few.decode(&[599], false).unwrap(), "");
     }
 
     #[test]

@@ -6,9 +6,10 @@ use std::path::Path;
 use candle_core::DType;
 use serde_json::Value;
 
-use super::{Gemma3, Tokenizer, open_pretrained, save_pretrained_folder};
+use super::generation_json::{not_computed, settings_of, stop_tokens};
+use super::{Gemma3, GenerationConfig, Tokenizer, open_pretrained, save_pretrained_folder};
 use crate::device::Device;
-use crate::display::thousands;
+use crate::display::{plain, say, thousands};
 use crate::error::Result;
 
 /// A Gemma 3 with its tokenizer. Cloning shares the weights.
@@ -18,7 +19,8 @@ pub struct Model {
     pub gemma: Gemma3,
     /// Its tokenizer, with the chat template.
     pub tokenizer: Tokenizer,
-    /// `generation_config.json`, or Gemma's where there is none.
+    /// `generation_config.json`, or Gemma's where there is none. Its `eos_token_id` is what
+    /// generation stops at; [`Model::default_generation_config`] gives the rest as settings.
     pub generation_config: Value,
     /// Where it came from, as the caller named it.
     pub origin: String,
@@ -61,6 +63,45 @@ impl Model {
         self.origin == "embedded"
     }
 
+    /// The tokens at which generation stops: `eos_token_id` of [`Model::generation_config`], or what
+    /// the tokenizer ends an answer with where that says nothing.
+    ///
+    /// # Errors
+    /// [`Error::Model`](crate::Error::Model) if `eos_token_id` is neither a token id nor a list of them.
+    pub fn stop_ids(&self) -> Result<Vec<u32>> {
+        match self.generation_config.as_object() {
+            Some(fields) if fields.get("eos_token_id").is_some_and(|ids| !ids.is_null()) => {
+                stop_tokens(fields, &self.settings_origin())
+            }
+            _ => Ok(self.tokenizer.stop_ids().to_vec()),
+        }
+    }
+
+    /// The settings that the model's own `generation_config.json` asks for, as `model.generate()`
+    /// uses them in transformers: `do_sample`, `temperature`, `top_k`, `top_p`,
+    /// `repetition_penalty` and `max_new_tokens`.
+    ///
+    /// What it does not say is as in transformers, but for `max_new_tokens` and `seed`, which are
+    /// as in [`GenerationConfig::default`]. Settings that are not computed here are named in a line.
+    ///
+    /// # Errors
+    /// [`Error::Model`](crate::Error::Model) that names the field of a wrong type.
+    pub fn default_generation_config(&self) -> Result<GenerationConfig> {
+        let Some(fields) = self.generation_config.as_object() else {
+            return Ok(GenerationConfig::default());
+        };
+        let settings = settings_of(fields, &self.settings_origin())?;
+        let left = not_computed(fields);
+        if !left.is_empty() {
+            say(format!("{}: not used here: {}", self.settings_origin(), left.join(", ")));
+        }
+        Ok(settings)
+    }
+
+    fn settings_origin(&self) -> String {
+        format!("{}, generation_config.json", self.origin)
+    }
+
     /// How many numbers the model holds, a tied head counted once.
     pub fn num_parameters(&self) -> usize {
         super::names::tensor_shapes(self.gemma.config())
@@ -69,16 +110,25 @@ impl Model {
             .sum()
     }
 
-    /// Writes a folder that [`load_model`] and transformers' `from_pretrained` read.
+    /// Writes a folder that [`load_model`] and transformers' `from_pretrained` read, in f32; what else
+    /// is in `dir` stays.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) if it cannot be written; nothing half-written is left then.
+    /// [`Error::Io`](crate::Error::Io) if it cannot be written; `dir` is as it was then.
     pub fn save_pretrained(&self, dir: impl AsRef<Path>) -> Result<()> {
+        self.save_pretrained_as(dir, DType::F32)
+    }
+
+    /// [`save_pretrained`](Self::save_pretrained) with weights of `dtype`: F32, or BF16, which is half
+    /// as large.
+    ///
+    /// # Errors
+    /// [`Error::Setting`](crate::Error::Setting) for another dtype, else as there.
+    pub fn save_pretrained_as(&self, dir: impl AsRef<Path>, dtype: DType) -> Result<()> {
         let weights = self.gemma.named_weights()?;
-        let (config, dtype) = (self.gemma.config(), DType::F32);
         save_pretrained_folder(
             dir.as_ref(),
-            config,
+            self.gemma.config(),
             &weights.tensors,
             &self.tokenizer,
             &self.generation_config,
@@ -90,7 +140,7 @@ impl Model {
 impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let c = self.gemma.config();
-        writeln!(f, "Model: {}", self.origin)?;
+        writeln!(f, "Model: {}", plain(&self.origin))?;
         writeln!(f, "Device: {}", self.gemma.device())?;
         writeln!(f, "DType: {}", self.gemma.device().dtype().as_str())?;
         write!(
@@ -106,6 +156,6 @@ impl fmt::Display for Model {
 impl Model {
     /// Shows the model's facts in a notebook cell; the Rust kernel calls this.
     pub fn evcxr_display(&self) {
-        println!("{self}");
+        say(self);
     }
 }

@@ -3,10 +3,15 @@
 mod cache;
 mod config;
 mod config_json;
+mod config_rope;
+mod cut_short;
+mod folder;
 mod gemma3;
 mod generate;
 mod generation_config;
+mod generation_json;
 pub(crate) mod gguf;
+mod gguf_token_types;
 mod gguf_tokenizer;
 mod layer;
 mod linear;
@@ -16,7 +21,10 @@ mod packed;
 mod pretrained;
 mod safetensors;
 mod save;
+mod shards;
+mod source;
 mod tokenizer;
+mod wanted;
 mod weights;
 
 pub use cache::KvCache;
@@ -35,9 +43,19 @@ pub use linear::{DropoutKey, Linear, LoraAdapter, Param};
 pub use loaded::{Model, best_device, load_model};
 pub use names::{EMBED_TOKENS, LM_HEAD, tensor_shapes};
 pub use packed::PackedTokens;
+pub(crate) use pretrained::read_config;
 pub use pretrained::{Pretrained, open_pretrained, pretrained_from_bytes};
-pub(crate) use safetensors::read_safetensors;
+pub(crate) use safetensors::{read_safetensors, safetensors_len};
 pub use safetensors::{tensors_from_bytes, write_safetensors};
 pub use save::{gemma_generation_config, save_pretrained_folder};
 pub use tokenizer::Tokenizer;
 pub use weights::Weights;
+
+/// Reads a `generation_config.json`, for the fuzzers.
+pub(crate) fn fuzz_generation_config(bytes: &[u8]) {
+    if let Ok(fields) = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(bytes) {
+        let _ = generation_json::stop_tokens(&fields, "generation_config.json");
+        let _ = generation_json::settings_of(&fields, "generation_config.json");
+        let _ = generation_json::not_computed(&fields);
+    }
+}

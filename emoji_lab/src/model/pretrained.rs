@@ -7,11 +7,16 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::config::Gemma3Config;
+use super::folder;
+use super::generation_json::{read_generation_config, with_stop_tokens};
 use super::gguf::{Rounding, open_gguf};
 use super::save::gemma_generation_config;
+use super::source::{FORMS, Source};
 use super::tokenizer::Tokenizer;
 use super::weights::Weights;
+use crate::display::say;
 use crate::error::{Error, Result};
+use crate::sniff::{disguise_of, read_text};
 
 /// What a model's files hold, before it is put on a device.
 #[derive(Debug, Clone)]
@@ -22,91 +27,109 @@ pub struct Pretrained {
     pub weights: Weights,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
-    /// `generation_config.json`, or Gemma's where there is none.
+    /// `generation_config.json`, or Gemma's where there is none. Its `eos_token_id` is there: the
+    /// file's own, else those of `config.json` or the GGUF with the tokenizer's.
     pub generation_config: Value,
     /// Where it came from, as the caller named it.
     pub origin: String,
 }
 
-const FORMS: &str = "A model is \"embedded\" (the small one that comes along), a transformers folder, \
-                     a .gguf file, or a Hugging Face Hub id such as google/gemma-3-270m-it";
-
-/// Opens the model that `source` names: `"embedded"`, a transformers folder, a `.gguf` file, or a
-/// Hub repository id `owner/name`, which is downloaded first.
+/// Opens the model that `source` names: `"embedded"`, a transformers folder, a `.gguf` file (of a
+/// split one any part), or a Hub repository id `owner/name`, which is downloaded first.
 ///
-/// What exists on disk wins over a repository of that name.
+/// What exists on disk wins over a repository of that name. `~/…`, `file://…` and the address of a
+/// model's page on the Hub are understood, too.
+///
+/// A head of its own (`lm_head.weight`) that is stored beside `tie_word_embeddings: true` is used,
+/// and said in a line, if it is not the embedding.
 ///
 /// # Errors
 /// [`Error::Model`] if `source` is none of the four, or what it names is incomplete, damaged or not
 /// a Gemma 3; [`Error::Hub`] if it cannot be downloaded.
 pub fn open_pretrained(source: &str) -> Result<Pretrained> {
-    let path = Path::new(source);
-    if source == "embedded" {
-        embedded()
-    } else if path.is_dir() {
-        from_folder(path, source)
-    } else if path.is_file() {
-        from_file(path, source)
-    } else if is_repo_id(source) {
-        from_folder(&crate::hub::download_model(source, None)?, source)
-    } else {
-        let problem = if source.is_empty() { "no model is named" } else { "no such file or folder" };
-        let subject = if source.is_empty() { "\"\"" } else { source };
-        Err(Error::model(subject, problem, FORMS))
+    match Source::parse(source)? {
+        Source::Embedded => embedded(),
+        Source::Folder(path) => from_folder(&path, source),
+        Source::File(path) => from_file(&path, source),
+        Source::Hub { id, revision } => {
+            from_folder(&crate::hub::download_model(&id, revision.as_deref())?, &id)
+        }
     }
 }
 
 fn from_folder(folder: &Path, origin: &str) -> Result<Pretrained> {
-    let path = folder.join("config.json");
-    if !path.is_file() {
-        let mut help = "A transformers folder has one: fetch or save the whole folder";
-        if folder.join("adapter_config.json").is_file() {
-            help = "It holds an adapter: merge it with merge_adapters(&base_model, &folder)";
-        } else if has_gguf(folder) {
-            help = "It holds a .gguf file: name the file itself";
-        }
-        return Err(Error::model(folder.display(), "no config.json in the folder", help));
-    }
-    let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "reading the file", e))?;
-    let config = Gemma3Config::from_json(&text, &path.display().to_string())?;
+    let config = read_config(folder)?;
+    let generation_config = read_generation_config(folder)?;
     // Tokenizer and weights each keep one core busy for part of their time.
     let (tokenizer, weights) =
         rayon::join(|| Tokenizer::from_dir(folder), || Weights::from_folder(folder, &config));
-    let tokenizer = tokenizer?.for_model(config.vocab_size)?;
-    let path = folder.join("generation_config.json");
-    let generation_config = if path.is_file() {
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "reading the file", e))?;
-        serde_json::from_str::<Value>(&text)
-            .ok()
-            .filter(Value::is_object)
-            .ok_or_else(|| Error::model(path.display(), "not a JSON object", "Fetch the file again"))?
-    } else {
-        gemma_generation_config(&tokenizer)
-    };
-    Ok(Pretrained { weights: weights?, config, tokenizer, generation_config, origin: origin.to_string() })
+    together(config, weights?, tokenizer?, generation_config, origin)
+}
+
+/// Reads and judges the `config.json` in `folder`.
+///
+/// # Errors
+/// [`Error::Model`] that names the file, or says what the folder holds in its place.
+pub(crate) fn read_config(folder: &Path) -> Result<Gemma3Config> {
+    let path = folder.join("config.json");
+    if !path.is_file() {
+        return Err(Error::model(
+            folder.display(),
+            "no config.json in the folder",
+            folder::without_config(folder),
+        ));
+    }
+    Gemma3Config::from_json(&read_text(&path)?, &path.display().to_string())
+}
+
+/// Puts together what came from a model's files, and settles what they disagree on.
+fn together(
+    mut config: Gemma3Config,
+    mut weights: Weights,
+    tokenizer: Tokenizer,
+    generation_config: Option<Value>,
+    origin: &str,
+) -> Result<Pretrained> {
+    if weights.settle_head(&mut config)? {
+        say(format!(
+            "{origin}: lm_head.weight is not the embedding although config.json says tie_word_embeddings: true; \
+             the head that is stored is used, and the model is untied"
+        ));
+    }
+    let tokenizer = tokenizer.for_model(config.vocab_size)?;
+    let generation_config = generation_config.unwrap_or_else(|| {
+        let mut gemmas = gemma_generation_config(&tokenizer);
+        gemmas["eos_token_id"] = Value::Null;
+        gemmas
+    });
+    let generation_config = with_stop_tokens(generation_config, &config.eos_token_ids, &tokenizer);
+    Ok(Pretrained { config, weights, tokenizer, generation_config, origin: origin.to_string() })
 }
 
 fn from_file(path: &Path, origin: &str) -> Result<Pretrained> {
     let mut magic = [0u8; 4];
     let read = File::open(path).and_then(|mut file| file.read(&mut magic));
     read.map_err(|e| Error::io(path, "reading the file", e))?;
-    let is_named_gguf = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
-    if &magic != b"GGUF" && !is_named_gguf {
-        let help = match path.extension().and_then(|e| e.to_str()) {
-            Some("safetensors" | "json") => "Name the folder that it is in, not the file",
-            _ => FORMS,
-        };
-        return Err(Error::model(path.display(), "not a .gguf file", help));
+    let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+    if folder::UNFINISHED.contains(&ending.as_str()) {
+        let help = "Let the download come to its end, and name the file that it makes";
+        return Err(Error::model(path.display(), "is a download that has not come to its end", help));
     }
+    if &magic != b"GGUF" {
+        if let Some(found) = disguise_of(path) {
+            return Err(Error::model(path.display(), found.problem, found.help));
+        }
+        if ending != "gguf" {
+            let help = match ending.as_str() {
+                "safetensors" | "json" => "Name the folder that it is in, not the file",
+                _ => FORMS,
+            };
+            return Err(Error::model(path.display(), "not a .gguf file", help));
+        }
+    }
+    folder::refuse_unfinished(path)?;
     let model = open_gguf(path, Rounding::Bf16)?;
-    let tokenizer = model.tokenizer.for_model(model.config.vocab_size)?;
-    Ok(Pretrained {
-        generation_config: gemma_generation_config(&tokenizer),
-        config: model.config,
-        weights: model.weights,
-        tokenizer,
-        origin: origin.to_string(),
-    })
+    together(model.config, model.weights, model.tokenizer, None, origin)
 }
 
 /// The small model that comes along in the library; `assets/README.md` says how it was made.
@@ -134,27 +157,8 @@ pub fn pretrained_from_bytes(
 ) -> Result<Pretrained> {
     let config = Gemma3Config::from_json(config, origin)?;
     let weights = Weights::from_safetensors_bytes(safetensors, origin, &config)?;
-    let tokenizer =
-        Tokenizer::from_bytes(tokenizer_json, tokenizer_config, origin)?.for_model(config.vocab_size)?;
-    let generation_config = gemma_generation_config(&tokenizer);
-    Ok(Pretrained { config, weights, tokenizer, generation_config, origin: origin.to_string() })
-}
-
-fn has_gguf(folder: &Path) -> bool {
-    let Ok(entries) = std::fs::read_dir(folder) else { return false };
-    entries.flatten().any(|entry| entry.path().extension().is_some_and(|e| e == "gguf"))
-}
-
-/// Whether `source` can be a Hub repository: `owner/name` in the Hub's alphabet.
-fn is_repo_id(source: &str) -> bool {
-    let plain = |part: &str| {
-        !part.is_empty()
-            && !part.starts_with(['.', '-'])
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-    };
-    // A path that ends so was meant as a file.
-    let is_file_name = [".gguf", ".safetensors", ".json"].iter().any(|end| source.ends_with(end));
-    !is_file_name && source.split_once('/').is_some_and(|(owner, name)| plain(owner) && plain(name))
+    let tokenizer = Tokenizer::from_bytes(tokenizer_json, tokenizer_config, origin)?;
+    together(config, weights, tokenizer, None, origin)
 }
 
 #[cfg(test)]
@@ -168,16 +172,6 @@ mod tests {
 
     fn refused(source: impl AsRef<Path>) -> String {
         open_pretrained(source.as_ref().to_str().unwrap()).expect_err("must be refused").to_string()
-    }
-
-    #[test]
-    fn what_is_none_of_the_four_is_told_what_they_are() {
-        for source in ["", "gemma", "no/such/folder", "./model", "models/x.gguf", "a b/c", "/nowhere"] {
-            let said = refused(source);
-            assert!(said.contains("embedded") && said.contains("google/gemma-3-270m-it"), "{said}");
-        }
-        assert!(is_repo_id("google/gemma-3-270m-it") && is_repo_id("me/my_model.v2"));
-        assert!(!is_repo_id("a/b/c") && !is_repo_id("../model") && !is_repo_id("~/model"));
     }
 
     #[test]
@@ -203,6 +197,137 @@ mod tests {
         std::fs::write(dir.join("generation_config.json"), "[]").unwrap();
         assert!(refused(&dir).contains("generation_config.json"));
         assert!(refused(dir.join("model.safetensors")).contains("Name the folder"));
+    }
+
+    fn save_golden(dir: &Path) {
+        let (tokenizer, config) = (tiny_tokenizer(), golden_config());
+        let generation = gemma_generation_config(&tokenizer);
+        save_pretrained_folder(dir, &config, &golden_weights().tensors, &tokenizer, &generation, DType::F32)
+            .unwrap();
+    }
+
+    #[test]
+    fn a_head_beside_a_tied_configuration_is_used_and_saved_again() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("model");
+        save_golden(&dir);
+        let mut tensors = golden_weights().tensors;
+        let head = (&tensors["model.embed_tokens.weight"] * -1.0).unwrap();
+        tensors.insert("lm_head.weight".into(), head);
+        crate::model::write_safetensors(&dir.join("model.safetensors"), &tensors, None).unwrap();
+        let model = crate::model::load_model(dir.to_str().unwrap(), &crate::Device::Cpu).unwrap();
+        assert!(!model.gemma.config().tie_word_embeddings);
+        let again = root.path().join("again");
+        model.save_pretrained(&again).unwrap();
+        let read = open_pretrained(again.to_str().unwrap()).unwrap();
+        assert!(!read.config.tie_word_embeddings);
+        let values = |t: &candle_core::Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(values(&read.weights.tensors["lm_head.weight"]), values(&tensors["lm_head.weight"]));
+        // A copy of the embedding is nothing to keep.
+        tensors.insert("lm_head.weight".into(), tensors["model.embed_tokens.weight"].clone());
+        crate::model::write_safetensors(&dir.join("model.safetensors"), &tensors, None).unwrap();
+        let read = open_pretrained(dir.to_str().unwrap()).unwrap();
+        assert!(read.config.tie_word_embeddings && !read.weights.tensors.contains_key("lm_head.weight"));
+    }
+
+    #[test]
+    fn stop_tokens_are_those_of_the_folder() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("model");
+        save_golden(&dir);
+        let config = std::fs::read_to_string(dir.join("config.json")).unwrap();
+        let stops = |generation: Option<&str>, eos: &str| {
+            let config = config.replacen("\"eos_token_id\": 1", &format!("\"eos_token_id\": {eos}"), 1);
+            std::fs::write(dir.join("config.json"), config).unwrap();
+            let path = dir.join("generation_config.json");
+            match generation {
+                Some(text) => std::fs::write(path, text).unwrap(),
+                None => std::fs::remove_file(path).unwrap(),
+            }
+            open_pretrained(dir.to_str().unwrap()).unwrap().generation_config["eos_token_id"].clone()
+        };
+        use serde_json::json;
+        assert_eq!(stops(Some(r#"{"eos_token_id": [1, 5, 9]}"#), "1"), json!([1, 5, 9]));
+        assert_eq!(stops(Some(r#"{"eos_token_id": 9}"#), "[1, 7]"), json!(9));
+        assert_eq!(stops(Some(r#"{"eos_token_id": null}"#), "[1, 9]"), json!([1, 6, 9]));
+        assert_eq!(stops(Some("{}"), "9"), json!([1, 6, 9]));
+        assert_eq!(stops(None, "[1, 9]"), json!([1, 6, 9]));
+        std::fs::write(dir.join("generation_config.json"), r#"{"eos_token_id": "<eos>"}"#).unwrap();
+        let said = refused(&dir);
+        assert!(said.contains("generation_config.json") && said.contains("eos_token_id"), "{said}");
+    }
+
+    #[test]
+    fn every_file_of_a_folder_that_is_a_pointer_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("model");
+        save_golden(&dir);
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 268 \n";
+        for name in [
+            "config.json",
+            "generation_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+            "chat_template.jinja",
+            "model.safetensors",
+        ] {
+            let whole = std::fs::read(dir.join(name)).unwrap();
+            for (text, wanted) in
+                [(pointer, "Git LFS pointer"), ("<!DOCTYPE html><html>", "web page"), ("", "is empty")]
+            {
+                std::fs::write(dir.join(name), text).unwrap();
+                let said = refused(&dir);
+                assert!(said.contains(name) && said.contains(wanted), "{name}: {said}");
+            }
+            std::fs::write(dir.join(name), whole).unwrap();
+        }
+        open_pretrained(dir.to_str().unwrap()).unwrap();
+        for (name, bytes, wanted) in [
+            ("tiny.gguf", pointer.as_bytes(), "git lfs pull"),
+            ("sha256-abc", pointer.as_bytes(), "git lfs pull"),
+            ("page.gguf", b"<!DOCTYPE html>", "web page"),
+            (
+                "pytorch_model.bin",
+                b"PK\x03\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x10\0\0\0archive/data.pkl",
+                "PyTorch",
+            ),
+            ("model.pt", b"\x80\x02}q\0", "pickle"),
+            ("tiny.gguf.part", b"GGUF\x03\0\0\0", "has not come to its end"),
+            ("zeros.gguf", &[0; 600], "zeros"),
+        ] {
+            std::fs::write(root.path().join(name), bytes).unwrap();
+            let said = refused(root.path().join(name));
+            assert!(said.contains(name) && said.contains(wanted), "{name}: {said}");
+        }
+        // The folder above.
+        std::fs::remove_file(root.path().join("tiny.gguf")).unwrap();
+        let folder = root.path().join("above");
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::rename(&dir, folder.join("model")).unwrap();
+        assert!(refused(&folder).contains("The model lies in model"));
+    }
+
+    #[test]
+    fn a_gguf_needs_no_ending_and_its_tokens_may_outnumber_the_rows() {
+        let (tokens, scores, types) = crate::model::gguf::writer::tiny_tokens();
+        let mut file = golden_gguf();
+        let tokens = [&tokens[..], &["<image_soft_token>".to_string()]].concat();
+        file.set_tokens(&tokens, &[&scores[..], &[0.0]].concat(), &[&types[..], &[4]].concat());
+        file.set_u32("tokenizer.ggml.eot_token_id", 9);
+        let root = tempfile::tempdir().unwrap();
+        for name in ["sha256-1f", "model.bin"] {
+            let path = root.path().join(name);
+            std::fs::write(&path, file.bytes()).unwrap();
+            let model = crate::model::load_model(path.to_str().unwrap(), &crate::Device::Cpu).unwrap();
+            assert_eq!(model.gemma.config().vocab_size, 512);
+            assert_eq!(model.stop_ids().unwrap(), [1, 6, 9]);
+            assert!(model.tokenizer.encode("<image_soft_token>").is_err());
+            // What is saved of it opens again.
+            let dir = root.path().join("saved");
+            model.save_pretrained(&dir).unwrap();
+            assert_eq!(open_pretrained(dir.to_str().unwrap()).unwrap().config, *model.gemma.config());
+        }
     }
 
     #[test]

@@ -12,9 +12,11 @@ use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value, json};
 
+use super::cut_short::what_is_wrong;
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 use crate::ops::host;
+use crate::sniff::disguise_of;
 
 /// Values handled at a time by one thread: large enough to be worth a task, small enough that the
 /// embedding (two thirds of the real model) is shared among all threads.
@@ -23,9 +25,14 @@ const CHUNK: usize = 1 << 18;
 /// Values turned into bytes before they are written.
 const BLOCK: usize = 16 * CHUNK;
 
-/// Maps `path` into memory.
+/// Maps `path` into memory, unless it is not what its name says.
 pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
     let file = File::open(path).map_err(|e| Error::io(path, "opening the file", e))?;
+    // Of an empty file the format's reader says how much is missing.
+    let is_empty = file.metadata().is_ok_and(|about| about.len() == 0);
+    if let Some(found) = disguise_of(path).filter(|_| !is_empty) {
+        return Err(Error::model(path.display(), found.problem, found.help));
+    }
     // SAFETY: the map is read only. Another program that shortens the file while it is read would
     // crash this one; every reader of model files by memory map takes that risk.
     unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "mapping the file", e))
@@ -38,18 +45,15 @@ pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
 ///
 /// # Errors
 /// [`Error::Model`] if the bytes are not a whole safetensors file, or a wanted tensor is stored as
-/// anything but F32, F16 or BF16.
+/// anything but F32, F16, BF16 or F64.
 pub fn tensors_from_bytes(
     bytes: &[u8],
     origin: &str,
     mut wanted: impl FnMut(&str, &[usize]) -> Result<Option<String>>,
 ) -> Result<BTreeMap<String, Tensor>> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| {
-        Error::model(
-            origin,
-            format!("damaged or cut short, {} bytes ({e})", bytes.len()),
-            "Fetch or save the file again",
-        )
+        let (problem, help) = what_is_wrong(bytes, &e.to_string());
+        Error::model(origin, problem, help)
     })?;
     let mut found = BTreeMap::new();
     let mut views = file.tensors();
@@ -60,6 +64,7 @@ pub fn tensors_from_bytes(
         let width = match view.dtype() {
             Dtype::F32 => 4,
             Dtype::F16 | Dtype::BF16 => 2,
+            Dtype::F64 => 8,
             other => {
                 return Err(Error::model(
                     origin,
@@ -75,19 +80,47 @@ pub fn tensors_from_bytes(
     Ok(found)
 }
 
+/// How long the safetensors file at `path` must be by its header; `None` if it has none.
+pub(crate) fn safetensors_len(path: &Path) -> Option<u64> {
+    use std::io::Read;
+
+    let mut file = std::fs::File::open(path).ok()?;
+    let there = file.metadata().ok()?.len();
+    let mut len = [0; 8];
+    file.read_exact(&mut len).ok()?;
+    let header = u64::from_le_bytes(len);
+    if header > there {
+        return None;
+    }
+    let mut text = vec![0; header as usize];
+    file.read_exact(&mut text).ok()?;
+    let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&text).ok()?;
+    let ends = fields.values().filter_map(|field| field.get("data_offsets")?.get(1)?.as_u64());
+    (8 + header).checked_add(ends.max().unwrap_or(0))
+}
+
 /// Every tensor of the file `path`; else as [`tensors_from_bytes`].
 pub(crate) fn read_safetensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let bytes = map_file(path)?;
     tensors_from_bytes(&bytes, &path.display().to_string(), |name, _| Ok(Some(name.to_string())))
 }
 
-/// Converts `bytes` (F32, F16 or BF16, little-endian) to `values`, in parallel.
+/// Converts `bytes` (F32, F16, BF16 or F64, little-endian) to `values`, in parallel.
 fn fill_f32(dtype: Dtype, bytes: &[u8], values: &mut [f32]) {
-    let width = if dtype == Dtype::F32 { 4 } else { 2 };
+    let width = match dtype {
+        Dtype::F64 => 8,
+        Dtype::F32 => 4,
+        _ => 2,
+    };
     values.par_chunks_mut(CHUNK).zip(bytes.par_chunks(CHUNK * width)).for_each(|(out, raw)| match dtype {
         Dtype::F32 => {
             for (value, b) in out.iter_mut().zip(raw.chunks_exact(4)) {
                 *value = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+            }
+        }
+        Dtype::F64 => {
+            for (value, b) in out.iter_mut().zip(raw.chunks_exact(8)) {
+                *value = f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32;
             }
         }
         Dtype::F16 => {

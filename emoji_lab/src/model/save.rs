@@ -11,18 +11,21 @@ use super::names::tensor_shapes;
 use super::safetensors::write_safetensors;
 use super::tokenizer::{Tokenizer, write_json};
 use crate::error::{Error, Result};
-use crate::files::write_dir_atomic;
+use crate::files::write_into_dir;
 
 /// Writes a folder that transformers' `from_pretrained` and `load_model` read: `config.json`,
 /// `generation_config.json`, `model.safetensors` and the tokenizer's files.
 ///
 /// `tensors` has transformers' names; those that the configuration does not ask for are left out,
-/// among them the `lm_head.weight` of a tied model. They are written as `dtype`: F32 or BF16. An
-/// existing `dir` is replaced, once the new folder is whole.
+/// among them the `lm_head.weight` of a tied model. They are written as `dtype`: F32 or BF16.
+///
+/// What else is in `dir` stays, as with transformers. The model's own files take their places once all
+/// of them are on disk, `config.json` last. Shards of another model in it stay too: readers take
+/// `model.safetensors` before them.
 ///
 /// # Errors
 /// [`Error::Model`] that names a missing tensor or one of another shape, [`Error::Setting`] for
-/// another dtype, [`Error::Io`] if the folder cannot be written.
+/// another dtype, [`Error::Io`] if the folder cannot be written; it is as it was then.
 pub fn save_pretrained_folder(
     dir: &Path,
     config: &Gemma3Config,
@@ -59,11 +62,11 @@ pub fn save_pretrained_folder(
     // transformers 4 calls it so.
     config_json["torch_dtype"] = json!(dtype_name);
 
-    write_dir_atomic(dir, |part| {
-        write_json(&part.join("config.json"), &config_json)?;
-        write_json(&part.join("generation_config.json"), generation_config)?;
-        tokenizer.save_pretrained(part)?;
-        write_safetensors(&part.join("model.safetensors"), &chosen, Some(dtype))
+    write_into_dir(dir, "config.json", |stage| {
+        write_json(&stage.join("config.json"), &config_json)?;
+        write_json(&stage.join("generation_config.json"), generation_config)?;
+        tokenizer.write_files(stage)?;
+        write_safetensors(&stage.join("model.safetensors"), &chosen, Some(dtype))
     })
 }
 
@@ -119,6 +122,12 @@ mod tests {
         assert!(size < 2 * golden.parameters() as u64 + 20_000, "{size}");
         assert!(open_pretrained(dir.to_str().unwrap()).is_ok());
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1, "nothing is left beside it");
+        // What else is there stays, and what is left of a sharded model is not read in its place.
+        std::fs::write(dir.join("notes.txt"), "mine").unwrap();
+        std::fs::write(dir.join("model.safetensors.index.json"), "{\"weight_map\": {}}").unwrap();
+        save(&dir, &golden_config(), &golden.tensors, DType::F32).unwrap();
+        assert_eq!(std::fs::read_to_string(dir.join("notes.txt")).unwrap(), "mine");
+        assert!(open_pretrained(dir.to_str().unwrap()).is_ok());
     }
 
     #[test]

@@ -8,11 +8,16 @@ use serde_json::{Map, Value, json};
 
 use crate::data::{ChatTemplate, Message};
 use crate::error::{Error, Result};
-use crate::files::write_bytes_atomic;
+use crate::files::{write_bytes_atomic, write_into_dir};
+use crate::sniff::read_text;
 
 /// The tokens that end an answer of Gemma's: end of sequence, and end of a turn of the chat.
 const EOS: &str = "<eos>";
 const END_OF_TURN: &str = "<end_of_turn>";
+
+/// How many added tokens (such as `<image_soft_token>`) may lie beyond the embedding's rows; with
+/// more of them tokenizer and model are not of one make.
+const MOST_WITHOUT_ROW: usize = 64;
 
 /// A model's tokenizer. Clones share one vocabulary, so they cost nothing.
 #[derive(Clone)]
@@ -54,10 +59,13 @@ impl Tokenizer {
     pub fn from_dir(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
         if !path.is_file() {
-            let help = if folder.join("tokenizer.model").is_file() {
-                "tokenizer.model alone is not read here: save the tokenizer with transformers once"
-            } else {
-                "Fetch or save the whole model folder"
+            let help = match super::folder::in_place_of(folder, "tokenizer.json") {
+                Some(help) => help,
+                None if folder.join("tokenizer.model").is_file() => {
+                    "tokenizer.model alone is not read here: save the tokenizer with transformers once"
+                        .to_string()
+                }
+                None => "Fetch or save the whole model folder".to_string(),
             };
             return Err(Error::model(folder.display(), "no tokenizer.json in the folder", help));
         }
@@ -66,7 +74,7 @@ impl Tokenizer {
             if !path.is_file() {
                 return Ok(None);
             }
-            std::fs::read_to_string(&path).map(Some).map_err(|e| Error::io(&path, "reading the file", e))
+            read_text(&path).map(Some)
         };
         let object = |name: &str| -> Result<Map<String, Value>> {
             let Some(text) = read(name)? else { return Ok(Map::new()) };
@@ -79,9 +87,9 @@ impl Tokenizer {
         if let Some(template) = read("chat_template.jinja")? {
             config.insert("chat_template".to_string(), json!(template));
         }
-        let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, "reading the file", e))?;
+        let text = read_text(&path)?;
         let origin = path.display().to_string();
-        Self::new(parse_tokenizer(&bytes, &origin)?, config, &origin)
+        Self::new(parse_tokenizer(text.as_bytes(), &origin)?, config, &origin)
     }
 
     /// The tokenizer whose `tokenizer.json` and `tokenizer_config.json` are in memory. `origin`
@@ -148,15 +156,22 @@ impl Tokenizer {
     /// past the end.
     ///
     /// # Errors
-    /// [`Error::Model`] if the vocabulary itself is larger than the embedding.
+    /// [`Error::Model`] if a token of ordinary text, or more than a few of the added ones, are beyond
+    /// the embedding's rows.
     pub fn for_model(mut self, rows: usize) -> Result<Self> {
         let size = self.inner.get_vocab_size(false);
         if size > rows {
-            return Err(Error::model(
-                &self.origin,
-                format!("the tokenizer has {size} tokens, the model's embedding {rows} rows"),
-                "The tokenizer and the model do not belong together",
-            ));
+            let added = self.inner.get_added_tokens_decoder();
+            let beyond = |id: &usize| {
+                u32::try_from(*id).is_ok_and(|id| !added.contains_key(&id) && self.token(id).is_some())
+            };
+            if size - rows > MOST_WITHOUT_ROW || (rows..size).any(|id| beyond(&id)) {
+                return Err(Error::model(
+                    &self.origin,
+                    format!("the tokenizer has {size} tokens, the model's embedding {rows} rows"),
+                    "The tokenizer and the model do not belong together",
+                ));
+            }
         }
         self.rows = Some(rows);
         Ok(self)
@@ -174,7 +189,10 @@ impl Tokenizer {
             return Err(Error::model(
                 &self.origin,
                 format!("the text has {token} (id {id}), for which the model has no embedding"),
-                "Take it out of the text: it stands for an image",
+                match token.contains("image") {
+                    true => "Take it out of the text: it stands for an image",
+                    false => "Take it out of the text, or choose a model whose embedding has a row for it",
+                },
             ));
         }
         Ok(ids)
@@ -230,7 +248,8 @@ impl Tokenizer {
         self.end_of_turn
     }
 
-    /// The tokens at which generation stops: `<eos>`, `<end_of_turn>` and the configured `eos_token`.
+    /// The tokens that end an answer as far as the tokenizer knows: `<eos>`, `<end_of_turn>` and the
+    /// configured `eos_token`. What a model stops at is [`Model::stop_ids`](super::Model::stop_ids).
     pub fn stop_ids(&self) -> &[u32] {
         &self.stop
     }
@@ -249,9 +268,16 @@ impl Tokenizer {
     /// `chat_template.jinja` into the folder `dir`, for transformers' `AutoTokenizer` and for
     /// [`Tokenizer::from_dir`].
     ///
+    /// What else is in `dir`, which is made if it is missing, stays.
+    ///
     /// # Errors
-    /// [`Error::Io`] if a file cannot be written.
+    /// [`Error::Io`] if a file cannot be written; `dir` is as it was then.
     pub fn save_pretrained(&self, dir: &Path) -> Result<()> {
+        write_into_dir(dir, "tokenizer_config.json", |stage| self.write_files(stage))
+    }
+
+    /// Writes the files of [`save_pretrained`](Self::save_pretrained) one by one.
+    pub(crate) fn write_files(&self, dir: &Path) -> Result<()> {
         let text = self.inner.to_string(false).map_err(|e| self.failed("saving", e))?;
         write_bytes_atomic(&dir.join("tokenizer.json"), text.as_bytes())?;
 

@@ -1,18 +1,19 @@
 //! A model's tensors by name, on the CPU in f32, as they came out of a file.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use candle_core::Tensor;
-use serde_json::Value;
+use rayon::prelude::*;
 
 use super::config::Gemma3Config;
-use super::names::{LM_HEAD, tensor_shapes, without_prefix};
+use super::folder;
+use super::names::{EMBED_TOKENS, LM_HEAD};
 use super::safetensors::{map_file, tensors_from_bytes};
+use super::shards::{shards, shards_without_index};
+use super::wanted::{Wanted, missing, wrong_shape};
 use crate::error::{Error, Result};
-
-const INCOMPLETE: &str = "The file is incomplete or not a Gemma 3 text model";
-const OTHERS: &str = "The weights and the configuration do not belong together";
+use crate::ops::host;
 
 /// Named tensors (transformers' names, `model.layers.0.self_attn.q_proj.weight`), f32 on the CPU.
 #[derive(Debug, Clone, Default)]
@@ -36,11 +37,12 @@ impl Weights {
         Ok(tensor.clone())
     }
 
-    /// The weights in a transformers folder: `model.safetensors`, or the files that
-    /// `model.safetensors.index.json` lists.
+    /// The weights in a transformers folder: `model.safetensors`, the files that
+    /// `model.safetensors.index.json` lists, or all of `model-00001-of-0000N.safetensors` without one.
     ///
     /// F32, F16 and BF16 tensors become f32. Of a multimodal model only the text model is read;
-    /// other tensors that the configuration does not ask for are passed over.
+    /// other tensors that the configuration does not ask for are left out and named in a line. A
+    /// `lm_head.weight` beside a tied configuration is kept if it is not the embedding.
     ///
     /// # Errors
     /// [`Error::Model`] or [`Error::Io`] that names the file, and the tensor where there is one,
@@ -50,36 +52,42 @@ impl Weights {
         let index = folder.join("model.safetensors.index.json");
         if single.is_file() {
             let origin = single.display().to_string();
+            folder::refuse_unfinished(&single)?;
             let bytes = map_file(&single)?;
             return Self::from_safetensors_bytes(&bytes, &origin, config);
         }
-        if !index.is_file() {
-            let mut help = "A transformers folder has one, or model.safetensors.index.json and its shards";
-            if folder.join("pytorch_model.bin").is_file() {
-                help = "Its pytorch_model.bin is not read here: save the model as safetensors";
-            } else if folder.join("adapter_model.safetensors").is_file() {
-                help = "It holds an adapter: merge it with merge_adapters(&base_model, &folder)";
-            }
-            return Err(Error::model(folder.display(), "no model.safetensors in the folder", help));
+        let shards = match index.is_file() {
+            true => shards(folder, &index)?,
+            false => shards_without_index(folder)?,
+        };
+        let origin = folder.display().to_string();
+        if shards.is_empty() {
+            let help = folder::without_weights(folder);
+            return Err(Error::model(origin, "no model.safetensors in the folder", help));
+        }
+        let missing: Vec<String> =
+            shards.iter().filter(|shard| !shard.is_file()).map(|shard| file_name(shard)).collect();
+        if let Some(first) = missing.first() {
+            let help = folder::in_place_of(folder, first)
+                .unwrap_or_else(|| "Fetch the missing file, or the whole model again".to_string());
+            let problem = format!(
+                "the model is in {} files, and these are not there: {}",
+                shards.len(),
+                missing.join(", ")
+            );
+            return Err(Error::model(origin, problem, help));
         }
         let mut wanted = Wanted::new(config);
         let mut tensors = BTreeMap::new();
-        for shard in shards(folder, &index)? {
+        for shard in shards {
             let origin = shard.display().to_string();
-            if !shard.is_file() {
-                return Err(Error::model(
-                    origin,
-                    "the index lists this file and it is not there",
-                    "Fetch the missing file, or the whole model again",
-                ));
-            }
+            folder::refuse_unfinished(&shard)?;
             let bytes = map_file(&shard)?;
             tensors.extend(tensors_from_bytes(&bytes, &origin, |name, shape| {
                 wanted.check(&origin, name, shape)
             })?);
         }
-        wanted.all_found(&folder.display().to_string())?;
-        Ok(Self { origin: folder.display().to_string(), tensors })
+        wanted.finish(origin, tensors)
     }
 
     /// The weights in one safetensors file that is in memory. `origin` names it in errors.
@@ -89,8 +97,34 @@ impl Weights {
     pub fn from_safetensors_bytes(bytes: &[u8], origin: &str, config: &Gemma3Config) -> Result<Self> {
         let mut wanted = Wanted::new(config);
         let tensors = tensors_from_bytes(bytes, origin, |name, shape| wanted.check(origin, name, shape))?;
-        wanted.all_found(origin)?;
-        Ok(Self { origin: origin.to_string(), tensors })
+        wanted.finish(origin.to_string(), tensors)
+    }
+
+    /// Whether there is a head that is not the embedding, although `config` says that it is.
+    ///
+    /// # Errors
+    /// Only if candle fails.
+    pub(crate) fn has_own_head(&self, config: &Gemma3Config) -> Result<bool> {
+        let (Some(head), Some(embedding)) = (self.tensors.get(LM_HEAD), self.tensors.get(EMBED_TOKENS))
+        else {
+            return Ok(false);
+        };
+        Ok(config.tie_word_embeddings && !are_equal(head, embedding)?)
+    }
+
+    /// Unties `config` if [`Self::has_own_head`], and says whether it did; else takes a stored copy
+    /// of the embedding out.
+    ///
+    /// # Errors
+    /// Only if candle fails.
+    pub(crate) fn settle_head(&mut self, config: &mut Gemma3Config) -> Result<bool> {
+        let own = self.has_own_head(config)?;
+        if own {
+            config.tie_word_embeddings = false;
+        } else if config.tie_word_embeddings {
+            self.tensors.remove(LM_HEAD);
+        }
+        Ok(own)
     }
 
     /// How many values the tensors hold together.
@@ -99,73 +133,24 @@ impl Weights {
     }
 }
 
-/// The tensors that a configuration asks for, and which of them have come.
-struct Wanted {
-    shapes: BTreeMap<String, Vec<usize>>,
-    left: BTreeSet<String>,
-}
-
-impl Wanted {
-    fn new(config: &Gemma3Config) -> Self {
-        let shapes: BTreeMap<_, _> = tensor_shapes(config).into_iter().collect();
-        let left = shapes.keys().cloned().collect();
-        Self { shapes, left }
+/// Whether two f32 tensors have the same shape and values.
+fn are_equal(one: &Tensor, two: &Tensor) -> Result<bool> {
+    if one.dims() != two.dims() {
+        return Ok(false);
     }
-
-    /// The name under which to keep a tensor of a file, or `None` to pass over it.
-    fn check(&mut self, origin: &str, name: &str, shape: &[usize]) -> Result<Option<String>> {
-        let name = without_prefix(name);
-        let Some(dims) = self.shapes.get(&name) else { return Ok(None) };
-        if shape != dims.as_slice() {
-            return Err(wrong_shape(origin, &name, shape, dims));
-        }
-        self.left.remove(&name);
-        Ok(Some(name))
-    }
-
-    fn all_found(&self, origin: &str) -> Result<()> {
-        match self.left.first() {
-            None => Ok(()),
-            Some(name) if name == LM_HEAD => Err(Error::model(
-                origin,
-                format!("no tensor {LM_HEAD}, and the configuration says tie_word_embeddings: false"),
-                "Set tie_word_embeddings to true in config.json if the head is the embedding",
-            )),
-            Some(name) => Err(missing(origin, name)),
-        }
-    }
+    let mut equal = false;
+    host::read(one, |one| {
+        host::read(two, |two| {
+            let same = |(a, b): (&f32, &f32)| a == b || a.to_bits() == b.to_bits();
+            equal = one.len() == two.len() && one.par_iter().zip(two).with_min_len(1 << 16).all(same);
+            Ok(())
+        })
+    })?;
+    Ok(equal)
 }
 
-fn missing(origin: &str, name: &str) -> Error {
-    Error::model(origin, format!("no tensor {name}"), INCOMPLETE)
-}
-
-fn wrong_shape(origin: &str, name: &str, shape: &[usize], dims: &[usize]) -> Error {
-    let problem = format!("tensor {name} has shape {shape:?}, the configuration says {dims:?}");
-    Error::model(origin, problem, OTHERS)
-}
-
-/// The files that a `model.safetensors.index.json` lists, in order, each once.
-fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
-    let origin = index.display();
-    let text = std::fs::read_to_string(index).map_err(|e| Error::io(index, "reading the index", e))?;
-    let damaged = |problem: String| Error::model(&origin, problem, "Fetch the file again");
-    let value: Value = serde_json::from_str(&text).map_err(|e| damaged(format!("not valid JSON ({e})")))?;
-    let map = value
-        .get("weight_map")
-        .and_then(Value::as_object)
-        .ok_or_else(|| damaged("no weight_map in it".to_string()))?;
-    let mut names = BTreeSet::new();
-    for (tensor, file) in map {
-        let name = file.as_str().filter(|name| is_plain_file_name(name));
-        names.insert(name.ok_or_else(|| damaged(format!("tensor {tensor} is said to be in {file}")))?);
-    }
-    Ok(names.into_iter().map(|name| folder.join(name)).collect())
-}
-
-/// An index comes from elsewhere: its files lie beside it, nowhere else.
-fn is_plain_file_name(name: &str) -> bool {
-    !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\'])
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -259,19 +244,89 @@ mod tests {
         }
     }
 
+    /// The golden model with a head of its own, which counts the tokens on by one.
+    fn with_head() -> BTreeMap<String, Tensor> {
+        let mut tensors = golden_weights().tensors;
+        let embedding = &tensors[EMBED_TOKENS];
+        let last = embedding.narrow(0, 511, 1).unwrap();
+        let head = Tensor::cat(&[&last, &embedding.narrow(0, 0, 511).unwrap()], 0).unwrap();
+        tensors.insert(LM_HEAD.to_string(), head.contiguous().unwrap());
+        tensors
+    }
+
     #[test]
-    fn an_index_names_files_beside_it_only() {
+    fn a_head_of_its_own_is_kept_and_a_copy_of_the_embedding_is_not() {
+        let (own, tied) = (with_head(), golden_config());
+        let mut copy = own.clone();
+        copy.insert(LM_HEAD.into(), own[EMBED_TOKENS].clone());
+        for dtype in [DType::F32, DType::BF16] {
+            for prefix in ["", "language_model.", "_orig_mod."] {
+                for (tensors, kept) in [(&own, true), (&copy, false)] {
+                    let folder = tempfile::tempdir().unwrap();
+                    let named: BTreeMap<_, _> = tensors
+                        .iter()
+                        .map(|(name, tensor)| (format!("{prefix}{name}"), tensor.clone()))
+                        .collect();
+                    write_safetensors(&folder.path().join("model.safetensors"), &named, Some(dtype)).unwrap();
+                    let mut weights = Weights::from_folder(folder.path(), &tied).unwrap();
+                    assert_eq!(weights.tensors.contains_key(LM_HEAD), kept, "{dtype:?} {prefix}");
+                    let mut config = tied.clone();
+                    assert_eq!(weights.settle_head(&mut config).unwrap(), kept);
+                    assert_eq!(config.tie_word_embeddings, !kept);
+                }
+            }
+        }
+        // Where the configuration says untied, a head that is the embedding stays a head.
+        let untied = Gemma3Config { tie_word_embeddings: false, ..golden_config() };
         let folder = tempfile::tempdir().unwrap();
-        let index = folder.path().join("model.safetensors.index.json");
-        for (text, wanted) in [
-            ("{", "not valid JSON"),
-            ("{}", "no weight_map"),
-            (r#"{"weight_map": {"a": "../../etc/passwd"}}"#, "tensor a"),
-            (r#"{"weight_map": {"a": 5}}"#, "tensor a"),
-        ] {
-            std::fs::write(&index, text).unwrap();
-            let said = Weights::from_folder(folder.path(), &golden_config()).unwrap_err().to_string();
-            assert!(said.contains(wanted), "{said}");
+        write_safetensors(&folder.path().join("model.safetensors"), &copy, None).unwrap();
+        assert!(Weights::from_folder(folder.path(), &untied).unwrap().tensors.contains_key(LM_HEAD));
+        let mut short = own.clone();
+        short.insert(LM_HEAD.into(), own[LM_HEAD].narrow(0, 0, 500).unwrap().contiguous().unwrap());
+        let said = refused(&short, &tied);
+        assert!(
+            said.contains("lm_head.weight has shape [500, 64]") && said.contains("tie_word_embeddings"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn a_model_of_a_tied_configuration_uses_the_head_that_is_there() {
+        let weights = Weights { origin: "test".into(), tensors: with_head() };
+        let device = crate::Device::Cpu;
+        let untied = Gemma3Config { tie_word_embeddings: false, ..golden_config() };
+        let [ours, wanted] =
+            [golden_config(), untied].map(|c| crate::model::Gemma3::new(&c, &weights, &device).unwrap());
+        assert!(!ours.config().tie_word_embeddings);
+        let tied = crate::model::Gemma3::new(&golden_config(), &golden_weights(), &device).unwrap();
+        let prompt = [2, 40, 41];
+        assert_eq!(ours.greedy(&prompt, 5).unwrap(), wanted.greedy(&prompt, 5).unwrap());
+        assert_eq!(ours.greedy(&prompt, 1).unwrap()[0], (tied.greedy(&prompt, 1).unwrap()[0] + 1) % 512);
+    }
+
+    #[test]
+    fn double_precision_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut header = String::from("{");
+        let mut data: Vec<u8> = vec![];
+        for (name, tensor) in &golden_weights().tensors {
+            let from = data.len();
+            let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            data.extend(values.iter().flat_map(|value| f64::from(*value).to_le_bytes()));
+            let (shape, to) = (tensor.dims(), data.len());
+            header += &format!(
+                "\"{name}\":{{\"dtype\":\"F64\",\"shape\":{shape:?},\"data_offsets\":[{from},{to}]}},"
+            );
+        }
+        header.pop();
+        header += "}";
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.extend(data);
+        std::fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
+        let read = Weights::from_folder(folder.path(), &golden_config()).unwrap();
+        for (name, tensor) in &golden_weights().tensors {
+            assert!(are_equal(tensor, &read.tensors[name]).unwrap(), "{name}");
         }
     }
 

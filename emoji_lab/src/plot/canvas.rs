@@ -6,7 +6,7 @@ use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint};
 use plotters::prelude::*;
 
 use super::scale;
-use crate::display::{escape_html, wrap};
+use crate::display::{escape_html, plain, wrap};
 use crate::error::{Error, Result};
 
 /// plotters places things on whole pixels; it draws at twice the size so that curves stay smooth.
@@ -130,7 +130,8 @@ impl Card {
                 "Please report it.",
             )
         })?;
-        Ok(self.on_card(&drawing, height))
+        // Names and sentences may be anyone's, and XML allows few control characters.
+        Ok(plain(&self.on_card(&drawing, height)).into_owned())
     }
 
     fn draw_on(

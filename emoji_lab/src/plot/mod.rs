@@ -55,6 +55,6 @@ impl Figure {
 
 impl std::fmt::Display for Figure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.text.trim_end())
+        f.write_str(&crate::display::plain(self.text.trim_end()))
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::trainer_state::TRAINER_STATE_FILE;
 use crate::error::{Error, Result};
-use crate::files::write_dir_atomic;
+use crate::files::{is_another_live_process, is_stage, write_dir_atomic};
 
 const PREFIX: &str = "checkpoint-";
 
@@ -86,23 +86,29 @@ impl CheckpointDir {
         Ok(Self { step, path })
     }
 
-    /// Removes the earliest checkpoints until `save_total_limit` are left, and returns the removed
-    /// ones. The last one and `keep_best` always stay, even above the limit; `None` and 0 mean no
-    /// limit.
+    /// Removes the earliest checkpoints of a run until `save_total_limit` are left, and returns the
+    /// removed ones. `written`, which the run has just written, and `keep_best` always stay, even above
+    /// the limit; `None` and 0 mean no limit.
+    ///
+    /// Only checkpoints up to `written` count, and only those that `is_of_this_run` knows: what another
+    /// run left in the folder is not this run's to remove.
     ///
     /// # Errors
     /// [`Error::Io`] if a folder cannot be removed.
     pub fn rotate(
         output_dir: &Path,
         save_total_limit: Option<usize>,
+        written: &Self,
         keep_best: Option<&Path>,
+        is_of_this_run: impl Fn(&Self) -> bool,
     ) -> Result<Vec<Self>> {
+        let Some(limit @ 1..) = save_total_limit else { return Ok(Vec::new()) };
         let mut found = Self::list(output_dir)?;
-        let (Some(limit @ 1..), Some(last)) = (save_total_limit, found.pop()) else { return Ok(Vec::new()) };
+        found.retain(|checkpoint| checkpoint.step < written.step && is_of_this_run(checkpoint));
         // By name: the folder may have been moved since the best one's path was noted.
         let best = keep_best.and_then(Path::file_name);
         let is_best = |checkpoint: &Self| best.is_some() && checkpoint.path.file_name() == best;
-        let protected = 1 + usize::from(!is_best(&last) && found.iter().any(is_best));
+        let protected = 1 + usize::from(!is_best(written) && found.iter().any(is_best));
         let excess = (found.len() + 1).saturating_sub(limit.max(protected));
         found.retain(|checkpoint| !is_best(checkpoint));
         found.truncate(excess);
@@ -110,6 +116,19 @@ impl CheckpointDir {
             checkpoint.remove()?;
         }
         Ok(found)
+    }
+
+    /// Moves a checkpoint of another run out of the way of `checkpoint-STEP`, which is about to be
+    /// written: it keeps its files under a name that says what it is. Returns that name.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be renamed.
+    pub fn set_aside(&self) -> Result<PathBuf> {
+        let name = |n: usize| format!("another-run-{n}-{PREFIX}{}", self.step);
+        let free = (1..).map(|n| self.path.with_file_name(name(n))).find(|path| !path.exists());
+        let aside = free.unwrap_or_else(|| self.path.with_file_name(name(0)));
+        fs::rename(&self.path, &aside).map_err(|e| Error::io(&self.path, "setting a checkpoint aside", e))?;
+        Ok(aside)
     }
 
     /// Removes what a killed run left half-written in `output_dir`, and returns what it removed.
@@ -122,23 +141,26 @@ impl CheckpointDir {
     pub fn clean_up(output_dir: &Path) -> Result<Vec<PathBuf>> {
         let mut removed = Vec::new();
         for name in names(output_dir)? {
-            let Some((of, mark)) = name.strip_suffix(".part").and_then(|rest| rest.rsplit_once('.')) else {
+            // Each process that was at it put its mark behind the name: `checkpoint-5.77.part.old.part`.
+            let (mut of, mut marks) = (name.as_str(), Vec::new());
+            while let Some((rest, mark)) = of.strip_suffix(".part").and_then(|rest| rest.rsplit_once('.')) {
+                (of, marks) = (rest, [marks, vec![mark]].concat());
+            }
+            let is_file_of_ours = of.ends_with(".json") || of.ends_with(".safetensors");
+            let is_stage = is_stage(of);
+            if marks.is_empty() || step_of(of).is_none() && !is_file_of_ours && !is_stage {
                 continue;
-            };
+            }
             let path = output_dir.join(&name);
             let whole = output_dir.join(of);
-            let is_file_of_ours = of.ends_with(".json") || of.ends_with(".safetensors");
-            match mark {
-                _ if step_of(of).is_none() && !is_file_of_ours => continue,
-                "old" if !whole.exists() && missing_from(&path).is_none() => {
-                    fs::rename(&path, &whole)
-                        .map_err(|e| Error::io(&path, "putting a checkpoint back", e))?;
-                    continue;
-                }
-                "old" | "gone" => {}
-                pid if is_another_live_process(pid) => continue,
-                pid if pid.bytes().all(|b| b.is_ascii_digit()) => {}
-                _ => continue,
+            let is_mark =
+                |mark: &&str| matches!(*mark, "old" | "gone") || mark.bytes().all(|b| b.is_ascii_digit());
+            if !marks.iter().all(is_mark) || marks.iter().any(|mark| is_another_live_process(mark)) {
+                continue;
+            }
+            if marks == ["old"] && !whole.exists() && missing_from(&path).is_none() {
+                fs::rename(&path, &whole).map_err(|e| Error::io(&path, "putting a checkpoint back", e))?;
+                continue;
             }
             let result = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             result.map_err(|e| Error::io(&path, "removing what a killed run left", e))?;
@@ -165,13 +187,26 @@ fn step_of(name: &str) -> Option<usize> {
     (format!("{PREFIX}{step}") == name).then_some(step)
 }
 
-/// What keeps a folder from being a whole checkpoint.
+/// What keeps a folder from being a whole checkpoint: a file that is missing, or cut short (a copy that
+/// was broken off).
 fn missing_from(dir: &Path) -> Option<&'static str> {
     let weights = ["adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json"];
     if !weights.iter().any(|file| dir.join(file).is_file()) {
         return weights.first().copied();
     }
+    let cut = |file: &&&str| {
+        dir.join(file).is_file() && file.ends_with(".safetensors") && !is_whole(&dir.join(file))
+    };
+    if let Some(file) = weights.iter().chain(&["optimizer.safetensors"]).find(cut) {
+        return Some(file);
+    }
     (!dir.join(TRAINER_STATE_FILE).is_file()).then_some(TRAINER_STATE_FILE)
+}
+
+/// Whether a safetensors file is as long as its first bytes say.
+fn is_whole(path: &Path) -> bool {
+    crate::model::safetensors_len(path)
+        .is_some_and(|len| fs::metadata(path).is_ok_and(|file| file.len() == len))
 }
 
 fn names(dir: &Path) -> Result<Vec<String>> {
@@ -185,27 +220,12 @@ fn names(dir: &Path) -> Result<Vec<String>> {
     Ok(names.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
-fn is_another_live_process(pid: &str) -> bool {
-    let Some(pid) = pid.parse::<i32>().ok().filter(|pid| *pid > 0) else { return false };
-    if u32::try_from(pid) == Ok(std::process::id()) {
-        return false;
-    }
-    #[cfg(unix)]
-    {
-        // SAFETY: signal 0 is never delivered, the call only asks whether the process is there.
-        let there = unsafe { libc::kill(pid, 0) } == 0;
-        there || std::io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
-    }
-    #[cfg(not(unix))]
-    false
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn fill(dir: &Path) -> Result<()> {
-        fs::write(dir.join("adapter_model.safetensors"), "x").unwrap();
+        fs::write(dir.join("adapter_model.safetensors"), b"\x02\0\0\0\0\0\0\0{}").unwrap();
         fs::write(dir.join(TRAINER_STATE_FILE), "{}").unwrap();
         Ok(())
     }
@@ -249,6 +269,13 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
+    fn rotate(dir: &Path, limit: Option<usize>, written: usize, best: Option<usize>, of: &[usize]) -> usize {
+        let best = best.map(|step| PathBuf::from(format!("elsewhere/checkpoint-{step}")));
+        let written = CheckpointDir { step: written, path: dir.join(format!("checkpoint-{written}")) };
+        let is_ours = |checkpoint: &CheckpointDir| of.contains(&checkpoint.step);
+        CheckpointDir::rotate(dir, limit, &written, best.as_deref(), is_ours).unwrap().len()
+    }
+
     #[test]
     fn rotation_keeps_the_last_and_the_best() {
         // As transformers' rotate_checkpoints: (limit, best, what is left of 1 2 3 4).
@@ -264,11 +291,49 @@ mod tests {
         ];
         for (limit, best, left) in cases {
             let dir = with_steps(&[1, 2, 3, 4]);
-            let best = best.map(|step| PathBuf::from(format!("elsewhere/checkpoint-{step}")));
-            let removed = CheckpointDir::rotate(dir.path(), limit, best.as_deref()).unwrap();
+            let removed = rotate(dir.path(), limit, 4, best, &[1, 2, 3, 4]);
             assert_eq!(steps(dir.path()), left, "{limit:?} {best:?}");
-            assert_eq!(removed.len(), 4 - left.len());
+            assert_eq!(removed, 4 - left.len());
             assert_eq!(fs::read_dir(dir.path()).unwrap().count(), left.len());
+        }
+    }
+
+    #[test]
+    fn rotation_leaves_what_was_just_written_and_what_is_not_of_this_run() {
+        // (limit, just written, of this run, what is left of 100 200 300 900)
+        let cases: [(usize, usize, &[usize], &[usize]); 4] = [
+            (1, 100, &[100], &[100, 200, 300, 900]),
+            (1, 300, &[100, 200, 300], &[300, 900]),
+            (3, 300, &[100, 200, 300], &[100, 200, 300, 900]),
+            // An earlier run with the same settings left the later ones.
+            (1, 200, &[100, 200, 300, 900], &[200, 300, 900]),
+        ];
+        for (limit, written, ours, left) in cases {
+            let dir = with_steps(&[100, 200, 300, 900]);
+            rotate(dir.path(), Some(limit), written, None, ours);
+            assert_eq!(steps(dir.path()), left, "{limit} {written}");
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_that_is_in_the_way_is_kept_under_another_name() {
+        let dir = with_steps(&[5]);
+        let mut names = Vec::new();
+        for _ in 0..2 {
+            names.push(CheckpointDir::list(dir.path()).unwrap()[0].set_aside().unwrap());
+            CheckpointDir::write(dir.path(), 5, fill).unwrap();
+        }
+        let names: Vec<_> = names.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+        assert_eq!(names, ["another-run-1-checkpoint-5", "another-run-2-checkpoint-5"]);
+        assert_eq!(steps(dir.path()), [5], "they are no checkpoints of this folder any more");
+    }
+
+    #[test]
+    fn a_checkpoint_that_was_copied_in_part_is_none() {
+        let dir = with_steps(&[5, 6]);
+        for file in ["optimizer.safetensors", "adapter_model.safetensors"] {
+            fs::write(dir.path().join("checkpoint-6").join(file), b"\x02\0\0\0\0\0\0\0{").unwrap();
+            assert_eq!(steps(dir.path()), [5], "{file}");
         }
     }
 
@@ -279,7 +344,17 @@ mod tests {
         // Process 1 is alive everywhere this runs; no process has the largest id.
         let dead = i32::MAX;
         let (running, half) = ("checkpoint-5.1.part".to_string(), format!("checkpoint-5.{dead}.part"));
-        let stale = [half, "checkpoint-3.old.part".into(), "checkpoint-1.gone.part".into()];
+        let nested = format!("checkpoint-5.{dead}.part.{dead}.part");
+        let nested_old = format!("checkpoint-5.{dead}.part.old.part");
+        let stage = format!(".emoji_lab-new.{dead}.part");
+        let stale = [
+            half,
+            "checkpoint-3.old.part".into(),
+            "checkpoint-1.gone.part".into(),
+            nested,
+            nested_old,
+            stage,
+        ];
         for name in stale.iter().chain([&running, &"checkpoint-9.old.part".to_string()]) {
             fs::create_dir(at(name)).unwrap();
         }

@@ -41,6 +41,19 @@ pub struct Finetune {
     /// What trains on a GPU, in place of `model` and `arena`, whose values stay those of the start.
     #[cfg(feature = "cuda")]
     cuda: Option<std::sync::Mutex<crate::cuda::CudaFinetune>>,
+    #[cfg(test)]
+    pub(super) rehearsal: Rehearsal,
+}
+
+/// In tests, a CPU that is given steps ahead as a GPU is, and fails when it is told to.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(super) struct Rehearsal {
+    /// Steps that may be on their way at a time.
+    pub(super) ahead: usize,
+    /// The step, counted from 1, whose submission fails, once.
+    pub(super) fails_at: Option<usize>,
+    on_its_way: usize,
 }
 
 /// A step that was sent off by [`Finetune::submit`].
@@ -144,6 +157,8 @@ impl Finetune {
             moved: 0,
             #[cfg(feature = "cuda")]
             cuda,
+            #[cfg(test)]
+            rehearsal: Rehearsal::default(),
         })
     }
 
@@ -226,6 +241,9 @@ impl Finetune {
         if let Some(cuda) = &self.cuda {
             return shared(cuda).has_room();
         }
+        #[cfg(test)]
+        return self.rehearsal.on_its_way < self.rehearsal.ahead;
+        #[cfg(not(test))]
         false
     }
 
@@ -234,6 +252,14 @@ impl Finetune {
     /// # Errors
     /// As [`Self::step`].
     pub fn submit(&mut self, batches: &[Batch], learning_rate: f64) -> Result<Pending> {
+        #[cfg(test)]
+        {
+            if self.rehearsal.fails_at == Some(self.steps + 1) {
+                self.rehearsal.fails_at = None;
+                return Err(Error::training("a rehearsed failure", "Try again"));
+            }
+            self.rehearsal.on_its_way += 1;
+        }
         #[cfg(feature = "cuda")]
         if let Some(cuda) = &mut self.cuda {
             let targets = count_targets(batches)?;
@@ -253,6 +279,10 @@ impl Finetune {
     /// # Errors
     /// As [`Self::step`].
     pub fn wait(&mut self, pending: Pending) -> Result<StepResult> {
+        #[cfg(test)]
+        {
+            self.rehearsal.on_its_way -= 1;
+        }
         match pending.0 {
             Sent::Done(result) => Ok(result),
             #[cfg(feature = "cuda")]

@@ -4,11 +4,14 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use super::checkpoint::CheckpointDir;
+use super::resume::is_of;
 use super::trainer::{Position, SftTrainer};
 use super::trainer_state::{TRAINER_STATE_FILE, TrainerState};
 use super::training_state::TrainingState;
+use crate::display::say;
 use crate::error::{Error, Result};
-use crate::lora::Adapter;
+use crate::files::write_into_dir;
+use crate::lora::{Adapter, CONFIG_FILE};
 use crate::model::{Tokenizer, Weights, save_pretrained_folder};
 
 /// What is trained, as it stood.
@@ -39,10 +42,10 @@ impl ModelSnapshot {
 
     pub(super) fn save(&self, dir: &Path) -> Result<()> {
         match &self.trained {
-            Trained::Adapter(adapter) => {
-                adapter.save(dir)?;
-                self.tokenizer.save_pretrained(dir)
-            }
+            Trained::Adapter(adapter) => write_into_dir(dir, CONFIG_FILE, |stage| {
+                adapter.write_files(stage)?;
+                self.tokenizer.write_files(stage)
+            }),
             Trained::Model { config, weights, generation_config } => save_pretrained_folder(
                 dir,
                 config,
@@ -66,25 +69,25 @@ pub(super) struct Snapshot {
 
 impl Snapshot {
     /// Writes the checkpoint, and removes the ones that are too many then.
+    ///
+    /// One of another run that has the same number is set aside, not replaced.
     pub(super) fn write(self) -> Result<CheckpointDir> {
+        let here = self.training.position.identity.clone();
+        let is_ours = |checkpoint: &CheckpointDir| is_of(&checkpoint.path, &here);
+        let step = self.state.global_step;
+        let found = CheckpointDir::list(&self.output_dir)?;
+        if let Some(other) = found.iter().find(|there| there.step == step && !is_ours(there)) {
+            let aside = other.set_aside()?;
+            say(format_args!("{} was of another run, and is now {}", other.path.display(), aside.display()));
+        }
         let written = CheckpointDir::write(&self.output_dir, self.state.global_step, |part| {
-            match self.model.trained {
-                // Two large files, side by side: each waits for its own bytes to be on the disk.
-                Trained::Adapter(_) => {
-                    let (model, training) =
-                        rayon::join(|| self.model.save(part), || self.training.save(part));
-                    model.and(training)?;
-                }
-                // A model takes the place of the whole folder, so it comes first.
-                Trained::Model { .. } => {
-                    self.model.save(part)?;
-                    self.training.save(part)?;
-                }
-            }
+            // Two large files, side by side: each waits for its own bytes to be on the disk.
+            let (model, training) = rayon::join(|| self.model.save(part), || self.training.save(part));
+            model.and(training)?;
             self.state.save(&part.join(TRAINER_STATE_FILE))
         })?;
         let best = self.state.best_model_checkpoint.as_ref().map(PathBuf::from);
-        CheckpointDir::rotate(&self.output_dir, self.save_total_limit, best.as_deref())?;
+        CheckpointDir::rotate(&self.output_dir, self.save_total_limit, &written, best.as_deref(), is_ours)?;
         Ok(written)
     }
 }

@@ -10,17 +10,18 @@ use super::batch::{Batch, Row};
 use super::checkpoint::CheckpointDir;
 use super::config::SftConfig;
 use super::finetune::{Finetune, Pending, StepResult};
+use super::identity::RunIdentity;
 use super::interrupt::InterruptGuard;
 use super::log::LogEntry;
 use super::output::TrainOutput;
+use super::resume::off;
 use super::rows::{batches_in_order, epoch_order, longest_batch, tokenize};
 use super::schedule::warmup_steps;
-use super::snapshot::{ModelSnapshot, Snapshot, Writing};
+use super::snapshot::{ModelSnapshot, Writing};
 use super::tensorboard::EventWriter;
 use super::trainer_state::{TRAINER_STATE_FILE, TrainerState};
-use super::training_state::TrainingState;
 use crate::data::ChatDataset;
-use crate::display::{ParameterReport, Progress};
+use crate::display::{ParameterReport, Progress, say};
 use crate::error::{Error, Result};
 use crate::lora::LoraConfig;
 use crate::model::Model;
@@ -35,42 +36,47 @@ pub struct SftTrainer {
     pub(super) finetune: Finetune,
     train_rows: Vec<Row>,
     eval_batches: Vec<Batch>,
-    state: TrainerState,
-    position: Position,
-    events: Option<EventWriter>,
+    pub(super) state: TrainerState,
+    pub(super) position: Position,
+    /// The run that this is; complete once `knows_base`.
+    pub(super) identity: RunIdentity,
+    pub(super) knows_base: bool,
+    /// Whether an error left the parameters between steps: they are then read back from a checkpoint.
+    pub(super) off: bool,
+    pub(super) events: Option<EventWriter>,
     /// What HF's Trainer counts for a token that is trained on.
     flops_per_token: f64,
     /// The checkpoint that is being written beside the training.
-    writing: Option<Writing>,
+    pub(super) writing: Option<Writing>,
 }
 
 /// Where a run stands beyond its step count: everything that resuming needs to go on bit for bit.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Position {
     /// Forward passes done in training; dropout's randomness is a function of it.
-    passes: u64,
+    pub(super) passes: u64,
     /// Sum of step losses since the last log entry.
-    loss_since_log: f64,
+    pub(super) loss_since_log: f64,
     /// Step of the last log entry.
-    logged_step: usize,
+    pub(super) logged_step: usize,
     /// Sum of all step losses.
-    loss_total: f64,
+    pub(super) loss_total: f64,
     /// Tokens trained on.
-    tokens: usize,
+    pub(super) tokens: usize,
     /// Last gradient norm.
-    grad_norm: f64,
+    pub(super) grad_norm: f64,
     /// Last learning rate.
-    learning_rate: f64,
-    /// Settings that decide the numbers, to be found again when resuming.
-    fingerprint: String,
+    pub(super) learning_rate: f64,
+    /// The run that it is.
+    pub(super) identity: RunIdentity,
 }
 
 /// Sizes of a run, from the settings and the number of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Plan {
+pub(super) struct Plan {
     batches_per_epoch: usize,
     steps_per_epoch: usize,
-    total_steps: usize,
+    pub(super) total_steps: usize,
     warmup: usize,
 }
 
@@ -120,7 +126,6 @@ impl SftTrainer {
         let eval_batches = batches_in_order(&eval_rows, args.per_device_eval_batch_size);
         let longest_eval = eval_batches.iter().map(|batch| batch.tokens.len()).max().unwrap_or(0);
         finetune.reserve(longest_batch(&train_rows, args.per_device_train_batch_size).max(longest_eval))?;
-        let fingerprint = fingerprint(args, quant, lora, &train_rows);
         let mut trainer = Self {
             args: args.clone(),
             lora: lora.cloned(),
@@ -129,7 +134,10 @@ impl SftTrainer {
             train_rows,
             eval_batches,
             state: TrainerState::default(),
-            position: Position { fingerprint, ..Position::default() },
+            position: Position::default(),
+            identity: RunIdentity::default(),
+            knows_base: false,
+            off: false,
             events: None,
             writing: None,
             flops_per_token: 0.0,
@@ -139,6 +147,8 @@ impl SftTrainer {
         let embedding = trainer.finetune.model().embed_tokens.value.elem_count() as u64;
         trainer.flops_per_token = 6.0 * (parameters - embedding) as f64;
         let plan = trainer.plan()?;
+        trainer.identity =
+            RunIdentity::new(args, quant, lora, &trainer.train_rows, (plan.total_steps, plan.warmup));
         trainer.state.max_steps = plan.total_steps;
         trainer.state.num_train_epochs = plan.total_steps.div_ceil(plan.steps_per_epoch);
         trainer.state.train_batch_size = Some(args.per_device_train_batch_size);
@@ -195,23 +205,46 @@ impl SftTrainer {
     /// An interrupt (SIGINT, the notebook's stop button) ends it after the running step with a
     /// checkpoint; [`resume`](Self::resume) goes on from there. A second interrupt kills the process.
     ///
+    /// After an error the run is as it was after its last whole step; if that cannot be (a GPU was
+    /// some steps ahead), the next call goes back to this run's last checkpoint first.
+    ///
     /// # Errors
-    /// [`Error::Training`] if the loss is not finite or a parameter gets no gradient; [`Error::Io`]
-    /// if a checkpoint cannot be written. Checkpoints written before stay.
+    /// [`Error::Training`] if the loss is not finite or a parameter gets no gradient, and if there is no
+    /// checkpoint to go back to after an error; [`Error::Io`] if a checkpoint cannot be written.
+    /// Checkpoints written before stay.
     pub fn train(&mut self) -> Result<TrainOutput> {
-        let outcome = self.run();
+        self.back_to_a_whole_step()?;
+        let mut ahead = VecDeque::new();
+        let outcome = self.run(&mut ahead);
         if outcome.is_err() {
-            // A checkpoint that is being written is written to its end; what failed first is told.
-            let _ = self.finish_writing();
+            self.after_an_error(ahead);
         }
         outcome
     }
 
-    fn run(&mut self) -> Result<TrainOutput> {
+    /// Leaves nothing on its way, and the counts as they were after the last whole step.
+    fn after_an_error(&mut self, ahead: VecDeque<Submitted>) {
+        // A GPU does them all the same, so nobody may count on the parameters.
+        self.off |= !ahead.is_empty();
+        for step in ahead {
+            // What failed first is told.
+            let _ = self.finetune.wait(step.pending);
+        }
+        if self.finetune.steps() != self.state.global_step {
+            self.off = true;
+        }
+        // Dropout of the step that failed is drawn again when it is tried again.
+        self.finetune.set_progress(self.state.global_step, self.position.passes);
+        // A checkpoint that is being written is written to its end.
+        let _ = self.finish_writing();
+    }
+
+    fn run(&mut self, ahead: &mut VecDeque<Submitted>) -> Result<TrainOutput> {
         let plan = self.plan()?;
         std::fs::create_dir_all(&self.args.output_dir)
             .map_err(|e| Error::io(&self.args.output_dir, "creating output_dir", e))?;
         CheckpointDir::clean_up(&self.args.output_dir)?;
+        self.say_what_is_there(&plan)?;
         let first = self.state.global_step;
         if self.args.report_to_tensorboard && self.events.is_none() {
             self.events = Some(EventWriter::for_run(&self.args.output_dir, (first > 0).then_some(first))?);
@@ -221,13 +254,12 @@ impl SftTrainer {
         let tokens_before = self.position.tokens;
         let mut order = (usize::MAX, vec![]);
         let interrupt = InterruptGuard::install();
-        let mut ahead = VecDeque::new();
         while self.state.global_step < plan.total_steps {
             // A GPU is given steps ahead, up to where something is to be done between two of them.
             loop {
                 let next = self.state.global_step + ahead.len();
                 let stop = next >= plan.total_steps || interrupt.requested() || !self.finetune.has_room();
-                if !ahead.is_empty() && (stop || self.pauses_after(&plan, next) || looked_at(&ahead)) {
+                if !ahead.is_empty() && (stop || self.pauses_after(&plan, next) || looked_at(ahead)) {
                     break;
                 }
                 let epoch = next / plan.steps_per_epoch;
@@ -244,7 +276,7 @@ impl SftTrainer {
             let rate = (self.position.tokens - tokens_before) as f64 / elapsed;
             let eta = Duration::try_from_secs_f64(elapsed / done * (plan.total_steps - step) as f64).ok();
             if let Some(line) = progress.line(step, Some(result.loss), Some(rate), eta) {
-                println!("{line}");
+                say(line);
             }
             let saved = self.after_step(&plan)?;
             if interrupt.requested() && step < plan.total_steps && ahead.is_empty() {
@@ -252,54 +284,24 @@ impl SftTrainer {
                     self.save_checkpoint()?;
                 }
                 self.finish_writing()?;
-                println!("interrupted after step {step}; trainer.resume()? goes on from here");
+                say(format_args!("interrupted after step {step}; trainer.resume()? goes on from here"));
                 break;
             }
         }
         self.finish(&plan, first, started)
     }
 
-    /// Goes on with a run that was stopped: from where this trainer stands if it was interrupted,
-    /// else (after a restart of the kernel) from the last checkpoint in `output_dir`.
-    ///
-    /// # Errors
-    /// [`Error::Training`] if there is nothing to go on with: this trainer's run is at its end, or a
-    /// new trainer finds no checkpoint, or one of a run with other settings.
-    pub fn resume(&mut self) -> Result<TrainOutput> {
-        match self.state.global_step {
-            0 => self.resume_from_checkpoint(None),
-            step if step < self.plan()?.total_steps => self.train(),
-            step => Err(Error::training(
-                format!("nothing to resume: all {step} steps are done"),
-                "To train anew, make a new SftTrainer; to train longer, one with a higher num_train_epochs",
-            )),
-        }
-    }
-
-    /// Takes up the run saved in `checkpoint` (`None` for the last one in `output_dir`) and trains
-    /// on to its end, with the same numbers as if it had never stopped.
-    ///
-    /// # Errors
-    /// [`Error::Training`] if there is no checkpoint, or it is of a run with other settings.
-    pub fn resume_from_checkpoint(&mut self, checkpoint: Option<&Path>) -> Result<TrainOutput> {
-        let checkpoint = match checkpoint {
-            Some(path) => CheckpointDir::open(path)?,
-            None => CheckpointDir::last(&self.args.output_dir)?.ok_or_else(|| {
-                Error::training(
-                    format!("{} holds no checkpoint", self.args.output_dir.display()),
-                    "Start with train(), with a save_strategy other than No",
-                )
-            })?,
-        };
-        self.load_checkpoint(&checkpoint.path)?;
-        self.train()
-    }
-
     /// Writes the trained adapter (or, without LoRA, the model) and the tokenizer into `dir`.
     ///
+    /// What else is in `dir` stays; it may be `output_dir`.
+    ///
     /// # Errors
-    /// [`Error::Io`] if the folder cannot be written.
+    /// [`Error::Io`] if the folder cannot be written, [`Error::Training`] if an error has left the
+    /// parameters between two steps.
     pub fn save_model(&self, dir: impl AsRef<Path>) -> Result<()> {
+        if self.off {
+            return Err(off());
+        }
         ModelSnapshot::take(self)?.save(dir.as_ref())
     }
 
@@ -318,7 +320,7 @@ impl SftTrainer {
         self.finetune.evaluate(&self.eval_batches)
     }
 
-    fn plan(&self) -> Result<Plan> {
+    pub(super) fn plan(&self) -> Result<Plan> {
         let args = &self.args;
         let batches_per_epoch = self.train_rows.len().div_ceil(args.per_device_train_batch_size);
         let steps_per_epoch = batches_per_epoch.div_ceil(args.gradient_accumulation_steps);
@@ -341,8 +343,16 @@ impl SftTrainer {
     /// a checkpoint.
     fn pauses_after(&self, plan: &Plan, step: usize) -> bool {
         let end_of_epoch = step.is_multiple_of(plan.steps_per_epoch) || step == plan.total_steps;
-        self.args.eval_strategy.is_due(step, end_of_epoch)
-            || self.args.save_strategy.is_due(step, end_of_epoch)
+        self.args.eval_strategy.is_due(step, end_of_epoch) || self.saves_after(plan, step)
+    }
+
+    /// Whether a checkpoint is due after `step`: as the strategy says, and by steps also at the end, as
+    /// transformers has it (a run by epochs ends with one anyway).
+    fn saves_after(&self, plan: &Plan, step: usize) -> bool {
+        let end = step == plan.total_steps;
+        let strategy = self.args.save_strategy;
+        strategy.is_due(step, end || step.is_multiple_of(plan.steps_per_epoch))
+            || end && matches!(strategy, super::Strategy::Steps(_))
     }
 
     fn batch(&self, rows: &[usize]) -> Batch {
@@ -403,7 +413,7 @@ impl SftTrainer {
         if self.args.eval_strategy.is_due(step, end_of_epoch) {
             self.log_evaluation()?;
         }
-        let save = self.args.save_strategy.is_due(step, end_of_epoch);
+        let save = self.saves_after(plan, step);
         if save {
             self.save_checkpoint()?;
         }
@@ -426,10 +436,10 @@ impl SftTrainer {
         let seconds = started.elapsed().as_secs_f64();
         let rows: usize = self.eval_batches.iter().map(|b| b.rows).sum();
         if self.args.progress_lines > 0 {
-            println!(
+            say(format_args!(
                 "epoch {:.2}  validation loss {eval_loss:.4}  ({rows} rows in {seconds:.1} s)",
                 self.state.epoch
-            );
+            ));
         }
         self.log(LogEntry {
             eval_loss: Some(eval_loss),
@@ -440,73 +450,15 @@ impl SftTrainer {
             ..LogEntry::default()
         })?;
         let state = &mut self.state;
-        if self.args.load_best_model_at_end && state.best_metric.is_none_or(|best| eval_loss < best) {
+        // A loss that is no number is better than none, and worse than any.
+        let is_better = eval_loss.is_finite()
+            && state.best_metric.is_none_or(|best| !best.is_finite() || eval_loss < best);
+        if self.args.load_best_model_at_end && is_better {
             state.best_metric = Some(eval_loss);
             state.best_global_step = Some(state.global_step);
             let path = self.args.output_dir.join(format!("checkpoint-{}", state.global_step));
             state.best_model_checkpoint = Some(path.display().to_string());
         }
-        Ok(())
-    }
-
-    fn save_checkpoint(&mut self) -> Result<()> {
-        self.finish_writing()?;
-        let snapshot = Snapshot {
-            output_dir: self.args.output_dir.clone(),
-            model: ModelSnapshot::take(self)?,
-            training: TrainingState {
-                global_step: self.state.global_step,
-                tensors: self.optimizer_tensors()?,
-                position: self.position.clone(),
-            },
-            state: self.state.clone(),
-            save_total_limit: self.args.save_total_limit,
-        };
-        if self.base.gemma.device().is_cuda() {
-            // The card trains on while the host writes.
-            self.writing = Some(Writing::begin(snapshot));
-            return Ok(());
-        }
-        let written = snapshot.write()?;
-        self.say_saved(&written);
-        Ok(())
-    }
-
-    /// Waits for the checkpoint that is being written, if one is.
-    fn finish_writing(&mut self) -> Result<()> {
-        if let Some(writing) = self.writing.take() {
-            let written = writing.finish()?;
-            self.say_saved(&written);
-        }
-        Ok(())
-    }
-
-    fn say_saved(&self, written: &CheckpointDir) {
-        if self.args.progress_lines > 0 {
-            println!("checkpoint saved to {}", written.path.display());
-        }
-    }
-
-    fn load_checkpoint(&mut self, dir: &Path) -> Result<()> {
-        self.finish_writing()?;
-        let mut saved: TrainingState<Position> = TrainingState::load(dir)?;
-        let state = TrainerState::load(&dir.join(TRAINER_STATE_FILE))?;
-        if saved.position.fingerprint != self.position.fingerprint {
-            return Err(Error::training(
-                format!("{} is of a run with other settings or other rows", dir.display()),
-                format!(
-                    "It had: {}. This one has: {}. Give the same ones, or start anew with train()",
-                    saved.position.fingerprint, self.position.fingerprint
-                ),
-            ));
-        }
-        self.load_weights(dir)?;
-        self.load_optimizer_tensors(&mut saved)?;
-        self.finetune.set_progress(saved.global_step, saved.position.passes);
-        self.position = saved.position;
-        let (max_steps, epochs) = (self.state.max_steps, self.state.num_train_epochs);
-        self.state = TrainerState { max_steps, num_train_epochs: epochs, ..state };
-        self.events = None;
         Ok(())
     }
 
@@ -539,11 +491,10 @@ impl SftTrainer {
             events.flush()?;
         }
         self.state.save(&self.args.output_dir.join(TRAINER_STATE_FILE))?;
-        let best =
-            self.state.best_model_checkpoint.clone().filter(|_| self.args.load_best_model_at_end && complete);
-        if let Some(best) = &best {
-            self.load_weights(Path::new(best))?;
-        }
+        let best = match self.args.load_best_model_at_end && complete {
+            true => self.load_best()?,
+            false => None,
+        };
         Ok(TrainOutput {
             global_step: self.state.global_step,
             total_steps: plan.total_steps,
@@ -554,50 +505,4 @@ impl SftTrainer {
             best_checkpoint: best,
         })
     }
-}
-
-/// The settings and rows that decide a run's numbers, in one line.
-fn fingerprint(args: &SftConfig, quant: &QuantConfig, lora: Option<&LoraConfig>, rows: &[Row]) -> String {
-    // FNV-1a over the tokens: not a cryptographic hash, only to notice another dataset.
-    let hash = rows
-        .iter()
-        // What is masked counts too: the same tokens with `assistant_only_loss` are another run.
-        .flat_map(|row| row.ids.iter().copied().chain([row.prompt_len as u32, u32::MAX]))
-        .fold(0xcbf2_9ce4_8422_2325u64, |hash, id| {
-            (hash ^ u64::from(id)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
-    let lora = lora.map_or_else(
-        || "no LoRA".to_string(),
-        |l| {
-            format!(
-                "r {} alpha {} dropout {} on {:?} and {:?}, tied {}",
-                l.r,
-                l.lora_alpha,
-                l.lora_dropout,
-                l.targets(),
-                l.modules_to_save,
-                l.ensure_weight_tying
-            )
-        },
-    );
-    format!(
-        "{} rows ({hash:016x}), batch {} × {}, learning_rate {}, {} with warmup {} / {}, AdamW {} {} {}{}, weight_decay {}, \
-         clip {}, seed {}, 4 bit {} in blocks of {}, {lora}",
-        rows.len(),
-        args.per_device_train_batch_size,
-        args.gradient_accumulation_steps,
-        args.learning_rate,
-        args.lr_scheduler_type,
-        args.warmup_steps,
-        args.warmup_ratio,
-        args.adam_beta1,
-        args.adam_beta2,
-        args.adam_epsilon,
-        if args.optim_state_dtype == candle_core::DType::BF16 { " in bf16" } else { "" },
-        args.weight_decay,
-        args.max_grad_norm,
-        args.seed,
-        quant.load_in_4bit,
-        quant.blocksize,
-    )
 }

@@ -16,7 +16,7 @@ const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 const POSITION_FILE: &str = "training_state.json";
 
 /// Grows when what the files mean changes, so that an old checkpoint is refused, not misread.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// The part of a checkpoint that only resuming needs. `P` is the trainer's own account of where
 /// it stands: random streams, place in the data, sums that are being kept.
@@ -85,13 +85,22 @@ impl<P: DeserializeOwned> TrainingState<P> {
     /// [`Error::Training`] or [`Error::Model`] that names the file which is missing, damaged or
     /// of another version.
     pub fn load(dir: &Path) -> Result<Self> {
-        for file in [OPTIMIZER_FILE, POSITION_FILE] {
-            if !dir.join(file).is_file() {
-                let help =
-                    "Only checkpoints that this trainer wrote can be resumed; those of Python can be merged";
-                return Err(Error::training(format!("{} holds no {file}", dir.display()), help));
-            }
-        }
+        needed(dir, OPTIMIZER_FILE)?;
+        let file = Self::read(dir)?;
+        let tensors = read_safetensors(&dir.join(OPTIMIZER_FILE))?;
+        Ok(Self { global_step: file.global_step, tensors, position: file.position })
+    }
+
+    /// Reads only where the run stands, without the optimizer's tensors.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn position(dir: &Path) -> Result<P> {
+        Ok(Self::read(dir)?.position)
+    }
+
+    fn read(dir: &Path) -> Result<PositionFile<P>> {
+        needed(dir, POSITION_FILE)?;
         let path = dir.join(POSITION_FILE);
         let text = fs::read_to_string(&path).map_err(|e| Error::io(&path, "reading the checkpoint", e))?;
         let damaged = |e: serde_json::Error| {
@@ -108,10 +117,16 @@ impl<P: DeserializeOwned> TrainingState<P> {
             let problem = format!("{} has format {}, this is {FORMAT}", path.display(), version.format);
             return Err(Error::training(problem, "Resume with the version of emoji_lab that wrote it"));
         }
-        let file: PositionFile<P> = serde_json::from_str(&text).map_err(damaged)?;
-        let tensors = read_safetensors(&dir.join(OPTIMIZER_FILE))?;
-        Ok(Self { global_step: file.global_step, tensors, position: file.position })
+        serde_json::from_str(&text).map_err(damaged)
     }
+}
+
+fn needed(dir: &Path, file: &str) -> Result<()> {
+    if dir.join(file).is_file() {
+        return Ok(());
+    }
+    let help = "Only checkpoints that this trainer wrote can be resumed; those of Python can be merged";
+    Err(Error::training(format!("{} holds no {file}", dir.display()), help))
 }
 
 #[cfg(test)]
@@ -179,8 +194,8 @@ mod tests {
 
         let position = dir.path().join(POSITION_FILE);
         let text = fs::read_to_string(&position).unwrap();
-        fs::write(&position, text.replace("\"format\": 1", "\"format\": 2")).unwrap();
-        says("has format 2, this is 1");
+        fs::write(&position, text.replace("\"format\": 2", "\"format\": 1")).unwrap();
+        says("has format 1, this is 2");
         fs::write(&position, &text[..text.len() / 2]).unwrap();
         says("training_state.json is not readable");
         fs::write(&position, text.replace("\"row\"", "\"place\"")).unwrap();

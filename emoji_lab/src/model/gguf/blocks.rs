@@ -196,6 +196,8 @@ fn six_k(b: &[u8], y: &mut [f32]) {
 /// The names of ggml's other types, so that an error can say what a file has.
 fn name_of(id: u32) -> String {
     let name = match id {
+        4 => "Q4_2",
+        5 => "Q4_3",
         9 => "Q8_1",
         10 => "Q2_K",
         11 => "Q3_K",
@@ -214,8 +216,12 @@ fn name_of(id: u32) -> String {
         27 => "I64",
         28 => "F64",
         29 => "IQ1_M",
+        31 => "Q4_0_4_4",
+        32 => "Q4_0_4_8",
+        33 => "Q4_0_8_8",
         34 => "TQ1_0",
         35 => "TQ2_0",
+        36 => "IQ4_NL_4_4",
         39 => "MXFP4",
         other => return format!("the unknown type {other}"),
     };

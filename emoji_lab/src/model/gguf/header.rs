@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::blocks::Kind;
+use super::cursor::Cursor;
 use crate::error::{Error, Result};
 
 /// A metadata value. Numbers keep their sign and width only as far as a reader needs.
@@ -43,27 +44,47 @@ pub(crate) struct TensorInfo {
 pub(crate) struct Header<'a> {
     pub(crate) metadata: BTreeMap<&'a str, Meta<'a>>,
     pub(crate) tensors: BTreeMap<&'a str, TensorInfo>,
+    /// Tensors that are stored in a way which is not read here, and in which. Only a tensor that is
+    /// asked for makes that an error: a file may hold a vision tower, too.
+    pub(crate) unread: BTreeMap<&'a str, String>,
+}
+
+/// What is wrong with a file, and the way out.
+struct Flaw {
+    problem: String,
+    help: &'static str,
+}
+
+impl From<String> for Flaw {
+    fn from(problem: String) -> Self {
+        Self { problem, help: HELP }
+    }
 }
 
 const HELP: &str = "Fetch the .gguf file again";
-/// ggml's own limit.
-const MOST_DIMS: usize = 4;
 
 impl<'a> Header<'a> {
     /// Reads the front of `file`, the whole file's bytes. `origin` names it in errors.
     pub(crate) fn read(file: &'a [u8], origin: &str) -> Result<Self> {
-        let damaged = |problem: String| Error::model(origin, problem, HELP);
         let mut cursor = Cursor { file, at: 0 };
-        let mut run = || -> Result<Self, String> {
+        let mut run = || -> Result<Self, Flaw> {
             if cursor.take(4, "the magic")? != b"GGUF" {
-                return Err("not a GGUF file (its first four bytes are not GGUF)".to_string());
+                return Err("not a GGUF file (its first four bytes are not GGUF)".to_string().into());
             }
             match cursor.u32()? {
                 2 | 3 => {}
-                version if matches!(version.swap_bytes(), 2 | 3) => {
-                    return Err("a big-endian GGUF file, which is not read here".to_string());
+                version if matches!(version.swap_bytes(), 1..=3) => {
+                    return Err(Flaw {
+                        problem: "a big-endian GGUF file, which is not read here".to_string(),
+                        help: "Fetch the little-endian one, or turn it round with llama.cpp's gguf_convert_endian.py",
+                    });
                 }
-                version => return Err(format!("GGUF version {version}; 2 and 3 are read here")),
+                version => {
+                    return Err(Flaw {
+                        problem: format!("GGUF version {version}; 2 and 3 are read here"),
+                        help: "Convert the model with a current llama.cpp",
+                    });
+                }
             }
             let tensor_count = cursor.count(24, "tensors")?;
             let metadata_count = cursor.count(13, "metadata entries")?;
@@ -72,7 +93,7 @@ impl<'a> Header<'a> {
                 let key = cursor.text("a metadata key")?;
                 let value = cursor.value(key)?;
                 if metadata.insert(key, value).is_some() {
-                    return Err(format!("metadata {key} is there twice"));
+                    return Err(format!("metadata {key} is there twice").into());
                 }
             }
             let mut entries = Vec::new();
@@ -82,11 +103,21 @@ impl<'a> Header<'a> {
             let alignment = match metadata.get("general.alignment") {
                 None => 32,
                 Some(Meta::Unsigned(n)) if n.is_power_of_two() && *n <= 1 << 20 => *n as usize,
-                Some(other) => return Err(format!("general.alignment is {other:?}")),
+                Some(other) => return Err(format!("general.alignment is {other:?}").into()),
             };
             let start = cursor.at.next_multiple_of(alignment);
-            let mut tensors = BTreeMap::new();
+            let (mut tensors, mut unread) = (BTreeMap::new(), BTreeMap::new());
             for (name, kind, shape, offset) in entries {
+                let twice = || format!("tensor {name} is there twice");
+                let kind = match kind {
+                    Ok(kind) => kind,
+                    Err(stored) => {
+                        if unread.insert(name, stored).is_some() || tensors.contains_key(name) {
+                            return Err(twice().into());
+                        }
+                        continue;
+                    }
+                };
                 let bytes = span(kind, &shape, offset, start).ok_or_else(|| {
                     format!("tensor {name} has a size that cannot be ({}, {shape:?})", kind.name())
                 })?;
@@ -95,15 +126,31 @@ impl<'a> Header<'a> {
                         "cut short: tensor {name} ends at byte {}, the file at {}",
                         bytes.end,
                         file.len()
-                    ));
+                    )
+                    .into());
                 }
-                if tensors.insert(name, TensorInfo { kind, shape, bytes }).is_some() {
-                    return Err(format!("tensor {name} is there twice"));
+                if tensors.insert(name, TensorInfo { kind, shape, bytes }).is_some()
+                    || unread.contains_key(name)
+                {
+                    return Err(twice().into());
                 }
             }
-            Ok(Self { metadata, tensors })
+            apart(&tensors)?;
+            Ok(Self { metadata, tensors, unread })
         };
-        run().map_err(damaged)
+        run().map_err(|flaw| Error::model(origin, flaw.problem, flaw.help))
+    }
+}
+
+/// That no two tensors share bytes: together they are then no longer than the file, and what is
+/// made of them is a small multiple of it.
+fn apart(tensors: &BTreeMap<&str, TensorInfo>) -> Result<(), String> {
+    let mut spans: Vec<_> =
+        tensors.iter().map(|(name, info)| (info.bytes.start, info.bytes.end, name)).collect();
+    spans.sort_unstable();
+    match spans.windows(2).find(|pair| pair[0].1 > pair[1].0) {
+        Some(pair) => Err(format!("tensors {} and {} lie on top of each other", pair[0].2, pair[1].2)),
+        None => Ok(()),
     }
 }
 
@@ -118,140 +165,6 @@ fn span(kind: Kind, shape: &[usize], offset: u64, start: usize) -> Option<std::o
     let length = (elements / kind.block_values()).checked_mul(kind.block_bytes())?;
     let from = start.checked_add(usize::try_from(offset).ok()?)?;
     Some(from..from.checked_add(length)?)
-}
-
-type Entry<'a> = (&'a str, Kind, Vec<usize>, u64);
-
-struct Cursor<'a> {
-    file: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Cursor<'a> {
-    fn take(&mut self, length: usize, what: &str) -> Result<&'a [u8], String> {
-        let rest = self.file.get(self.at..).unwrap_or_default();
-        let Some(bytes) = rest.get(..length) else {
-            return Err(format!(
-                "cut short: {what} needs {length} bytes at byte {}, the file has {}",
-                self.at,
-                self.file.len()
-            ));
-        };
-        self.at += length;
-        Ok(bytes)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
-        let mut out = [0; N];
-        out.copy_from_slice(self.take(N, "a number")?);
-        Ok(out)
-    }
-
-    fn u32(&mut self) -> Result<u32, String> {
-        Ok(u32::from_le_bytes(self.array()?))
-    }
-
-    fn u64(&mut self) -> Result<u64, String> {
-        Ok(u64::from_le_bytes(self.array()?))
-    }
-
-    /// How many things follow, of at least `least` bytes each.
-    fn count(&mut self, least: usize, what: &str) -> Result<usize, String> {
-        let count = self.u64()?;
-        let room = (self.file.len() - self.at) / least;
-        match usize::try_from(count) {
-            Ok(count) if count <= room => Ok(count),
-            _ => Err(format!("says {count} {what}, the file has no room for more than {room}")),
-        }
-    }
-
-    fn text(&mut self, what: &str) -> Result<&'a str, String> {
-        let length = self.count(1, "bytes of text")?;
-        let bytes = self.take(length, what)?;
-        std::str::from_utf8(bytes).map_err(|_| format!("{what} at byte {} is not UTF-8", self.at - length))
-    }
-
-    fn value(&mut self, key: &str) -> Result<Meta<'a>, String> {
-        let kind = self.u32()?;
-        self.scalar(kind, key)?.map_or_else(|| self.list(key, 0), Ok)
-    }
-
-    /// A value of type `kind`, or `None` if that is the array type.
-    fn scalar(&mut self, kind: u32, key: &str) -> Result<Option<Meta<'a>>, String> {
-        Ok(Some(match kind {
-            0 => Meta::Unsigned(u8::from_le_bytes(self.array()?).into()),
-            1 => Meta::Signed(i8::from_le_bytes(self.array()?).into()),
-            2 => Meta::Unsigned(u16::from_le_bytes(self.array()?).into()),
-            3 => Meta::Signed(i16::from_le_bytes(self.array()?).into()),
-            4 => Meta::Unsigned(self.u32()?.into()),
-            5 => Meta::Signed(i32::from_le_bytes(self.array()?).into()),
-            6 => Meta::F32(f32::from_le_bytes(self.array()?)),
-            7 => Meta::Bool(self.array::<1>()? != [0]),
-            8 => Meta::Text(self.text(key)?),
-            9 => return Ok(None),
-            10 => Meta::Unsigned(self.u64()?),
-            11 => Meta::Signed(i64::from_le_bytes(self.array()?)),
-            12 => Meta::F64(f64::from_le_bytes(self.array()?)),
-            other => return Err(format!("metadata {key} has the unknown type {other}")),
-        }))
-    }
-
-    fn list(&mut self, key: &str, depth: usize) -> Result<Meta<'a>, String> {
-        if depth > 3 {
-            return Err(format!("metadata {key} nests arrays too deep"));
-        }
-        let kind = self.u32()?;
-        let least = match kind {
-            0 | 1 | 7 => 1,
-            2 | 3 => 2,
-            4..=6 => 4,
-            9 => 12,
-            _ => 8,
-        };
-        let count = self.count(least, "array entries")?;
-        Ok(match kind {
-            8 => Meta::Texts((0..count).map(|_| self.text(key)).collect::<Result<_, _>>()?),
-            9 => {
-                for _ in 0..count {
-                    self.list(key, depth + 1)?;
-                }
-                Meta::Other
-            }
-            7 => Meta::Bools(self.take(count, key)?.iter().map(|&b| b != 0).collect()),
-            4 => Meta::Signeds(self.words(count, key, |b| u32::from_le_bytes(b).into())?),
-            5 => Meta::Signeds(self.words(count, key, |b| i32::from_le_bytes(b).into())?),
-            6 => Meta::Floats(self.words(count, key, f32::from_le_bytes)?),
-            0..=3 | 10..=12 => {
-                // `count` has made sure that the product is no longer than the file.
-                self.take(count * least, key)?;
-                Meta::Other
-            }
-            other => return Err(format!("metadata {key} is an array of the unknown type {other}")),
-        })
-    }
-
-    fn words<T>(&mut self, count: usize, key: &str, read: impl Fn([u8; 4]) -> T) -> Result<Vec<T>, String> {
-        let bytes = self.take(count * 4, key)?;
-        Ok(bytes.chunks_exact(4).map(|b| read([b[0], b[1], b[2], b[3]])).collect())
-    }
-
-    fn tensor(&mut self) -> Result<Entry<'a>, String> {
-        let name = self.text("a tensor's name")?;
-        let dims = self.u32()? as usize;
-        if dims > MOST_DIMS {
-            return Err(format!("tensor {name} has {dims} dimensions, {MOST_DIMS} is the most"));
-        }
-        let mut shape = Vec::with_capacity(dims);
-        for _ in 0..dims {
-            let dim = self.u64()?;
-            shape.push(usize::try_from(dim).map_err(|_| format!("tensor {name} has a dimension of {dim}"))?);
-        }
-        shape.reverse();
-        let kind = Kind::from_id(self.u32()?).map_err(|stored| {
-            format!("tensor {name} is stored as {stored}, which is not read here; {}", Kind::ALL_NAMES)
-        })?;
-        Ok((name, kind, shape, self.u64()?))
-    }
 }
 
 #[cfg(test)]
@@ -314,6 +227,37 @@ mod tests {
         let deep = (0..9).fold(Out::default().u32(9), |out, _| out.u32(9).u64(1));
         file.set("list", deep.u32(4).u64(0));
         assert!(refused(&file.bytes()).contains("too deep"));
+    }
+
+    #[test]
+    fn tensors_that_share_bytes_are_refused() {
+        let mut file = Gguf::default();
+        for name in ["a", "b", "c"] {
+            file.tensors.push((name.into(), 0, vec![16], vec![0; 64]));
+        }
+        let bytes = file.bytes();
+        assert!(Header::read(&bytes, "x.gguf").is_ok());
+        // The offset of c, the last eight bytes of the front: onto b, half into b, onto a.
+        let front = bytes.len() - 3 * 64;
+        let at = bytes[..front].windows(8).rposition(|window| window == 128u64.to_le_bytes()).unwrap();
+        for (offset, wanted) in [(64u64, "b and c"), (96, "b and c"), (0, "a and c")] {
+            let mut bytes = bytes.clone();
+            bytes[at..at + 8].copy_from_slice(&offset.to_le_bytes());
+            let said = refused(&bytes);
+            assert!(said.contains(&format!("tensors {wanted} lie on top of each other")), "{said}");
+        }
+    }
+
+    #[test]
+    fn other_alignments_and_unread_types_are_followed() {
+        let mut file = Gguf::default();
+        file.set_u32("general.alignment", 64);
+        file.tensors.push(("vision".into(), 10, vec![256], vec![1; 64]));
+        file.tensors.push(("t".into(), 0, vec![16], vec![2; 64]));
+        let bytes = file.bytes();
+        let header = Header::read(&bytes, "x.gguf").unwrap();
+        assert_eq!(header.unread["vision"], "Q2_K");
+        assert!(bytes[header.tensors["t"].bytes.clone()].iter().all(|byte| *byte == 2));
     }
 
     #[test]

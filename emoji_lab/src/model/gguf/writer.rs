@@ -53,6 +53,18 @@ impl Gguf {
         self.set(key, Out::default().u32(8).text(value));
     }
 
+    pub(crate) fn set_tokens(&mut self, tokens: &[String], scores: &[f32], types: &[i64]) {
+        let list = |kind: u32| Out::default().u32(9).u32(kind).u64(tokens.len() as u64);
+        self.set("tokenizer.ggml.tokens", tokens.iter().fold(list(8), |out, token| out.text(token)));
+        self.set("tokenizer.ggml.scores", scores.iter().fold(list(6), |out, score| out.u32(score.to_bits())));
+        self.set("tokenizer.ggml.token_type", types.iter().fold(list(5), |out, &kind| out.u32(kind as u32)));
+    }
+
+    pub(crate) fn set_u32s(&mut self, key: &str, values: &[u32]) {
+        let list = Out::default().u32(9).u32(4).u64(values.len() as u64);
+        self.set(key, values.iter().fold(list, |out, &value| out.u32(value)));
+    }
+
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut out = Out(b"GGUF".to_vec()).u32(3);
         out = out.u64(self.tensors.len() as u64).u64(self.metadata.len() as u64);
@@ -60,6 +72,13 @@ impl Gguf {
             out = out.text(key);
             out.0.extend(value);
         }
+        let alignment = match self.metadata.iter().find(|(key, _)| key == "general.alignment") {
+            Some((_, value)) if value.len() == 8 => {
+                u32::from_le_bytes([value[4], value[5], value[6], value[7]])
+            }
+            _ => 32,
+        };
+        let alignment = alignment.max(1) as usize;
         let mut offset = 0u64;
         for (name, kind, dims, data) in &self.tensors {
             out = out.text(name).u32(dims.len() as u32);
@@ -67,10 +86,10 @@ impl Gguf {
                 out = out.u64(dim);
             }
             out = out.u32(*kind).u64(offset);
-            offset += (data.len() as u64).next_multiple_of(32);
+            offset += data.len().next_multiple_of(alignment) as u64;
         }
         for (_, _, _, data) in &self.tensors {
-            out.0.resize(out.0.len().next_multiple_of(32), 0);
+            out.0.resize(out.0.len().next_multiple_of(alignment), 0);
             out.0.extend(data);
         }
         out.0
@@ -145,10 +164,7 @@ pub(crate) fn golden_gguf() -> Gguf {
     file.set_f32("gemma3.rope.freq_base", 1e6);
     file.set_text("tokenizer.ggml.model", "llama");
     let (tokens, scores, types) = tiny_tokens();
-    let list = |kind: u32| Out::default().u32(9).u32(kind).u64(tokens.len() as u64);
-    file.set("tokenizer.ggml.tokens", tokens.iter().fold(list(8), |out, token| out.text(token)));
-    file.set("tokenizer.ggml.scores", scores.iter().fold(list(6), |out, score| out.u32(score.to_bits())));
-    file.set("tokenizer.ggml.token_type", types.iter().fold(list(5), |out, &kind| out.u32(kind as u32)));
+    file.set_tokens(&tokens, &scores, &types);
     for (key, id) in [("bos", 2), ("eos", 1), ("unknown", 3), ("padding", 0)] {
         file.set_u32(&format!("tokenizer.ggml.{key}_token_id"), id);
     }

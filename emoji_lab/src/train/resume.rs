@@ -1,0 +1,345 @@
+//! A run that goes on: its checkpoints are written, found again and taken up.
+
+use std::path::Path;
+
+use super::checkpoint::CheckpointDir;
+use super::identity::RunIdentity;
+use super::output::TrainOutput;
+use super::snapshot::{ModelSnapshot, Snapshot, Writing};
+use super::trainer::{Plan, Position, SftTrainer};
+use super::trainer_state::{TRAINER_STATE_FILE, TrainerState};
+use super::training_state::TrainingState;
+use crate::display::say;
+use crate::error::{Error, Result};
+
+/// Said where parameters are wanted that an error has left between two steps.
+pub(super) fn off() -> Error {
+    Error::training(
+        "an error ended the last call while later steps were on their way, so that the parameters belong to no step",
+        "Call train() or resume(), which go back to the run's last checkpoint, or make a new SftTrainer",
+    )
+}
+
+impl SftTrainer {
+    /// Goes on with a run that was stopped: from where this trainer stands if it was interrupted,
+    /// else (after a restart of the kernel) from the latest checkpoint of this run in `output_dir`.
+    /// Checkpoints of other runs (other settings, rows or base model) are passed over, and so is one
+    /// that cannot be read, with a line that says so.
+    ///
+    /// # Errors
+    /// [`Error::Training`] if there is nothing to go on with: this trainer's run is at its end, or a
+    /// new trainer finds no checkpoint, or only those of other runs; what differs is named.
+    pub fn resume(&mut self) -> Result<TrainOutput> {
+        match self.state.global_step {
+            0 => self.resume_from_checkpoint(None),
+            step if step < self.plan()?.total_steps || self.off => self.train(),
+            step => Err(Error::training(
+                format!("nothing to resume: all {step} steps are done"),
+                "To train anew, make a new SftTrainer; to train longer, one with a higher num_train_epochs",
+            )),
+        }
+    }
+
+    /// Takes up the run saved in `checkpoint` (`None` for the latest of this run in `output_dir`) and
+    /// trains on to its end, with the same numbers as if it had never stopped.
+    ///
+    /// # Errors
+    /// [`Error::Training`] if there is no checkpoint, it is of another run (what differs is named), or
+    /// it is past this run's end.
+    pub fn resume_from_checkpoint(&mut self, checkpoint: Option<&Path>) -> Result<TrainOutput> {
+        match checkpoint {
+            Some(path) => {
+                let checkpoint = CheckpointDir::open(path)?;
+                self.load_checkpoint(&checkpoint.path)?;
+            }
+            None => self.load_latest()?,
+        }
+        self.train()
+    }
+
+    /// The run that this is. Completed when it is first asked for: it reads every weight of the base.
+    fn identity(&mut self) -> Result<&RunIdentity> {
+        if !self.knows_base {
+            self.identity.add_base(&self.base)?;
+            self.knows_base = true;
+        }
+        Ok(&self.identity)
+    }
+
+    /// Takes up the latest checkpoint of this run that can be read.
+    fn load_latest(&mut self) -> Result<()> {
+        let output_dir = self.args.output_dir.clone();
+        let mut found = CheckpointDir::list(&output_dir)?;
+        found.reverse();
+        let here = self.identity()?.clone();
+        let mut unreadable = None;
+        let mut other_run = None;
+        for checkpoint in &found {
+            match identity_of(&checkpoint.path) {
+                Ok(there) if there.is(&here) => {}
+                Ok(there) => {
+                    other_run.get_or_insert_with(|| another_run(&checkpoint.path, &there.differences(&here)));
+                    continue;
+                }
+                Err(error) => {
+                    other_run.get_or_insert(error);
+                    continue;
+                }
+            }
+            if checkpoint.step > self.plan()?.total_steps {
+                // An earlier one would fit, but it is not what the run had come to.
+                return Err(self.past_the_end(&checkpoint.path)?);
+            }
+            match self.load_checkpoint(&checkpoint.path) {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    say(format_args!("{error}; trying the checkpoint before it"));
+                    unreadable.get_or_insert(error);
+                }
+            }
+        }
+        Err(unreadable.or(other_run).unwrap_or_else(|| {
+            Error::training(
+                format!("{} holds no checkpoint", output_dir.display()),
+                "Start with train(), with a save_strategy other than No",
+            )
+        }))
+    }
+
+    fn past_the_end(&self, dir: &Path) -> Result<Error> {
+        Ok(Error::training(
+            format!(
+                "{} is past the end of this run, which has {} steps",
+                dir.display(),
+                self.plan()?.total_steps
+            ),
+            "Raise num_train_epochs or max_steps to go on from it, or merge it as it is with merge_adapters",
+        ))
+    }
+
+    /// After an error that left the parameters between steps: the last checkpoint of this run.
+    pub(super) fn back_to_a_whole_step(&mut self) -> Result<()> {
+        if !self.off {
+            return Ok(());
+        }
+        let step = self.state.global_step;
+        self.load_latest().map_err(|error| {
+            Error::training(
+                format!("the parameters belong to no step after the last error, and there is no checkpoint to go back to ({error})"),
+                "Make a new SftTrainer, and start with its train()",
+            )
+        })?;
+        say(format_args!(
+            "after the last error: back from step {step} to the checkpoint of step {}",
+            self.state.global_step
+        ));
+        Ok(())
+    }
+
+    /// Says once, at the start of a call, what the folder holds of other runs, and that a finished run
+    /// has nothing left to do.
+    pub(super) fn say_what_is_there(&mut self, plan: &Plan) -> Result<()> {
+        if self.state.global_step >= plan.total_steps {
+            say(format_args!("all {} steps are done already", plan.total_steps));
+            return Ok(());
+        }
+        let found = CheckpointDir::list(&self.args.output_dir)?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let here = self.identity()?.clone();
+        let others: Vec<String> = found
+            .iter()
+            .filter(|checkpoint| !is_of(&checkpoint.path, &here))
+            .map(|checkpoint| format!("checkpoint-{}", checkpoint.step))
+            .collect();
+        if !others.is_empty() {
+            say(format_args!(
+                "{} also holds {} of another run (other settings, rows or base model), which stay",
+                self.args.output_dir.display(),
+                others.join(", ")
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn save_checkpoint(&mut self) -> Result<()> {
+        self.finish_writing()?;
+        self.position.identity = self.identity()?.clone();
+        let snapshot = Snapshot {
+            output_dir: self.args.output_dir.clone(),
+            model: ModelSnapshot::take(self)?,
+            training: TrainingState {
+                global_step: self.state.global_step,
+                tensors: self.optimizer_tensors()?,
+                position: self.position.clone(),
+            },
+            state: self.state.clone(),
+            save_total_limit: self.args.save_total_limit,
+        };
+        if self.base.gemma.device().is_cuda() {
+            // The GPU trains on while the host writes.
+            self.writing = Some(Writing::begin(snapshot));
+            return Ok(());
+        }
+        let written = snapshot.write()?;
+        self.say_saved(&written);
+        Ok(())
+    }
+
+    /// Waits for the checkpoint that is being written, if one is.
+    pub(super) fn finish_writing(&mut self) -> Result<()> {
+        if let Some(writing) = self.writing.take() {
+            let written = writing.finish()?;
+            self.say_saved(&written);
+        }
+        Ok(())
+    }
+
+    fn say_saved(&self, written: &CheckpointDir) {
+        if self.args.progress_lines > 0 {
+            say(format_args!("checkpoint saved to {}", written.path.display()));
+        }
+    }
+
+    fn load_checkpoint(&mut self, dir: &Path) -> Result<()> {
+        self.finish_writing()?;
+        let mut saved: TrainingState<Position> = TrainingState::load(dir)?;
+        let state = TrainerState::load(&dir.join(TRAINER_STATE_FILE))?;
+        let differences = saved.position.identity.differences(self.identity()?);
+        if !differences.is_empty() {
+            return Err(another_run(dir, &differences));
+        }
+        if saved.global_step != state.global_step {
+            return Err(Error::training(
+                format!(
+                    "{} contradicts itself: training_state.json is of step {}, {TRAINER_STATE_FILE} of step {}",
+                    dir.display(),
+                    saved.global_step,
+                    state.global_step
+                ),
+                "Its files are of two checkpoints: take another one",
+            ));
+        }
+        if saved.global_step > self.plan()?.total_steps {
+            return Err(self.past_the_end(dir)?);
+        }
+        // From here to the end the parameters are of neither run.
+        self.off = true;
+        self.load_weights(dir)?;
+        self.load_optimizer_tensors(&mut saved)?;
+        self.finetune.set_progress(saved.global_step, saved.position.passes);
+        self.position = saved.position;
+        let (max_steps, epochs) = (self.state.max_steps, self.state.num_train_epochs);
+        self.state = TrainerState { max_steps, num_train_epochs: epochs, ..state };
+        self.events = None;
+        self.off = false;
+        Ok(())
+    }
+
+    /// Loads the parameters of the best checkpoint, and returns its path. It is looked for by its name:
+    /// the folder may have been moved since it was noted.
+    pub(super) fn load_best(&mut self) -> Result<Option<String>> {
+        let Some(noted) = &self.state.best_model_checkpoint else { return Ok(None) };
+        // Windows wrote it with other separators, if it was there.
+        let name = noted.rsplit(['/', '\\']).next().unwrap_or_default();
+        let path = self.args.output_dir.join(name);
+        if CheckpointDir::open(&path).is_err() {
+            say(format_args!(
+                "the best checkpoint, {name}, is no longer in {}: the parameters are those of the last step",
+                self.args.output_dir.display()
+            ));
+            return Ok(None);
+        }
+        self.load_weights(&path)?;
+        Ok(Some(path.display().to_string()))
+    }
+}
+
+/// The run that a checkpoint is of.
+fn identity_of(dir: &Path) -> Result<RunIdentity> {
+    Ok(TrainingState::<Position>::position(dir)?.identity)
+}
+
+/// Whether the checkpoint in `dir` is of the run `here`.
+pub(super) fn is_of(dir: &Path, here: &RunIdentity) -> bool {
+    identity_of(dir).is_ok_and(|there| there.is(here))
+}
+
+fn another_run(dir: &Path, differences: &[String]) -> Error {
+    Error::training(
+        format!("{} is of another run: {}", dir.display(), differences.join("; ")),
+        "Give the settings, rows and base model it was made with, or start anew with train()",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{EmojiFilter, SYSTEM_PROMPT, format_chat, load_dataset};
+    use crate::device::Device;
+    use crate::lora::LoraConfig;
+    use crate::model::load_model;
+    use crate::quant::QuantConfig;
+    use crate::train::{SftConfig, Strategy};
+
+    /// A run of 10 steps, a checkpoint after every fourth and at the end.
+    fn trainer(output_dir: &Path, save_strategy: Strategy) -> SftTrainer {
+        let model = load_model("embedded", &Device::Cpu).unwrap();
+        let rows =
+            format_chat(&load_dataset("embedded", EmojiFilter::PurelyEmoji).unwrap(), SYSTEM_PROMPT).take(20);
+        let args = SftConfig {
+            output_dir: output_dir.to_path_buf(),
+            max_steps: Some(10),
+            learning_rate: 2e-3,
+            logging_strategy: Strategy::Steps(1),
+            eval_strategy: Strategy::No,
+            save_strategy,
+            report_to_tensorboard: false,
+            progress_lines: 0,
+            ..SftConfig::default()
+        };
+        let lora = LoraConfig { r: 2, lora_alpha: 4.0, ..LoraConfig::default() };
+        SftTrainer::new(&model, &rows, None, &QuantConfig::default(), Some(&lora), &args).unwrap()
+    }
+
+    fn end(dir: &Path) -> Vec<Vec<u8>> {
+        ["adapter_model.safetensors", "optimizer.safetensors", "training_state.json"]
+            .map(|file| std::fs::read(dir.join("checkpoint-10").join(file)).unwrap())
+            .into()
+    }
+
+    /// Whatever was on its way when a step failed, the run's end is that of a run without a failure.
+    #[test]
+    fn after_an_error_no_step_is_done_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let unbroken = dir.path().join("unbroken");
+        trainer(&unbroken, Strategy::Steps(4)).train().unwrap();
+        for ahead in [0, 1, 2, 3] {
+            for fails_at in [5, 6, 7, 10] {
+                let broken = dir.path().join(format!("{ahead}-{fails_at}"));
+                let mut run = trainer(&broken, Strategy::Steps(4));
+                run.finetune.rehearsal.ahead = ahead;
+                run.finetune.rehearsal.fails_at = Some(fails_at);
+                let error = run.train().unwrap_err().to_string();
+                assert!(error.contains("rehearsed"), "{error}");
+                // What a person does then: the same cell again, or resume().
+                if fails_at % 2 == 0 { run.train() } else { run.resume() }.unwrap();
+                assert!(end(&broken) == end(&unbroken), "{ahead} ahead, step {fails_at} failed");
+            }
+        }
+    }
+
+    #[test]
+    fn parameters_of_no_step_are_not_saved_and_not_trained_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut run = trainer(dir.path(), Strategy::No);
+        (run.finetune.rehearsal.ahead, run.finetune.rehearsal.fails_at) = (2, Some(6));
+        run.train().unwrap_err();
+        let error = run.save_model(dir.path().join("a")).unwrap_err().to_string();
+        assert!(error.contains("belong to no step"), "{error}");
+        let error = run.train().unwrap_err().to_string();
+        assert!(error.contains("no checkpoint to go back to") && error.contains("new SftTrainer"), "{error}");
+        assert!(!dir.path().join("a").exists());
+    }
+}
