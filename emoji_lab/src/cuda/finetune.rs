@@ -108,6 +108,10 @@ fn padded(tokens: usize) -> usize {
 impl CudaFinetune {
     /// Puts `model`, its adapters and the optimizer on the card.
     pub(crate) fn new(gpu: &Gpu, model: &Gemma3, host_arena: &Arena, settings: Settings) -> Result<Self> {
+        caught(&gpu.short_name(), || Self::upload(gpu, model, host_arena, settings))
+    }
+
+    fn upload(gpu: &Gpu, model: &Gemma3, host_arena: &Arena, settings: Settings) -> Result<Self> {
         let slots = host_arena.slots();
         if let Some(slot) = slots.iter().find(|s| {
             !(s.name.contains(".lora_") || s.name.contains("embed_tokens") || s.name.starts_with("lm_head"))
