@@ -24,6 +24,7 @@ fn main() {
              tools/install-cuda-toolkit.sh, which needs no GPU and no root",
         );
     };
+    println!("cargo::rustc-env=EMOJI_LAB_KERNELS_CUDA={}", cuda_version(&nvcc));
     let mut command = Command::new(&nvcc);
     command
         .args(["-fatbin", "-O3", "-std=c++17", "--threads", "0", "-o"])
@@ -41,6 +42,18 @@ fn main() {
         }
         Err(e) => fail(&format!("{} does not start: {e}", nvcc.display())),
     }
+}
+
+/// The compiler's CUDA, as 13000 for 13.0, or 0: errors name it where a driver is too old for the kernels.
+fn cuda_version(nvcc: &Path) -> u32 {
+    let said = Command::new(nvcc).arg("--version").output().map(|o| o.stdout).unwrap_or_default();
+    let said = String::from_utf8_lossy(&said);
+    let mut numbers = said
+        .split_once("release ")
+        .into_iter()
+        .flat_map(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()))
+        .map(|number| number.parse().unwrap_or(0));
+    numbers.next().unwrap_or(0) * 1000 + numbers.next().unwrap_or(0) * 10
 }
 
 /// `NVCC`, then the toolkit in `CUDA_HOME` or `CUDA_PATH`, then the one of our own script, then the

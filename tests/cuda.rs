@@ -36,6 +36,7 @@ fn gpu() -> Option<Device> {
     }
 }
 
+#[derive(Clone, Copy)]
 struct Shape {
     heads: usize,
     kv_heads: usize,
@@ -54,10 +55,10 @@ const SHAPES: [Shape; 4] = [
 ];
 const VOCAB: usize = 520;
 
-fn model(shape: &Shape, seed: u64) -> Gemma3 {
-    let config = format!(
+fn config_json(shape: &Shape, layers: usize) -> String {
+    format!(
         r#"{{"model_type": "gemma3_text", "vocab_size": {VOCAB}, "hidden_size": {}, "intermediate_size": {},
-        "num_hidden_layers": 4, "num_attention_heads": {}, "num_key_value_heads": {}, "head_dim": {},
+        "num_hidden_layers": {layers}, "num_attention_heads": {}, "num_key_value_heads": {}, "head_dim": {},
         "max_position_embeddings": 512, "rms_norm_eps": 1e-6, "query_pre_attn_scalar": {}, "sliding_window": {},
         "sliding_window_pattern": 2, "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0,
         "tie_word_embeddings": {}, "hidden_activation": "gelu_pytorch_tanh", "bos_token_id": 2,
@@ -70,8 +71,11 @@ fn model(shape: &Shape, seed: u64) -> Gemma3 {
         shape.dim,
         shape.window,
         shape.tied
-    );
-    let config = Gemma3Config::from_json(&config, "tests/cuda.rs").unwrap();
+    )
+}
+
+fn model(shape: &Shape, seed: u64) -> Gemma3 {
+    let config = Gemma3Config::from_json(&config_json(shape, 4), "tests/cuda.rs").unwrap();
     let mut random = Philox::new(seed, 0);
     let mut weights = Weights { origin: "random".into(), ..Weights::default() };
     for (name, dims) in tensor_shapes(&config) {
@@ -377,4 +381,173 @@ fn types_it_cannot_compute_in_are_refused() {
     let Some(device) = gpu() else { return };
     assert!(device.with_dtype(DType::F16).is_err() && device.with_dtype(DType::I64).is_err());
     assert!(Device::cuda(99).unwrap_err().to_string().contains("the driver shows"));
+}
+
+/// Rows of these lengths in one batch.
+fn rows(lengths: &[usize], seed: u64) -> Batch {
+    let mut random = Philox::new(seed, 2);
+    let mut row = |len: &usize| Row {
+        ids: (0..*len).map(|_| random.below(VOCAB as u64) as u32).collect(),
+        prompt_len: 0,
+    };
+    Batch::from_rows(&lengths.iter().map(&mut row).collect::<Vec<_>>())
+}
+
+/// Sixty-four rows of 256 tokens are a usual batch on a large GPU, the embedding trained with them.
+#[test]
+fn batches_of_many_tokens_are_the_cpus() {
+    let Some(device) = gpu() else { return };
+    let lora = LoraConfig::default();
+    for tied in [true, false] {
+        let base = model(&Shape { tied, ..SHAPES[0] }, 7);
+        let of = |device: &Device| start(&base.to_device(device), &lora, &QuantConfig::none(), DType::F32);
+        for batch in [rows(&[256; 64], 3), rows(&[509; 40], 4)] {
+            let batch = std::slice::from_ref(&batch);
+            let (mut card, mut again, mut host) = (of(&device), of(&device), of(&Device::Cpu));
+            let (ours, theirs) = (card.step(batch, 1e-3).unwrap(), host.step(batch, 1e-3).unwrap());
+            assert!(ours.tokens > 12_288 && ours.tokens == theirs.tokens);
+            assert!((ours.loss / theirs.loss - 1.0).abs() < 1e-5, "{ours:?} {theirs:?}");
+            assert!((ours.grad_norm / theirs.grad_norm - 1.0).abs() < 1e-4, "{ours:?} {theirs:?}");
+            let label = format!("{} tokens, tied {tied}", ours.tokens);
+            close(&label, &card, &host, Buffer::Gradients, 1e-3);
+            again.step(batch, 1e-3).unwrap();
+            assert!(all(&card, Buffer::Values) == all(&again, Buffer::Values), "{label}: two runs differ");
+            let (ours, theirs) = (card.losses(batch).unwrap(), host.losses(batch).unwrap());
+            assert!((ours[0].sum / theirs[0].sum - 1.0).abs() < 1e-4, "{label}: {ours:?} {theirs:?}");
+        }
+        if let Ok(bf16) = device.with_dtype(DType::BF16) {
+            let (mut ours, mut theirs) = (of(&bf16), of(&device));
+            let batch = [rows(&[256; 64], 3)];
+            let (ours, theirs) = (ours.step(&batch, 1e-3).unwrap(), theirs.step(&batch, 1e-3).unwrap());
+            assert!((ours.loss / theirs.loss - 1.0).abs() < 2e-2, "bf16: {ours:?} {theirs:?}");
+        }
+    }
+}
+
+/// Two layers of the sizes of Gemma 3 12B, whose rows take more shared memory than a block gets unasked.
+#[test]
+fn layers_of_12b_are_the_cpus() {
+    let Some(device) = gpu() else { return };
+    let shape =
+        Shape { heads: 16, kv_heads: 8, dim: 256, hidden: 3840, inner: 15_360, window: 16, tied: true };
+    let base = large_model(&shape, 2);
+    let card = base.to_device(&device);
+    for lora_dropout in [0.0, 0.25] {
+        let lora = LoraConfig { lora_dropout, ..LoraConfig::default() };
+        let of = |model: &Gemma3| start(model, &lora, &QuantConfig::none(), DType::F32);
+        let (mut ours, mut theirs) = match of_or_refusal(&card, &lora) {
+            Ok(ours) => (ours, of(&base)),
+            Err(text) => {
+                assert!(text.contains("bytes of shared memory per block"), "{text}");
+                println!("refused on this GPU: {text}");
+                continue;
+            }
+        };
+        let batch = [rows(&[9, 5, 14], 3)];
+        let (a, b) = (ours.step(&batch, 1e-3).unwrap(), theirs.step(&batch, 1e-3).unwrap());
+        assert!((a.loss / b.loss - 1.0).abs() < 1e-4, "{a:?} {b:?}");
+        assert!((a.grad_norm / b.grad_norm - 1.0).abs() < 1e-3, "{a:?} {b:?}");
+        close(&format!("12B, dropout {lora_dropout}"), &ours, &theirs, Buffer::Gradients, 1e-3);
+    }
+    let prompt: Vec<u32> = (0..12).map(|i| i * 41 % VOCAB as u32).collect();
+    assert_eq!(card.greedy(&prompt, 8).unwrap(), base.greedy(&prompt, 8).unwrap());
+}
+
+fn of_or_refusal(model: &Gemma3, lora: &LoraConfig) -> Result<Finetune, String> {
+    Finetune::new(model, &QuantConfig::none(), Some(lora), optimizer(DType::F32), 1.0, 42)
+        .map_err(|e| e.to_string())
+}
+
+/// As [`model`], of `layers` layers, from a block of random numbers that is repeated.
+fn large_model(shape: &Shape, layers: usize) -> Gemma3 {
+    let config = Gemma3Config::from_json(&config_json(shape, layers), "tests/cuda.rs").unwrap();
+    let mut random = Philox::new(7, 0);
+    // As many as a prime: rows do not repeat each other.
+    let block: Vec<f32> = (0..1_048_573).map(|_| (random.next_f32() - 0.5) * 0.05).collect();
+    let mut numbers = block.iter().copied().cycle();
+    let mut weights = Weights { origin: "random".into(), ..Weights::default() };
+    for (name, dims) in tensor_shapes(&config) {
+        let values: Vec<f32> = numbers.by_ref().take(dims.iter().product()).collect();
+        weights.tensors.insert(name, Tensor::from_vec(values, dims, &candle_core::Device::Cpu).unwrap());
+    }
+    Gemma3::new(&config, &weights, &Device::Cpu).unwrap()
+}
+
+/// What the kernels do not take is refused by the field's name.
+#[test]
+fn sizes_beyond_the_kernels_are_named() {
+    let Some(device) = gpu() else { return };
+    let small = Shape { heads: 4, kv_heads: 2, dim: 8, hidden: 64, inner: 128, window: 6, tied: true };
+    for (shape, part) in [
+        (Shape { heads: 32, kv_heads: 16, ..small }, "num_attention_heads is 32, and"),
+        (Shape { hidden: 68, ..small }, "hidden_size is 68, and"),
+        (Shape { inner: 124, ..small }, "intermediate_size is 124, and"),
+        (Shape { dim: 264, ..small }, "head_dim is 264, and"),
+        (
+            Shape { inner: 65_536, hidden: 8, ..small },
+            "intermediate_size is 65536: kernel geglu_forward needs",
+        ),
+    ] {
+        let base = model(&shape, 7).to_device(&device);
+        let training = of_or_refusal(&base, &LoraConfig::default()).unwrap_err();
+        let generating = base.greedy(&[1, 2], 2).unwrap_err().to_string();
+        for text in [training, generating] {
+            assert!(text.starts_with("device cuda:0: ") && text.contains(part), "{text}");
+            assert!(text.contains("Device::Cpu"), "no way out: {text}");
+        }
+    }
+    let base = model(&small, 7).to_device(&device);
+    let text = of_or_refusal(&base, &LoraConfig { r: 65, ..LoraConfig::default() }).unwrap_err();
+    assert!(text.starts_with("setting r = 65: "), "{text}");
+}
+
+/// Steps that are sent ahead give what they give one by one, whatever is asked for in between.
+#[test]
+fn steps_on_their_way_are_not_lost() {
+    let Some(device) = gpu() else { return };
+    let base = model(&SHAPES[0], 7).to_device(&device);
+    let of = || start(&base, &LoraConfig::default(), &QuantConfig::default(), DType::F32);
+    let steps: Vec<Batch> = (0..9).map(|i| rows(&[5 + i, 3, 17], i as u64)).collect();
+    let held_out = batches(7, 11);
+    let mut plain = of();
+    let one = |b: &Batch| plain.step(std::slice::from_ref(b), 1e-3).unwrap();
+    let expected: Vec<(f64, f64)> = steps.iter().map(one).map(|r| (r.loss, r.grad_norm)).collect();
+    let after = plain.losses(&held_out).unwrap();
+
+    let mut ahead = of();
+    let (mut pending, mut evaluated) = (vec![], vec![]);
+    for (i, batch) in steps.iter().enumerate() {
+        // More than there are slots for, and none is waited for.
+        pending.push(ahead.submit(std::slice::from_ref(batch), 1e-3).unwrap());
+        match i {
+            2 => evaluated = ahead.losses(&held_out).unwrap(),
+            3 => ahead.reserve(700).unwrap(),
+            // An error before anything is sent; the batch is another tokenizer's.
+            5 => {
+                let mut foreign = rows(&[6], 1);
+                foreign.tokens.ids[2] = VOCAB as u32;
+                let text = ahead.submit(&[foreign], 1e-3).unwrap_err().to_string();
+                assert!(text.contains("outside the vocabulary"), "{text}");
+                // Out of memory, and the room is gone with it.
+                let text = ahead.reserve(1 << 27).unwrap_err().to_string();
+                assert!(text.contains("out of memory") && text.contains("drop(trainer)"), "{text}");
+            }
+            _ => {}
+        }
+        assert_eq!((ahead.steps(), ahead.passes()), (i + 1, i as u64 + 1));
+    }
+    let results = pending.into_iter().map(|p| ahead.wait(p).unwrap());
+    let given: Vec<(f64, f64)> = results.map(|r| (r.loss, r.grad_norm)).collect();
+    assert_eq!(given, expected);
+    assert!(all(&ahead, Buffer::Values) == all(&plain, Buffer::Values));
+    assert!(all(&ahead, Buffer::ExpAvgSq) == all(&plain, Buffer::ExpAvgSq));
+    let sums = |losses: &[emoji_lab::ops::linear_cross_entropy::LossSum]| -> Vec<f64> {
+        losses.iter().map(|l| l.sum).collect()
+    };
+    assert_eq!(sums(&ahead.losses(&held_out).unwrap()), sums(&after));
+    let mut three = of();
+    for batch in &steps[..3] {
+        three.step(std::slice::from_ref(batch), 1e-3).unwrap();
+    }
+    assert_eq!(sums(&evaluated), sums(&three.losses(&held_out).unwrap()));
 }

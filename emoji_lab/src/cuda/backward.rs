@@ -130,7 +130,8 @@ impl Pass<'_> {
             let tied = self.network.table.d_lookup == self.network.table.d_head;
             match self.network.table.d_lookup.map(|table| (table, !tied || !gpu.bf16())) {
                 Some(table) => {
-                    embedding::cuda::backward(gpu, table, i.ids, d_stream, shape, s.embedding_scale)
+                    let ids = (i.ids, i.order, i.runs);
+                    embedding::cuda::backward(gpu, table, ids, d_stream, shape, s.embedding_scale)
                 }
                 None => Ok(()),
             }

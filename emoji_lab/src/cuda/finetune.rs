@@ -1,6 +1,6 @@
 //! Optimizer steps and evaluation on the card, each replayed from a CUDA graph.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use candle_core::DType;
@@ -11,9 +11,11 @@ use super::activations::Activations;
 use super::arena::DeviceArena;
 use super::forward::Pass;
 use super::graph::capture;
+use super::limits::{self, Plan};
 use super::memory::Memory;
 use super::network::Network;
 use super::step::{Inputs, SLOTS, Step, StepResult};
+use super::trouble::caught;
 use crate::error::{Error, Result};
 use crate::model::{EMBED_TOKENS, Gemma3, LM_HEAD};
 use crate::ops::adamw::{self, AdamW, Factors};
@@ -53,8 +55,8 @@ pub(crate) struct Done {
     /// Sum of the losses of all targets, nats.
     pub(crate) loss_sum: f64,
     pub(crate) grad_norm: f64,
-    /// Device time of the step's last micro-batch with the update.
-    pub(crate) milliseconds: f32,
+    /// Device time of the step's last micro-batch with the update, where the driver tells.
+    pub(crate) milliseconds: Option<f32>,
 }
 
 /// A model being trained on a card.
@@ -68,9 +70,16 @@ pub(crate) struct CudaFinetune {
     result: Memory,
     settings: Settings,
     adapter_scale: f32,
-    /// Sent and waited for.
+    /// Steps that were sent, and how many of them have been taken off their slots.
     sent: usize,
-    waited: usize,
+    taken: usize,
+    /// What steps gave that were taken off their slots before anybody asked, by ticket.
+    kept: BTreeMap<usize, Done>,
+    /// The step whose gradients lie in the arena.
+    gradients_of: Option<usize>,
+    /// Work whose next graph is not made, as if memory had run out.
+    #[cfg(test)]
+    fails: Option<Work>,
 }
 
 // SAFETY: a graph is a handle of the driver's that any thread may use after making the context its
@@ -99,6 +108,10 @@ fn padded(tokens: usize) -> usize {
 impl CudaFinetune {
     /// Puts `model`, its adapters and the optimizer on the card.
     pub(crate) fn new(gpu: &Gpu, model: &Gemma3, host_arena: &Arena, settings: Settings) -> Result<Self> {
+        caught(&gpu.short_name(), || Self::upload(gpu, model, host_arena, settings))
+    }
+
+    fn upload(gpu: &Gpu, model: &Gemma3, host_arena: &Arena, settings: Settings) -> Result<Self> {
         let slots = host_arena.slots();
         if let Some(slot) = slots.iter().find(|s| {
             !(s.name.contains(".lora_") || s.name.contains("embed_tokens") || s.name.starts_with("lm_head"))
@@ -109,6 +122,8 @@ impl CudaFinetune {
                 "Give a LoraConfig, or train every parameter on the CPU: Device::Cpu",
             ));
         }
+        // Before anything is uploaded.
+        limits::check(model.config(), Plan::of(model, true), gpu.limits())?;
         let gpu = &gpu.new_lane()?;
         let head_name = if model.lm_head.is_none() { EMBED_TOKENS } else { LM_HEAD };
         let head =
@@ -132,7 +147,11 @@ impl CudaFinetune {
             settings,
             adapter_scale,
             sent: 0,
-            waited: 0,
+            taken: 0,
+            kept: BTreeMap::new(),
+            gradients_of: None,
+            #[cfg(test)]
+            fails: None,
         })
     }
 
@@ -145,12 +164,24 @@ impl CudaFinetune {
         &self.arena
     }
 
-    /// Makes room for batches of `tokens` tokens, if there is not enough.
+    /// Makes room for batches of `tokens` tokens, if there is not enough. What steps on their way give is
+    /// kept for their tickets.
     pub(crate) fn reserve(&mut self, tokens: usize) -> Result<()> {
+        caught(&self.gpu.short_name(), || self.make_room(tokens))
+    }
+
+    fn make_room(&mut self, tokens: usize) -> Result<()> {
+        if i32::try_from(tokens).is_err() {
+            let help =
+                "make per_device_train_batch_size or max_length smaller: kernels count tokens in 31 bits";
+            return Err(Error::setting("per_device_train_batch_size", format!("{tokens} tokens"), help));
+        }
         let tokens = padded(tokens);
         if self.room.as_ref().is_some_and(|room| room.inputs.capacity() >= tokens) {
             return Ok(());
         }
+        // The slots go with the room.
+        self.take(self.sent)?;
         self.graphs.clear();
         self.room = None;
         let activations = Activations::new(&self.gpu, &self.network.sizes, tokens, true)?;
@@ -159,9 +190,22 @@ impl CudaFinetune {
         Ok(())
     }
 
-    /// Sends one optimizer step over `batches`, number `step` counted from 1. At most three steps
-    /// may be on their way: [`Self::wait`] for the earliest first.
+    /// Sends one optimizer step over `batches`, number `step` counted from 1. If all slots are on their
+    /// way, this waits for the earliest, and keeps what it gave.
+    ///
+    /// After an error nothing of this step was applied, and steps sent before can still be waited for
+    /// (but where the GPU itself failed: then nothing can).
     pub(crate) fn submit(
+        &mut self,
+        batches: &[Batch],
+        learning_rate: f64,
+        step: usize,
+        first_pass: u64,
+    ) -> Result<Ticket> {
+        caught(&self.gpu.short_name(), || self.send(batches, learning_rate, step, first_pass))
+    }
+
+    fn send(
         &mut self,
         batches: &[Batch],
         learning_rate: f64,
@@ -172,11 +216,17 @@ impl CudaFinetune {
         self.check_batches(batches)?;
         let longest = batches.iter().map(|b| b.tokens.len()).max().unwrap_or(0);
         let targets: usize = batches.iter().map(Batch::target_count).sum();
-        if self.room.as_ref().is_none_or(|room| room.inputs.capacity() < padded(longest)) {
-            self.gpu.synchronize()?;
-            self.reserve(longest)?;
-        }
+        self.make_room(longest)?;
+        self.take((self.sent + 1).saturating_sub(SLOTS))?;
         let many = batches.len() > 1;
+        let work = |i: usize| if many { Work::Gradients { first: i == 0 } } else { Work::Step };
+        // All graphs before anything is sent: making one is what may fail.
+        for (i, batch) in batches.iter().enumerate() {
+            self.prepare(padded(batch.tokens.len()), work(i))?;
+        }
+        if many {
+            self.prepare(0, Work::Update)?;
+        }
         for (i, batch) in batches.iter().enumerate() {
             let header = Step {
                 seed: self.settings.seed,
@@ -186,54 +236,88 @@ impl CudaFinetune {
                 factors: Factors::new(&self.settings.optimizer, learning_rate, step),
                 first_micro: i32::from(i == 0),
             };
-            let work = if many { Work::Gradients { first: i == 0 } } else { Work::Step };
             let tokens = padded(batch.tokens.len());
             if many && i > 0 {
                 // The slot's page-locked memory is written again only when the card has read it.
                 self.gpu.synchronize()?;
             }
-            self.prepare(tokens, work)?;
             let slot = self.sent;
             if let Some(room) = &mut self.room {
                 room.inputs.send(slot, &header, &batch.tokens, &batch.targets, tokens)?;
             }
-            self.replay(tokens, work)?;
+            self.gradients_of = None;
+            self.replay(tokens, work(i))?;
         }
         if many {
-            self.prepare(0, Work::Update)?;
             self.replay(0, Work::Update)?;
         }
         let ticket = Ticket(self.sent);
         if let Some(room) = &mut self.room {
             room.inputs.ask(ticket.0, self.result.ptr())?;
         }
+        self.gradients_of = Some(ticket.0);
         self.sent += 1;
         Ok(ticket)
     }
 
     /// Whether another step may be sent before one is waited for.
     pub(crate) fn has_room(&self) -> bool {
-        self.sent - self.waited < SLOTS - 1
+        self.sent - self.taken < SLOTS - 1
     }
 
-    /// Waits for a step.
+    /// Waits for a step, and gives what it gave, once.
     pub(crate) fn wait(&mut self, ticket: Ticket) -> Result<Done> {
-        self.gpu.bind()?;
-        let Some(room) = &mut self.room else {
-            return Err(Error::training("no step was sent", "This is a fault of emoji_lab"));
-        };
-        let (result, milliseconds) = room.inputs.wait(ticket.0)?;
-        self.waited = self.waited.max(ticket.0 + 1);
-        Ok(Done { loss_sum: result.loss, grad_norm: result.grad_norm, milliseconds })
+        caught(&self.gpu.short_name(), || {
+            if ticket.0 >= self.sent {
+                return Err(Error::training("a step of another trainer", "Wait for this trainer's own"));
+            }
+            self.take(ticket.0 + 1)?;
+            self.kept
+                .remove(&ticket.0)
+                .ok_or_else(|| Error::training("a step was waited for twice", "Wait for every step once"))
+        })
     }
 
-    /// Each batch's summed loss, without dropout.
+    /// Whether the arena's gradients are those of this step.
+    pub(crate) fn has_gradients_of(&self, ticket: Ticket) -> bool {
+        self.gradients_of == Some(ticket.0)
+    }
+
+    /// Takes the steps before `end` off their slots: waits for each, and keeps what it gave.
+    fn take(&mut self, end: usize) -> Result<()> {
+        self.gpu.bind()?;
+        while self.taken < end {
+            let Some(room) = &mut self.room else {
+                return Err(Error::training("no step was sent", "This is a fault of emoji_lab"));
+            };
+            let (result, milliseconds) = room.inputs.wait(self.taken)?;
+            let done = Done { loss_sum: result.loss, grad_norm: result.grad_norm, milliseconds };
+            self.kept.insert(self.taken, done);
+            self.taken += 1;
+        }
+        Ok(())
+    }
+
+    /// Each batch's summed loss, without dropout, after all steps that were sent; what these gave is kept
+    /// for their tickets.
     pub(crate) fn losses(&mut self, batches: &[Batch]) -> Result<Vec<LossSum>> {
-        self.gpu.synchronize()?;
+        caught(&self.gpu.short_name(), || {
+            let losses = self.evaluate(batches);
+            if losses.is_err() {
+                // What was sent before the error must be done before its slots are written again. An
+                // error here has been, or will be, reported by another call.
+                let _ = self.gpu.synchronize();
+            }
+            losses
+        })
+    }
+
+    fn evaluate(&mut self, batches: &[Batch]) -> Result<Vec<LossSum>> {
+        self.gpu.bind()?;
         self.check_batches(batches)?;
-        self.waited = self.sent;
+        self.take(self.sent)?;
         let longest = batches.iter().map(|b| b.tokens.len()).max().unwrap_or(0);
-        self.reserve(longest)?;
+        self.make_room(longest)?;
         let mut sums = Vec::with_capacity(batches.len());
         for (i, batch) in batches.iter().enumerate() {
             let tokens = padded(batch.tokens.len());
@@ -312,6 +396,15 @@ impl CudaFinetune {
     fn prepare(&mut self, tokens: usize, work: Work) -> Result<()> {
         if self.graphs.contains_key(&(tokens, work)) {
             return Ok(());
+        }
+        #[cfg(test)]
+        if self.fails == Some(work) {
+            self.fails = None;
+            return Err(self.gpu.error(cudarc::driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY));
+        }
+        if !matches!(work, Work::Loss) {
+            // The trial run below overwrites them.
+            self.gradients_of = None;
         }
         // Kernels are loaded when they are first used, which cannot be captured. So what is repeatable
         // is run once for nothing, on whatever tokens lie there.
@@ -417,3 +510,7 @@ impl std::fmt::Debug for CudaFinetune {
         write!(f, "CudaFinetune on {:?}, {} graphs", self.gpu, self.graphs.len())
     }
 }
+
+#[cfg(test)]
+#[path = "finetune_tests.rs"]
+mod tests;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cudarc::cublas::{result, sys};
 use cudarc::driver::CudaStream;
 
-use super::Gpu;
+use super::{Gpu, trouble};
 use crate::error::{Error, Result};
 
 /// cuBLAS' workspace: NVIDIA's advice for Hopper. Ours, and one: a graph holds its address.
@@ -21,22 +21,22 @@ pub(super) struct Blas {
 impl Blas {
     pub(super) fn new(stream: &Arc<CudaStream>, device: &str) -> Result<Self> {
         let fail = |e: result::CublasError| {
-            Error::device(
-                device,
-                format!("cuBLAS does not start: {:?}", e.0),
-                "Compute on the CPU: Device::Cpu",
-            )
+            let (problem, help) = trouble::of_cublas(e.0 as u32, trouble::cublas_version());
+            Error::device(device, problem, help)
         };
-        let handle = result::create_handle().map_err(fail)?;
+        // Owned from the beginning: what fails further down gives it back.
+        let mut blas = Self { handle: result::create_handle().map_err(fail)?, workspace: 0 };
         // SAFETY: handle and stream are alive; the workspace is freed after both, in `drop`.
         unsafe {
-            result::set_stream(handle, stream.cu_stream().cast()).map_err(fail)?;
-            let workspace = cudarc::driver::result::malloc_sync(WORKSPACE).map_err(|e| {
-                Error::device(device, super::gpu::describe(e.0), "Close what else is on the card")
+            result::set_stream(blas.handle, stream.cu_stream().cast()).map_err(fail)?;
+            blas.workspace = cudarc::driver::result::malloc_sync(WORKSPACE).map_err(|e| {
+                Error::device(device, super::gpu::describe(e.0), "Close what else is on the GPU (nvidia-smi)")
             })?;
-            sys::cublasSetWorkspace_v2(handle, workspace as *mut c_void, WORKSPACE).result().map_err(fail)?;
-            Ok(Self { handle, workspace })
+            sys::cublasSetWorkspace_v2(blas.handle, blas.workspace as *mut c_void, WORKSPACE)
+                .result()
+                .map_err(fail)?;
         }
+        Ok(blas)
     }
 
     /// What it takes of the card's memory.
@@ -50,7 +50,9 @@ impl Drop for Blas {
         // SAFETY: nothing uses the handle any more; cuBLAS waits for what it has under way.
         unsafe {
             let _ = result::destroy_handle(self.handle);
-            let _ = cudarc::driver::result::free_sync(self.workspace);
+            if self.workspace != 0 {
+                let _ = cudarc::driver::result::free_sync(self.workspace);
+            }
         }
     }
 }

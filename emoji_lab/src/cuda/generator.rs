@@ -9,6 +9,7 @@ use super::decode::Sequence;
 use super::forward::Pass;
 use super::network::Network;
 use super::step::{Inputs, Step};
+use super::trouble::caught;
 use crate::error::{Error, Result};
 use crate::model::{Gemma3, PackedTokens, Tokens};
 use crate::ops::decode::cuda::DecodeState;
@@ -160,7 +161,7 @@ impl OnCard {
         let mut generator = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *generator {
             Some(generator) => f(generator),
-            none => f(none.insert(Generator::new(gpu, model)?)),
+            none => f(none.insert(caught(&gpu.short_name(), || Generator::new(gpu, model))?)),
         }
     }
 

@@ -9,6 +9,9 @@ use candle_core::DType;
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, result, sys};
 
 use super::gemm::Blas;
+use super::limits::Limits;
+use super::shared::UNASKED;
+use super::trouble::{self, Facts, OLDEST_DRIVER, TELLS_TIME};
 use crate::error::{Error, Result};
 
 /// All kernels, for the compute capabilities that `build.rs` names.
@@ -23,7 +26,8 @@ const BF16: (i32, i32) = (8, 0);
 /// Hopper, and the driver of CUDA 12.3.
 const OVERLAPS: ((i32, i32), i32) = ((9, 0), 12_030);
 
-/// The newest CUDA that the driver serves, as 13000 for 13.0; 0 if it does not say.
+/// The newest CUDA that the driver serves, as 13000 for 13.0; 0 if it does not say. The driver must be
+/// there.
 fn driver_version() -> i32 {
     let mut version = 0;
     // SAFETY: it writes one number.
@@ -47,9 +51,15 @@ struct Shared {
     context: Arc<CudaContext>,
     module: sys::CUmodule,
     functions: Mutex<HashMap<String, Function>>,
+    /// `cuda:0`.
+    device: String,
     name: String,
     capability: (i32, i32),
     overlaps: bool,
+    /// CUDA that the driver serves, as 13000.
+    driver: i32,
+    /// Bytes of shared memory that a block may ask for.
+    shared_bytes: usize,
     ordinal: usize,
 }
 
@@ -99,18 +109,19 @@ impl Gpu {
         if let Some(gpu) = open.get(&ordinal) {
             return Ok(gpu.clone());
         }
-        let gpu = Self::start(ordinal)?;
+        let gpu = trouble::caught(&format!("cuda:{ordinal}"), || Self::start(ordinal))?;
         open.insert(ordinal, gpu.clone());
         Ok(gpu)
     }
 
     /// How many cards the driver shows; 0 without a driver.
     pub fn count() -> usize {
-        // SAFETY: only asks whether the library is there.
-        if !unsafe { sys::is_culib_present() } {
+        // A driver too old for what is asked of it counts as none: opening a GPU says why.
+        if trouble::libraries().is_err() {
             return 0;
         }
-        CudaContext::device_count().ok().and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
+        let count = trouble::caught("cuda", || Ok(CudaContext::device_count()));
+        count.ok().and_then(|n| n.ok()).and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
     }
 
     fn start(ordinal: usize) -> Result<Self> {
@@ -118,34 +129,31 @@ impl Gpu {
         let fail = |problem: String, help: &str| {
             Err(Error::device(&device, problem, format!("{help}, or compute on the CPU: Device::Cpu")))
         };
-        // SAFETY: only asks whether the libraries are there. (cudarc panics where they are not.)
-        let (driver, cublas) = unsafe { (sys::is_culib_present(), cudarc::cublas::sys::is_culib_present()) };
-        if !driver {
+        // cudarc panics where a library or one of its functions is missing.
+        if let Err((problem, help)) = trouble::libraries() {
+            return fail(problem, &help);
+        }
+        let driver = driver_version();
+        if driver != 0 && driver < OLDEST_DRIVER {
             return fail(
-                "there is no NVIDIA driver (libcuda.so.1)".into(),
-                "Install the driver, in a container with the NVIDIA container toolkit",
+                format!(
+                    "the driver serves CUDA {}, and {} is the oldest that is enough",
+                    trouble::version(driver),
+                    trouble::version(OLDEST_DRIVER)
+                ),
+                "Update the NVIDIA driver",
             );
         }
-        if !cublas {
-            return fail(
-                "cuBLAS (libcublas.so.13 or .12) is not found".into(),
-                "Install CUDA's libraries (`pip install nvidia-cublas`) and name their folder in LD_LIBRARY_PATH",
-            );
-        }
+        let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+        let kernels = trouble::KERNELS.parse().unwrap_or(0);
+        let facts = Facts { driver, kernels, gpu: None, visible: visible.as_deref() };
         let context = match CudaContext::new(ordinal) {
             Ok(context) => context,
             Err(e) => {
-                let cards = Self::count();
-                return match cards > ordinal {
-                    true => fail(
-                        format!("the driver does not open it: {}", describe(e.0)),
-                        "Look at nvidia-smi: another process may hold the card, or driver and kernel differ",
-                    ),
-                    false => fail(
-                        format!("the driver shows {cards} cards ({})", describe(e.0)),
-                        "Look at nvidia-smi and CUDA_VISIBLE_DEVICES",
-                    ),
-                };
+                let (problem, help) = trouble::of_driver(e.0 as u32, facts).unwrap_or_else(|| {
+                    (format!("the driver does not open it: {}", describe(e.0)), "Look at nvidia-smi".into())
+                });
+                return fail(problem, &help);
             }
         };
         let driver_error =
@@ -168,17 +176,35 @@ impl Gpu {
         let module = match unsafe { result::module::load_data(KERNELS.as_ptr().cast()) } {
             Ok(module) => module,
             Err(e) => {
-                return fail(
-                    format!("the driver does not take the kernels: {}", describe(e.0)),
-                    "They were compiled by CUDA 13, which wants driver 580 or later: update the driver, or build with this machine's nvcc (NVCC=/path/to/nvcc)",
-                );
+                let facts = Facts { gpu: Some((&name, capability)), ..facts };
+                let (problem, help) = trouble::of_driver(e.0 as u32, facts).unwrap_or_else(|| {
+                    (
+                        format!("the driver does not take the kernels: {}", describe(e.0)),
+                        "Update the driver, or build with this machine's nvcc (NVCC=/path/to/nvcc)".into(),
+                    )
+                });
+                return fail(problem, &help);
             }
         };
+        let shared_bytes = context
+            .attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
+            .map_or(UNASKED, |bytes| usize::try_from(bytes).unwrap_or(0).max(UNASKED));
         let lane = Arc::new(Lane::new(&context, &device)?);
         let dtype = if capability >= BF16 { DType::BF16 } else { DType::F32 };
         let functions = Mutex::new(HashMap::new());
-        let overlaps = capability >= OVERLAPS.0 && driver_version() >= OVERLAPS.1;
-        let shared = Shared { context, module, functions, name, capability, overlaps, ordinal };
+        let overlaps = capability >= OVERLAPS.0 && driver >= OVERLAPS.1;
+        let shared = Shared {
+            context,
+            module,
+            functions,
+            device,
+            name,
+            capability,
+            overlaps,
+            driver,
+            shared_bytes,
+            ordinal,
+        };
         Ok(Self { shared: Arc::new(shared), lane, dtype, beside: false })
     }
 
@@ -239,6 +265,43 @@ impl Gpu {
 
     pub(super) fn overlaps_kernels(&self) -> bool {
         self.shared.overlaps
+    }
+
+    /// Whether the driver tells how long something took (CUDA 12.8: driver 570).
+    pub(super) fn tells_time(&self) -> bool {
+        self.shared.driver >= TELLS_TIME
+    }
+
+    /// What a model is held against before anything of it is uploaded.
+    pub(super) fn limits(&self) -> Limits<'_> {
+        Limits {
+            device: &self.shared.device,
+            name: &self.shared.name,
+            shared_bytes: self.shared.shared_bytes,
+        }
+    }
+
+    /// Lets a kernel have as much shared memory as the GPU gives a block, beside what it declares.
+    pub(super) fn allow_shared(&self, function: Function) -> Result<()> {
+        use sys::CUfunction_attribute_enum::{
+            CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES,
+        };
+        let most = self.shared.shared_bytes as i32
+            - self.attribute(function, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?;
+        // SAFETY: the function is the module's, which stays loaded.
+        unsafe { sys::cuFuncSetAttribute(function.0, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, most) }
+            .result()
+            .map_err(|e| self.error(e.0))
+    }
+
+    /// A function's attribute, as bytes of shared memory that it declares.
+    pub(super) fn attribute(&self, function: Function, which: sys::CUfunction_attribute_enum) -> Result<i32> {
+        let mut value = 0;
+        // SAFETY: it writes one number.
+        unsafe { sys::cuFuncGetAttribute(&mut value, which, function.0) }
+            .result()
+            .map_err(|e| self.error(e.0))?;
+        Ok(value)
     }
 
     pub(super) fn bf16(&self) -> bool {
@@ -320,15 +383,23 @@ impl Gpu {
 
     /// `cuda:0`.
     pub(super) fn short_name(&self) -> String {
-        format!("cuda:{}", self.shared.ordinal)
+        self.shared.device.clone()
     }
 
     /// An error the driver gave while something ran.
     pub(super) fn error(&self, code: sys::CUresult) -> Error {
+        let gpu = Some((self.name(), self.compute_capability()));
+        let facts = Facts { driver: self.shared.driver, gpu, ..Facts::default() };
+        let (problem, first) = trouble::of_driver(code as u32, facts).map_or_else(
+            || (describe(code), String::new()),
+            |(problem, help)| (problem, format!("{help}. ")),
+        );
         Error::device(
             self.short_name(),
-            describe(code),
-            "Restart the kernel; checkpoints written before are whole, and resume_from_checkpoint goes on from them",
+            problem,
+            format!(
+                "{first}Restart the kernel; checkpoints written before are whole, and resume_from_checkpoint goes on from them"
+            ),
         )
     }
 }

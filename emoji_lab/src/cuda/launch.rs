@@ -5,6 +5,7 @@ use std::ffi::c_void;
 use cudarc::driver::{result, sys};
 
 use super::Gpu;
+use super::shared::UNASKED;
 use crate::error::Result;
 
 /// How many blocks, of how many threads, with how much shared memory.
@@ -49,6 +50,9 @@ pub(crate) unsafe fn enqueue(
 ) -> Result<()> {
     let function = gpu.function(kernel, typed)?;
     let (blocks, threads) = (grid.blocks, grid.threads);
+    if grid.shared_bytes > UNASKED {
+        gpu.allow_shared(function)?;
+    }
     if grid.early && gpu.overlaps_kernels() {
         // SAFETY: a union of plain numbers.
         let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };

@@ -128,7 +128,8 @@ fn out_of_memory(gpu: &Gpu, bytes: usize, what: &str) -> Error {
     Error::device(
         gpu.short_name(),
         format!("out of memory: {what} needs {}, and {there}", gib(bytes)),
-        "Close what else is on the card (nvidia-smi), lower per_device_train_batch_size or max_length, take \
+        "Give back what is not needed any more, as drop(trainer) of an earlier run of the cell, close what else is on the GPU \
+         (nvidia-smi), lower per_device_train_batch_size or max_length, take \
          optim_state_dtype: DType::BF16, or leave embed_tokens and lm_head out of modules_to_save; or compute on the CPU: Device::Cpu",
     )
 }

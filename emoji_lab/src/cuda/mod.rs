@@ -8,6 +8,8 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `gpu.rs` | the card: opened, described, its dtype chosen |
+//! | `trouble.rs` | what is wrong with driver, cuBLAS or GPU, in sentences |
+//! | `limits.rs`, `shared.rs` | what the kernels take of a model, and the shared memory they ask for |
 //! | `memory.rs` | device memory, with errors that say how much was needed |
 //! | `launch.rs`, `gemm.rs` | a kernel's launch, a matrix product |
 //! | `network.rs` | weights and adapters as the kernels want them |
@@ -32,13 +34,16 @@ mod gpu;
 mod graph;
 mod head;
 pub(crate) mod launch;
+mod limits;
 mod memory;
 mod network;
 mod sampler;
+pub(crate) mod shared;
 mod step;
 mod stored;
 #[cfg(test)]
 pub(crate) mod testing;
+mod trouble;
 
 pub(crate) use arena::DeviceArena;
 pub(crate) use finetune::{CudaFinetune, Settings, Ticket};

@@ -6,10 +6,10 @@ use rayon::prelude::*;
 use super::Gpu;
 use super::activations::Activations;
 use super::arena::DeviceArena;
+use super::limits::{self, Plan};
 use super::memory::{Layout, Memory};
 use crate::error::{Error, Result};
 use crate::model::{DecoderLayer, Gemma3, Gemma3Config, LayerType, Linear};
-use crate::ops::attention::cuda::MAX_HEADS;
 use crate::ops::embedding;
 use crate::ops::host;
 use crate::ops::lora_linear::Weight;
@@ -60,32 +60,16 @@ impl Sizes {
         }
     }
 
-    fn new(c: &Gemma3Config, rank: usize) -> Result<Self> {
-        let no = |what: String| Err(Error::device("cuda", what, "Train it on the CPU: Device::Cpu"));
-        let (hidden, inner) = (c.hidden_size, c.intermediate_size);
-        let widths = [("hidden_size", hidden), ("intermediate_size", inner), ("vocab_size", c.vocab_size)];
-        if let Some((name, value)) = widths.iter().find(|(_, v)| !v.is_multiple_of(8)) {
-            return no(format!("the kernels take rows of a multiple of 8, and {name} is {value}"));
-        }
-        if c.head_dim > 256 || !c.head_dim.is_multiple_of(8) {
-            return no(format!(
-                "the kernels take heads of up to 256 values, a multiple of 8, not {}",
-                c.head_dim
-            ));
-        }
-        if c.num_attention_heads > MAX_HEADS {
-            return no(format!("the kernels take up to {MAX_HEADS} heads, not {}", c.num_attention_heads));
-        }
-        if rank > 64 {
-            return Err(Error::setting("r", rank, "the GPU kernels take a rank of up to 64"));
-        }
+    /// Of a model that [`limits::check`] let through.
+    fn new(c: &Gemma3Config, rank: usize) -> Self {
+        let hidden = c.hidden_size;
         let padded = rank.next_multiple_of(8);
-        Ok(Self {
+        Self {
             hidden,
             heads: c.num_attention_heads,
             kv_heads: c.num_key_value_heads,
             dim: c.head_dim,
-            inner,
+            inner: c.intermediate_size,
             vocab: c.vocab_size,
             layers: c.num_hidden_layers,
             window: c.sliding_window,
@@ -94,7 +78,7 @@ impl Sizes {
             eps: c.rms_norm_eps as f32,
             scale: c.query_pre_attn_scalar.powf(-0.5) as f32,
             embedding_scale: (hidden as f64).sqrt() as f32,
-        })
+        }
     }
 }
 
@@ -173,7 +157,9 @@ pub(super) struct Network {
     /// Positions there are angles for.
     pub(super) positions: usize,
     pub(super) bytes: usize,
-    memories: Vec<Memory>,
+    _memories: Vec<Memory>,
+    /// A table per layer, made anew with every room for activations.
+    pub(super) gradient_tables: Vec<Memory>,
 }
 
 /// Values put together on the host, each aligned, to go over in one copy.
@@ -231,8 +217,9 @@ impl Network {
         positions: usize,
     ) -> Result<Self> {
         let linears = || model.layers.iter().flat_map(|l| &l.linears);
-        let rank = linears().filter_map(|l| l.lora.as_ref()).map(|l| l.a.value.dim(0).unwrap_or(0)).max();
-        let sizes = Sizes::new(model.config(), rank.unwrap_or(0))?;
+        let plan = Plan::of(model, arena.is_some());
+        limits::check(model.config(), plan, gpu.limits())?;
+        let sizes = Sizes::new(model.config(), plan.rank);
         let quantized = linears().any(|l| matches!(l.weight, Weight::Nf4(_)));
         if quantized && linears().any(|l| matches!(l.weight, Weight::Dense(_))) {
             return Err(Error::device(
@@ -258,7 +245,7 @@ impl Network {
         let unpack_units = (0..4).map(units).max().unwrap_or(0);
         let (memories, bytes) = (builder.memories, builder.bytes);
         Ok(Self {
-            unpacks: quantized || rank.is_some(),
+            unpacks: quantized || plan.rank > 0,
             dropout: layers
                 .iter()
                 .flat_map(|l: &Layer| &l.adapters)
@@ -271,7 +258,8 @@ impl Network {
             table,
             positions,
             bytes,
-            memories,
+            _memories: memories,
+            gradient_tables: vec![],
             sizes,
         })
     }
@@ -284,6 +272,7 @@ impl Network {
         arena: &DeviceArena,
         scale: f32,
     ) -> Result<()> {
+        self.gradient_tables.clear();
         let s = self.sizes.clone();
         let t = gpu.size() as u64;
         let padded = s.rank.next_multiple_of(8);
@@ -324,7 +313,7 @@ impl Network {
             layer.gradient_tiles = all.iter().map(AdapterGradient::tiles).sum();
             let memory = Memory::from_slice(gpu, as_bytes(&all), "the adapters' table")?;
             layer.adapter_gradients = memory.ptr();
-            self.memories.push(memory);
+            self.gradient_tables.push(memory);
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use super::memory::Memory;
 use crate::error::{Error, Result};
 use crate::model::PackedTokens;
 use crate::ops::adamw::Factors;
+use crate::ops::embedding::cuda::by_id;
 
 /// `Step` of `ops/common.cuh`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -98,10 +99,13 @@ pub(super) struct Inputs {
     pub(super) start: u64,
     pub(super) end: u64,
     pub(super) targets: u64,
+    /// The tokens by id, and how many each id has: `embedding::cuda::by_id`.
+    pub(super) order: u64,
+    pub(super) runs: u64,
 }
 
 const HEADER: usize = 256;
-const COLUMNS: usize = 5;
+const COLUMNS: usize = 7;
 
 impl Inputs {
     /// Room for `capacity` tokens.
@@ -133,6 +137,8 @@ impl Inputs {
             start: column(2),
             end: column(3),
             targets: column(4),
+            order: column(5),
+            runs: column(6),
             slots,
             memory,
             capacity,
@@ -179,6 +185,9 @@ impl Inputs {
             columns[at(2, first)..at(2, end)].fill(first as i32);
             columns[at(3, first)..at(3, end)].fill(end as i32);
         }
+        let (order, runs) = by_id(&columns[at(0, 0)..at(0, padded)]);
+        columns[at(5, 0)..at(5, padded)].copy_from_slice(&order);
+        columns[at(6, 0)..at(6, padded)].copy_from_slice(&runs);
         slot.begun.record(self.gpu.stream()).map_err(|e| self.gpu.error(e.0))?;
         // SAFETY: both are as long as the slice, and the slice is not touched until the step is done.
         unsafe { result::memcpy_htod_async(self.memory.ptr(), staging, self.gpu.raw_stream()) }
@@ -195,11 +204,15 @@ impl Inputs {
             .map_err(|e| self.gpu.error(e.0))
     }
 
-    /// Waits for what was asked: the result, and how long the card took, in milliseconds.
-    pub(super) fn wait(&mut self, slot: usize) -> Result<(StepResult, f32)> {
+    /// Waits for what was asked: the result, and how long the GPU took, in milliseconds, where the
+    /// driver tells.
+    pub(super) fn wait(&mut self, slot: usize) -> Result<(StepResult, Option<f32>)> {
         let slot = &mut self.slots[slot % SLOTS];
         slot.done.synchronize().map_err(|e| self.gpu.error(e.0))?;
-        let milliseconds = slot.begun.elapsed_ms(&slot.done).map_err(|e| self.gpu.error(e.0))?;
+        let milliseconds = match self.gpu.tells_time() {
+            true => Some(slot.begun.elapsed_ms(&slot.done).map_err(|e| self.gpu.error(e.0))?),
+            false => None,
+        };
         Ok((slot.result.as_mut_slice::<StepResult>()[0], milliseconds))
     }
 }

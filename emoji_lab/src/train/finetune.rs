@@ -290,14 +290,16 @@ impl Finetune {
                 let Some(cuda) = &mut self.cuda else {
                     return Err(Error::training("a step of another trainer", "Wait for this trainer's own"));
                 };
-                let done = own(cuda).wait(ticket)?;
+                let cuda = own(cuda);
+                let done = cuda.wait(ticket)?;
+                let last = cuda.has_gradients_of(ticket);
                 let loss = done.loss_sum / targets as f64;
                 // Once another step has been sent, the gradients are no longer this one's.
-                if let Some(moved) = look.filter(|_| self.steps == step) {
+                if let Some(moved) = look.filter(|_| last) {
                     self.arena.check_gradients(moved)?;
                 }
                 check_finite(step, loss, done.grad_norm)?;
-                let device_ms = Some(f64::from(done.milliseconds));
+                let device_ms = done.milliseconds.map(f64::from);
                 Ok(StepResult { loss, grad_norm: done.grad_norm, tokens, device_ms })
             }
         }

@@ -2,12 +2,19 @@
 
 use crate::cuda::Gpu;
 use crate::cuda::launch::{Grid, launch};
+use crate::cuda::shared;
 use crate::error::Result;
 use crate::ops::lora_linear::cuda::Adapters;
 use crate::ops::rope::cuda::Heads;
 
 /// The most query heads: a block has a warp for each, and 512 threads.
 pub(crate) const MAX_HEADS: usize = 16;
+
+/// Warps that share a head's keys. Rows of emoji data have about thirty: with four warps, each looks at
+/// its keys once or twice.
+pub(crate) fn parts(heads: usize) -> usize {
+    (MAX_HEADS / heads).clamp(1, 4)
+}
 
 /// `AttentionSizes` of `kernel.cu`.
 #[derive(Debug, Clone, Copy)]
@@ -30,10 +37,8 @@ impl AttentionSizes {
         (self.heads * self.dim) as usize
     }
 
-    /// Warps that share a head's keys. Rows of emoji data have about thirty: with four warps, each
-    /// looks at its keys once or twice.
     fn parts(&self) -> usize {
-        (MAX_HEADS / self.heads as usize).clamp(1, 4)
+        parts(self.heads as usize)
     }
 
     fn grid(&self, tokens: usize, shared_bytes: usize) -> Grid {
@@ -70,8 +75,8 @@ pub(crate) unsafe fn forward(
     sizes: AttentionSizes,
     tokens: usize,
 ) -> Result<()> {
-    let rows = (1 + sizes.parts()) * sizes.width();
-    let grid = sizes.grid(tokens, rows * 4 + adapters.shared_bytes(sizes.width()));
+    let bytes = shared::attention_forward(sizes.width(), sizes.parts(), adapters.group());
+    let grid = sizes.grid(tokens, bytes);
     // SAFETY: the caller's.
     unsafe {
         launch!(
@@ -95,7 +100,7 @@ pub(crate) unsafe fn delta(
     sizes: AttentionSizes,
     tokens: usize,
 ) -> Result<()> {
-    let grid = sizes.grid(tokens, adapters.back_bytes(sizes.width()));
+    let grid = sizes.grid(tokens, shared::attention_delta(sizes.width(), adapters.group()));
     // SAFETY: the caller's.
     unsafe { launch!(gpu, typed "attention_delta", grid, d_y, y, ldy as i32, adapters, step, delta, sizes) }
 }
@@ -116,7 +121,7 @@ pub(crate) unsafe fn backward(
     sizes: AttentionSizes,
     tokens: usize,
 ) -> Result<()> {
-    let mut grid = sizes.grid(tokens, 2 * sizes.parts() * sizes.width() * 4);
+    let mut grid = sizes.grid(tokens, shared::attention_backward(sizes.width(), sizes.parts()));
     grid.blocks.1 = 2;
     // SAFETY: the caller's.
     unsafe {

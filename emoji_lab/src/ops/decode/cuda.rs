@@ -2,6 +2,7 @@
 
 use crate::cuda::Gpu;
 use crate::cuda::launch::{Grid, launch};
+use crate::cuda::shared;
 use crate::error::Result;
 use crate::ops::rms_norm::cuda::Branch;
 
@@ -42,7 +43,7 @@ const WARPS: usize = 8;
 pub(crate) const HEAD_BLOCKS: usize = 1056;
 
 fn grid(m: &Rows) -> Grid {
-    Grid::new(m.rows.div_ceil(WARPS), WARPS * 32).shared(m.width * 4).begins_early()
+    Grid::new(m.rows.div_ceil(WARPS), WARPS * 32).begins_early()
 }
 
 /// `y = W · norm(x + branch)`; with `geglu`, `W` is gate above up, and y is half as long. The stream
@@ -62,10 +63,11 @@ pub(crate) unsafe fn norm_linear(
     eps: f32,
 ) -> Result<()> {
     let kernel = if geglu { "decode_norm_geglu" } else { "decode_norm_linear" };
+    let grid = grid(&m).shared(shared::decode(m.width));
     // SAFETY: the caller's.
     unsafe {
         launch!(
-            gpu, typed kernel, grid(&m), x, branch.rows, branch.weight, branch.stream, weight, m.matrix, m.ld as i32, y,
+            gpu, typed kernel, grid, x, branch.rows, branch.weight, branch.stream, weight, m.matrix, m.ld as i32, y,
             m.rows as i32, m.width as i32, eps
         )
     }
@@ -135,7 +137,7 @@ pub(crate) unsafe fn head(
     logits: u64,
     (best, best_rows): (u64, u64),
 ) -> Result<()> {
-    let grid = Grid::new(HEAD_BLOCKS, WARPS * 32).shared(m.width * 4).begins_early();
+    let grid = Grid::new(HEAD_BLOCKS, WARPS * 32).shared(shared::decode(m.width)).begins_early();
     // SAFETY: the caller's.
     unsafe {
         launch!(

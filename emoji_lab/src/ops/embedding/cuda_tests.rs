@@ -6,7 +6,8 @@ use crate::ops::adamw::cuda::split;
 
 /// tokens, width, rows of the table, ids: of few rows or of many, at times all the same.
 fn case(t: &mut OnGpu) -> (usize, usize, usize, Vec<u32>) {
-    let (tokens, width) = (t.between(1, 300), t.between(1, 200));
+    let (most, widest) = if t.one_in(10) { (20_000, 20) } else { (300, 200) };
+    let (tokens, width) = (t.between(1, most), t.between(1, widest));
     let rows = if t.one_in(3) { t.between(1, 8) } else { t.between(9, 900) };
     let same = t.one_in(8);
     let ids = (0..tokens).map(|_| if same { rows - 1 } else { t.between(0, rows - 1) } as u32).collect();
@@ -60,8 +61,11 @@ fn gradient() {
         let (before, dx) = (t.rounded(rows * width, 1.0), t.values(tokens * width, 1.0));
         let (d_table, ids_at, dx_at) = (t.put_typed(&before), t.plain(&ids), t.put_f32(&dx));
         let (to, shape) = ((d_table.ptr(), kind == Kind::F32), (tokens, width));
+        let (order, runs) = cuda::by_id(&ids.iter().map(|id| *id as i32).collect::<Vec<_>>());
+        let (order, runs) = (t.plain(&order), t.plain(&runs));
+        let places = (ids_at.ptr(), order.ptr(), runs.ptr());
         // SAFETY: all buffers have the sizes they are given with, and ids are rows of the table.
-        unsafe { cuda::backward(&t.gpu, to, ids_at.ptr(), dx_at.ptr(), shape, scale).unwrap() };
+        unsafe { cuda::backward(&t.gpu, to, places, dx_at.ptr(), shape, scale).unwrap() };
         let expected = tensor(&before, (rows, width));
         super::backward(&ids, &tensor(&dx, shape), scale.into(), &expected).unwrap();
         let (ours, expected) = (t.read("d_table", &d_table), values(&expected));
@@ -71,4 +75,23 @@ fn gradient() {
         let of = |v: &[f32]| others.iter().flat_map(|r| v[r * width..][..width].to_vec()).collect::<Vec<_>>();
         t.check("other rows", &of(&ours), &of(&before), width, Bar::EXACT);
     });
+}
+
+#[test]
+fn tokens_by_id() {
+    assert_eq!(cuda::by_id(&[]), (vec![], vec![]));
+    assert_eq!(cuda::by_id(&[7]), (vec![0], vec![1]));
+    assert_eq!(cuda::by_id(&[5, 2, 5, 9, 2, 5]), (vec![1, 4, 0, 2, 5, 3], vec![2, 0, 3, 0, 0, 1]));
+    let ids: Vec<i32> = (0..20_000).map(|t| t * 7919 % 311).collect();
+    let (order, runs) = cuda::by_id(&ids);
+    let mut seen = vec![];
+    for (first, run) in runs.iter().enumerate().filter(|(_, run)| **run > 0) {
+        let run = &order[first..first + *run as usize];
+        assert!(run.is_sorted_by(|a, b| a < b), "not in order: {run:?}");
+        let id = ids[run[0] as usize];
+        let all: Vec<i32> = (0..20_000).filter(|t| ids[*t as usize] == id).collect();
+        assert_eq!(run, all, "id {id}");
+        seen.push(id);
+    }
+    assert_eq!(seen, (0..311).collect::<Vec<_>>());
 }

@@ -2,6 +2,7 @@
 
 use crate::cuda::Gpu;
 use crate::cuda::launch::{Grid, launch};
+use crate::cuda::shared;
 use crate::error::Result;
 use crate::ops::lora_linear::cuda::Adapters;
 
@@ -19,7 +20,8 @@ pub(crate) unsafe fn forward(
     step: u64,
     (tokens, width): (usize, usize),
 ) -> Result<()> {
-    let grid = Grid::new(tokens, THREADS).shared(width * 4 + adapters.shared_bytes(width)).begins_early();
+    let grid =
+        Grid::new(tokens, THREADS).shared(shared::geglu_forward(width, adapters.group())).begins_early();
     let (ldy, width) = (ldy as i32, width as i32);
     // SAFETY: the caller's.
     unsafe { launch!(gpu, typed "geglu_forward", grid, gate_up, y, ldy, adapters, step, width) }
@@ -38,7 +40,8 @@ pub(crate) unsafe fn backward(
     d_gate_up: u64,
     (tokens, width): (usize, usize),
 ) -> Result<()> {
-    let grid = Grid::new(tokens, THREADS).shared(adapters.back_bytes(width)).begins_early();
+    let grid =
+        Grid::new(tokens, THREADS).shared(shared::geglu_backward(width, adapters.group())).begins_early();
     let (ldy, width) = (ldy as i32, width as i32);
     // SAFETY: the caller's.
     unsafe { launch!(gpu, typed "geglu_backward", grid, dy, ldy, adapters, step, gate_up, d_gate_up, width) }

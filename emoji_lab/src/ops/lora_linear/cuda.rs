@@ -2,6 +2,7 @@
 
 use crate::cuda::Gpu;
 use crate::cuda::launch::{Grid, launch};
+use crate::cuda::shared::Group;
 use crate::error::Result;
 
 /// `Adapters` of `common.cuh`: the adapters that read one activation.
@@ -29,15 +30,9 @@ impl Adapters {
         Self { threshold: 0, ..self }
     }
 
-    /// Bytes of shared memory for the dropout masks of one row.
-    pub(crate) fn shared_bytes(&self, width: usize) -> usize {
-        if self.threshold > 0 { self.count as usize * width / 8 } else { 0 }
-    }
-
-    /// Bytes of shared memory for one row's backward pass: the masks, the gradients of `u`, and what
-    /// comes of them for every adapter.
-    pub(crate) fn back_bytes(&self, width: usize) -> usize {
-        self.shared_bytes(width) + self.count as usize * (self.padded as usize + width) * 4
+    /// What shared memory depends on.
+    pub(crate) fn group(&self) -> Group {
+        Group { count: self.count as usize, padded: self.padded as usize, dropout: self.threshold > 0 }
     }
 
     pub(crate) fn dropout(&self) -> (u32, f32) {
@@ -98,6 +93,8 @@ pub(crate) struct AdapterGradient {
 
 /// Columns a block makes: `TILE` of `kernel.cu`.
 const TILE: usize = 64;
+/// The highest rank: `adapters_down` (`ops/common.cuh`) has room for three adapters of it.
+pub(crate) const MAX_RANK: usize = 64;
 
 impl AdapterGradient {
     /// Blocks for dA and dB.

@@ -2,6 +2,7 @@
 
 use crate::cuda::Gpu;
 use crate::cuda::launch::{Grid, launch};
+use crate::cuda::shared;
 use crate::error::Result;
 use crate::ops::lora_linear::cuda::Adapters;
 
@@ -33,7 +34,8 @@ pub(crate) unsafe fn forward(
     (tokens, width): (usize, usize),
     eps: f32,
 ) -> Result<()> {
-    let grid = Grid::new(tokens, THREADS).shared(width * 4 + adapters.shared_bytes(width)).begins_early();
+    let grid =
+        Grid::new(tokens, THREADS).shared(shared::norm_forward(width, adapters.group())).begins_early();
     let (ldy, width) = (ldy as i32, width as i32);
     // SAFETY: the caller's.
     unsafe {
@@ -61,7 +63,7 @@ pub(crate) unsafe fn backward(
     d_branch: u64,
     (tokens, width): (usize, usize),
 ) -> Result<()> {
-    let grid = Grid::new(tokens, THREADS).shared(width * 4 + adapters.back_bytes(width));
+    let grid = Grid::new(tokens, THREADS).shared(shared::norm_backward(width, adapters.group()));
     let (ldy, width) = (ldy as i32, width as i32);
     // SAFETY: the caller's.
     unsafe {

@@ -2,6 +2,7 @@
 
 use crate::cuda::Gpu;
 use crate::cuda::launch::{Grid, launch};
+use crate::cuda::shared;
 use crate::error::Result;
 
 /// Where the heads come from and go to.
@@ -33,7 +34,7 @@ pub(crate) unsafe fn qk_norm_rope(
     let grid = Grid {
         blocks: (tokens as u32, 1),
         threads: (32, warps as u32),
-        shared_bytes: warps * h.dim * 4,
+        shared_bytes: shared::qk_norm_rope(warps * h.dim),
         early: true,
     };
     // SAFETY: the caller's.
