@@ -193,6 +193,14 @@ impl AdapterConfig {
         let lora_dropout = lora_dropout.ok_or_else(|| bad("lora_dropout", "a number"))?;
 
         let selection = Selection::read(&fields).map_err(wrong)?.map(Box::new);
+        // LoRA on the embedding or the head is arithmetic of its own.
+        let named = strings(field("target_modules")).unwrap_or_default();
+        if let Some(whole) = named.iter().find(|name| WHOLE_MODULES.iter().any(|whole| name.ends_with(whole)))
+        {
+            return Err(wrong(format!(
+                "target_modules names {whole}: LoRA on the embedding or the head is not supported"
+            )));
+        }
         let target_modules = match field("target_modules") {
             Value::String(_) | Value::Array(_) if selection.is_some() => {
                 found.iter().map(|name| (*name).to_string()).collect()

@@ -53,21 +53,32 @@ pub fn merge_into(base: &Gemma3, adapter: &Adapter) -> Result<Gemma3> {
                 merged = with_lengths(&merged, &magnitude)?;
             }
             if !merged.sum_all()?.to_scalar::<f32>()?.is_finite() {
-                return Err(Error::model(
-                    "adapter",
-                    format!("merged, {} holds values that are not finite", module_path(index, name)),
-                    "Its training diverged, or its file is damaged: take another checkpoint",
-                ));
+                return Err(not_finite(&module_path(index, name)));
             }
             linear.weight = Weight::Dense(merged);
         }
     }
     let (embedding, head) = (get(EMBED_TOKENS), get(LM_HEAD));
+    for (name, tensor) in [(EMBED_TOKENS, &embedding), (LM_HEAD, &head)] {
+        if let Some(tensor) = tensor
+            && !tensor.sum_all()?.to_scalar::<f32>()?.is_finite()
+        {
+            return Err(not_finite(name));
+        }
+    }
     match adapter.config.lora.trains_embeddings() {
         true => merge_whole(&mut gemma, embedding, head, adapter.config.tied)?,
         false => put_beside(&mut gemma, embedding, head)?,
     }
     Ok(gemma)
+}
+
+fn not_finite(name: &str) -> Error {
+    Error::model(
+        "adapter",
+        format!("merged, {name} holds values that are not finite"),
+        "Its training diverged, or its file is damaged: take another checkpoint",
+    )
 }
 
 /// Rows of the lengths `magnitude` [out_features] (or with an axis of 1 beside it), in the directions of

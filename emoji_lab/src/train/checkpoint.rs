@@ -9,6 +9,19 @@ use crate::files::{is_another_live_process, is_stage, write_dir_atomic};
 
 const PREFIX: &str = "checkpoint-";
 
+/// The files that are written into `output_dir` itself, each through a name that ends in `.PID.part`.
+const OUR_FILES: [&str; 9] = [
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    TRAINER_STATE_FILE,
+];
+
 /// A whole checkpoint folder.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CheckpointDir {
@@ -32,6 +45,11 @@ impl CheckpointDir {
             .collect();
         found.sort();
         Ok(found)
+    }
+
+    /// Where the checkpoint of `step` is, or would be.
+    pub(super) fn at(output_dir: &Path, step: usize) -> Self {
+        Self { step, path: output_dir.join(format!("{PREFIX}{step}")) }
     }
 
     /// The whole checkpoint of the latest step, if there is one.
@@ -118,8 +136,8 @@ impl CheckpointDir {
         Ok(found)
     }
 
-    /// Moves a checkpoint of another run out of the way of `checkpoint-STEP`, which is about to be
-    /// written: it keeps its files under a name that says what it is. Returns that name.
+    /// Moves what is not of this run out of the way of `checkpoint-STEP`, which is about to be written:
+    /// it keeps its files under a name that says what it is. Returns that name.
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be renamed.
@@ -146,7 +164,7 @@ impl CheckpointDir {
             while let Some((rest, mark)) = of.strip_suffix(".part").and_then(|rest| rest.rsplit_once('.')) {
                 (of, marks) = (rest, [marks, vec![mark]].concat());
             }
-            let is_file_of_ours = of.ends_with(".json") || of.ends_with(".safetensors");
+            let is_file_of_ours = OUR_FILES.contains(&of);
             let is_stage = is_stage(of);
             if marks.is_empty() || step_of(of).is_none() && !is_file_of_ours && !is_stage {
                 continue;

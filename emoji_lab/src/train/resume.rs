@@ -6,7 +6,7 @@ use super::checkpoint::CheckpointDir;
 use super::identity::RunIdentity;
 use super::output::TrainOutput;
 use super::snapshot::{ModelSnapshot, Snapshot, Writing};
-use super::trainer::{Plan, Position, SftTrainer};
+use super::trainer::{Due, Plan, Position, SftTrainer};
 use super::trainer_state::{TRAINER_STATE_FILE, TrainerState};
 use super::training_state::TrainingState;
 use crate::display::say;
@@ -52,7 +52,7 @@ impl SftTrainer {
                 let checkpoint = CheckpointDir::open(path)?;
                 self.load_checkpoint(&checkpoint.path)?;
             }
-            None => self.load_latest()?,
+            None => self.load_latest(usize::MAX)?,
         }
         self.train()
     }
@@ -66,10 +66,11 @@ impl SftTrainer {
         Ok(&self.identity)
     }
 
-    /// Takes up the latest checkpoint of this run that can be read.
-    fn load_latest(&mut self) -> Result<()> {
+    /// Takes up the latest checkpoint of this run that can be read, of step `up_to` or earlier.
+    fn load_latest(&mut self, up_to: usize) -> Result<()> {
         let output_dir = self.args.output_dir.clone();
         let mut found = CheckpointDir::list(&output_dir)?;
+        found.retain(|checkpoint| checkpoint.step <= up_to);
         found.reverse();
         let here = self.identity()?.clone();
         let mut unreadable = None;
@@ -123,7 +124,13 @@ impl SftTrainer {
             return Ok(());
         }
         let step = self.state.global_step;
-        self.load_latest().map_err(|error| {
+        // An earlier run with the same settings may have left later ones.
+        let resumed_from = self.resumed_from.clone();
+        let back = self.load_latest(step).or_else(|error| match &resumed_from {
+            Some(path) => self.load_checkpoint(path),
+            None => Err(error),
+        });
+        back.map_err(|error| {
             Error::training(
                 format!("the parameters belong to no step after the last error, and there is no checkpoint to go back to ({error})"),
                 "Make a new SftTrainer, and start with its train()",
@@ -139,7 +146,7 @@ impl SftTrainer {
     /// Says once, at the start of a call, what the folder holds of other runs, and that a finished run
     /// has nothing left to do.
     pub(super) fn say_what_is_there(&mut self, plan: &Plan) -> Result<()> {
-        if self.state.global_step >= plan.total_steps {
+        if self.state.global_step >= plan.total_steps && !self.due.any {
             say(format_args!("all {} steps are done already", plan.total_steps));
             return Ok(());
         }
@@ -148,16 +155,18 @@ impl SftTrainer {
             return Ok(());
         }
         let here = self.identity()?.clone();
-        let others: Vec<String> = found
-            .iter()
-            .filter(|checkpoint| !is_of(&checkpoint.path, &here))
-            .map(|checkpoint| format!("checkpoint-{}", checkpoint.step))
-            .collect();
-        if !others.is_empty() {
+        let others: Vec<_> = found.iter().filter(|checkpoint| !is_of(&checkpoint.path, &here)).collect();
+        if let Some(first) = others.first() {
+            let names: Vec<String> =
+                others.iter().map(|other| format!("checkpoint-{}", other.step)).collect();
+            let differs = match identity_of(&first.path) {
+                Ok(there) => there.differences(&here).join("; "),
+                Err(_) => "not written by this trainer".to_string(),
+            };
             say(format_args!(
-                "{} also holds {} of another run (other settings, rows or base model), which stay",
+                "{} also holds {} of another run ({differs}), which stay",
                 self.args.output_dir.display(),
-                others.join(", ")
+                names.join(", ")
             ));
         }
         Ok(())
@@ -224,9 +233,10 @@ impl SftTrainer {
         if saved.global_step > self.plan()?.total_steps {
             return Err(self.past_the_end(dir)?);
         }
+        let weights = self.read_weights(dir)?;
         // From here to the end the parameters are of neither run.
         self.off = true;
-        self.load_weights(dir)?;
+        self.put_weights(&weights)?;
         self.load_optimizer_tensors(&mut saved)?;
         self.finetune.set_progress(saved.global_step, saved.position.passes);
         self.position = saved.position;
@@ -234,25 +244,40 @@ impl SftTrainer {
         self.state = TrainerState { max_steps, num_train_epochs: epochs, ..state };
         self.events = None;
         self.off = false;
+        self.due = Due::default();
+        self.resumed_from = Some(dir.to_path_buf());
         Ok(())
     }
 
-    /// Loads the parameters of the best checkpoint, and returns its path. It is looked for by its name:
-    /// the folder may have been moved since it was noted.
+    /// Loads the parameters of the best checkpoint, and returns its path. It is looked for by its name
+    /// in `output_dir`, beside the checkpoint that was resumed, and where it was when it was noted: the
+    /// folder may have been moved since. Without it the parameters stay those of the last step, which is
+    /// said: all the training is not lost for it.
     pub(super) fn load_best(&mut self) -> Result<Option<String>> {
-        let Some(noted) = &self.state.best_model_checkpoint else { return Ok(None) };
+        let Some(noted) = self.state.best_model_checkpoint.clone() else { return Ok(None) };
         // Windows wrote it with other separators, if it was there.
         let name = noted.rsplit(['/', '\\']).next().unwrap_or_default();
-        let path = self.args.output_dir.join(name);
-        if CheckpointDir::open(&path).is_err() {
+        let beside = self.resumed_from.as_deref().and_then(Path::parent).map(|folder| folder.join(name));
+        let here = self.identity()?.clone();
+        let places = [Some(self.args.output_dir.join(name)), beside, Some(Path::new(&noted).to_path_buf())];
+        let found = places.into_iter().flatten().find(|path| is_of(path, &here));
+        let Some(path) = found else {
             say(format_args!(
                 "the best checkpoint, {name}, is no longer in {}: the parameters are those of the last step",
                 self.args.output_dir.display()
             ));
             return Ok(None);
+        };
+        match self.read_weights(&path) {
+            Ok(weights) => {
+                self.put_weights(&weights)?;
+                Ok(Some(path.display().to_string()))
+            }
+            Err(error) => {
+                say(format_args!("the best checkpoint: {error}. The parameters are those of the last step"));
+                Ok(None)
+            }
         }
-        self.load_weights(&path)?;
-        Ok(Some(path.display().to_string()))
     }
 }
 

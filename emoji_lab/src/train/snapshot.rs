@@ -75,17 +75,30 @@ impl Snapshot {
         let here = self.training.position.identity.clone();
         let is_ours = |checkpoint: &CheckpointDir| is_of(&checkpoint.path, &here);
         let step = self.state.global_step;
-        let found = CheckpointDir::list(&self.output_dir)?;
-        if let Some(other) = found.iter().find(|there| there.step == step && !is_ours(there)) {
-            let aside = other.set_aside()?;
-            say(format_args!("{} was of another run, and is now {}", other.path.display(), aside.display()));
-        }
-        let written = CheckpointDir::write(&self.output_dir, self.state.global_step, |part| {
+        let place = CheckpointDir::at(&self.output_dir, step);
+        let in_the_way = std::fs::symlink_metadata(&place.path).is_ok() && !is_ours(&place);
+        let aside = if in_the_way { Some(place.set_aside()?) } else { None };
+        let written = CheckpointDir::write(&self.output_dir, step, |part| {
             // Two large files, side by side: each waits for its own bytes to be on the disk.
             let (model, training) = rayon::join(|| self.model.save(part), || self.training.save(part));
             model.and(training)?;
             self.state.save(&part.join(TRAINER_STATE_FILE))
-        })?;
+        });
+        let written = match (written, aside) {
+            (Ok(written), Some(aside)) => {
+                say(format_args!(
+                    "{} was not of this run, and is now {}",
+                    place.path.display(),
+                    aside.display()
+                ));
+                written
+            }
+            (Err(error), Some(aside)) => {
+                let _ = std::fs::rename(&aside, &place.path);
+                return Err(error);
+            }
+            (written, None) => written?,
+        };
         let best = self.state.best_model_checkpoint.as_ref().map(PathBuf::from);
         CheckpointDir::rotate(&self.output_dir, self.save_total_limit, &written, best.as_deref(), is_ours)?;
         Ok(written)

@@ -1,7 +1,7 @@
 //! Supervised fine-tuning from settings to a saved adapter: what TRL calls `SFTTrainer`.
 
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -43,6 +43,10 @@ pub struct SftTrainer {
     pub(super) knows_base: bool,
     /// Whether an error left the parameters between steps: they are then read back from a checkpoint.
     pub(super) off: bool,
+    /// What is still to be done after the last step.
+    pub(super) due: Due,
+    /// The checkpoint that the run was taken up from.
+    pub(super) resumed_from: Option<PathBuf>,
     pub(super) events: Option<EventWriter>,
     /// What HF's Trainer counts for a token that is trained on.
     flops_per_token: f64,
@@ -71,6 +75,16 @@ pub(super) struct Position {
     pub(super) identity: RunIdentity,
 }
 
+/// What is to be done after a step and has not been: an error in the middle leaves the rest for the
+/// next call.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Due {
+    /// Whether the last step's work is not finished.
+    pub(super) any: bool,
+    logged: bool,
+    evaluated: bool,
+}
+
 /// Sizes of a run, from the settings and the number of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Plan {
@@ -95,6 +109,14 @@ struct Submitted {
 
 fn looked_at(ahead: &VecDeque<Submitted>) -> bool {
     ahead.back().is_some_and(|step| step.pending.is_looked_at())
+}
+
+/// Whether evaluating or saving is due after `step`: as the strategy says, and by steps also at the end, as
+/// in transformers (a run by epochs ends with an epoch anyway).
+fn is_due_with_the_end(strategy: super::Strategy, plan: &Plan, step: usize) -> bool {
+    let end = step == plan.total_steps;
+    strategy.is_due(step, end || step.is_multiple_of(plan.steps_per_epoch))
+        || end && matches!(strategy, super::Strategy::Steps(_))
 }
 
 impl SftTrainer {
@@ -138,6 +160,8 @@ impl SftTrainer {
             identity: RunIdentity::default(),
             knows_base: false,
             off: false,
+            due: Due::default(),
+            resumed_from: None,
             events: None,
             writing: None,
             flops_per_token: 0.0,
@@ -245,6 +269,9 @@ impl SftTrainer {
             .map_err(|e| Error::io(&self.args.output_dir, "creating output_dir", e))?;
         CheckpointDir::clean_up(&self.args.output_dir)?;
         self.say_what_is_there(&plan)?;
+        if self.due.any {
+            self.after_step(&plan)?;
+        }
         let first = self.state.global_step;
         if self.args.report_to_tensorboard && self.events.is_none() {
             self.events = Some(EventWriter::for_run(&self.args.output_dir, (first > 0).then_some(first))?);
@@ -310,6 +337,9 @@ impl SftTrainer {
     /// # Errors
     /// [`Error::Setting`] if the trainer was given no evaluation rows.
     pub fn evaluate(&self) -> Result<f64> {
+        if self.off {
+            return Err(off());
+        }
         if self.eval_batches.is_empty() {
             return Err(Error::setting(
                 "eval_strategy",
@@ -342,17 +372,8 @@ impl SftTrainer {
     /// Whether steps after `step` (counted from 1) must wait until it is done, for an evaluation or
     /// a checkpoint.
     fn pauses_after(&self, plan: &Plan, step: usize) -> bool {
-        let end_of_epoch = step.is_multiple_of(plan.steps_per_epoch) || step == plan.total_steps;
-        self.args.eval_strategy.is_due(step, end_of_epoch) || self.saves_after(plan, step)
-    }
-
-    /// Whether a checkpoint is due after `step`: as the strategy says, and by steps also at the end, as
-    /// transformers has it (a run by epochs ends with one anyway).
-    fn saves_after(&self, plan: &Plan, step: usize) -> bool {
-        let end = step == plan.total_steps;
-        let strategy = self.args.save_strategy;
-        strategy.is_due(step, end || step.is_multiple_of(plan.steps_per_epoch))
-            || end && matches!(strategy, super::Strategy::Steps(_))
+        is_due_with_the_end(self.args.eval_strategy, plan, step)
+            || is_due_with_the_end(self.args.save_strategy, plan, step)
     }
 
     fn batch(&self, rows: &[usize]) -> Batch {
@@ -390,6 +411,7 @@ impl SftTrainer {
         self.state.global_step = step + 1;
         let batches_done = step / plan.steps_per_epoch * plan.batches_per_epoch + last;
         self.state.epoch = batches_done as f64 / plan.batches_per_epoch as f64;
+        self.due = Due { any: true, logged: false, evaluated: false };
         Ok(result)
     }
 
@@ -397,26 +419,28 @@ impl SftTrainer {
     fn after_step(&mut self, plan: &Plan) -> Result<bool> {
         let step = self.state.global_step;
         let end_of_epoch = step.is_multiple_of(plan.steps_per_epoch) || step == plan.total_steps;
-        if self.args.logging_strategy.is_due(step, end_of_epoch) {
-            let position = &mut self.position;
-            let entry = LogEntry {
+        if self.args.logging_strategy.is_due(step, end_of_epoch) && !self.due.logged {
+            let position = &self.position;
+            self.log(LogEntry {
                 loss: Some(position.loss_since_log / (step - position.logged_step) as f64),
                 grad_norm: Some(position.grad_norm),
                 learning_rate: Some(position.learning_rate),
                 num_tokens: Some(position.tokens as f64),
                 ..LogEntry::default()
-            };
-            position.loss_since_log = 0.0;
-            position.logged_step = step;
-            self.log(entry)?;
+            })?;
+            self.position.loss_since_log = 0.0;
+            self.position.logged_step = step;
         }
-        if self.args.eval_strategy.is_due(step, end_of_epoch) {
+        self.due.logged = true;
+        if is_due_with_the_end(self.args.eval_strategy, plan, step) && !self.due.evaluated {
             self.log_evaluation()?;
         }
-        let save = self.saves_after(plan, step);
+        self.due.evaluated = true;
+        let save = is_due_with_the_end(self.args.save_strategy, plan, step);
         if save {
             self.save_checkpoint()?;
         }
+        self.due.any = false;
         Ok(save)
     }
 

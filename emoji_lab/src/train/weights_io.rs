@@ -21,8 +21,11 @@ impl SftTrainer {
     /// The trained adapter as it stands; `None` without LoRA.
     ///
     /// # Errors
-    /// Only if candle fails.
+    /// [`Error::Training`](crate::Error::Training) if an error has left the parameters between two steps.
     pub fn adapter(&self) -> Result<Option<Adapter>> {
+        if self.off {
+            return Err(super::resume::off());
+        }
         let Some(lora) = &self.lora else { return Ok(None) };
         let arena = self.finetune.arena();
         let mut tensors = BTreeMap::new();
@@ -39,11 +42,15 @@ impl SftTrainer {
         Ok(Some(Adapter::new(config, tensors)?))
     }
 
-    pub(super) fn load_weights(&self, dir: &Path) -> Result<()> {
-        let tensors = match &self.lora {
-            Some(_) => Adapter::load(dir)?.tensors,
-            None => Weights::from_folder(dir, self.finetune.model().config())?.tensors,
-        };
+    /// The parameters in the folder `dir`, to be given to [`put_weights`](Self::put_weights).
+    pub(super) fn read_weights(&self, dir: &Path) -> Result<BTreeMap<String, Tensor>> {
+        match &self.lora {
+            Some(_) => Ok(Adapter::load(dir)?.tensors),
+            None => Ok(Weights::from_folder(dir, self.finetune.model().config())?.tensors),
+        }
+    }
+
+    pub(super) fn put_weights(&self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
         self.finetune.load(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))
     }
 
