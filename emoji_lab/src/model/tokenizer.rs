@@ -131,7 +131,9 @@ impl Tokenizer {
         let stop: BTreeSet<u32> =
             [Some(eos), Some(configured_eos), end_of_turn].into_iter().flatten().collect();
         let template = match template_source(&config, origin)? {
-            Some(source) => ChatTemplate::with_tokens(source, template_tokens(&config, &bos_name, &eos_name))?,
+            Some(source) => {
+                ChatTemplate::with_tokens(source, template_tokens(&config, &bos_name, &eos_name))?
+            }
             None => ChatTemplate::gemma()?,
         };
         Ok(Self {
@@ -323,10 +325,7 @@ pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
 }
 
 /// The template files of a folder: `chat_template.jinja`, or `default.jinja` among the additional ones.
-fn folder_template(
-    folder: &Path,
-    read: &dyn Fn(&str) -> Result<Option<String>>,
-) -> Result<Option<Value>> {
+fn folder_template(folder: &Path, read: &dyn Fn(&str) -> Result<Option<String>>) -> Result<Option<Value>> {
     const ADDITIONAL: &str = "additional_chat_templates/default.jinja";
     if let Some(template) = read("chat_template.jinja")? {
         return Ok(Some(json!(template)));
@@ -501,14 +500,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         tiny_tokenizer().save_pretrained(folder.path()).unwrap();
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-        write("chat_template.jinja", "{{ bos_token ~ eos_token ~ unk_token ~ mask_token ~ boi_token ~ sep_token }}");
+        write(
+            "chat_template.jinja",
+            "{{ bos_token ~ eos_token ~ unk_token ~ mask_token ~ boi_token ~ sep_token }}",
+        );
         write(
             "tokenizer_config.json",
             r#"{"unk_token": {"content": "<unk>"}, "mask_token": "<mask>", "sep_token": null,
             "extra_special_tokens": {"boi_token": "<boi>"}}"#,
         );
         std::fs::remove_file(folder.path().join("special_tokens_map.json")).unwrap();
-        let text = Tokenizer::from_dir(folder.path()).unwrap().apply_chat_template(&messages(), true).unwrap();
+        let text =
+            Tokenizer::from_dir(folder.path()).unwrap().apply_chat_template(&messages(), true).unwrap();
         assert_eq!(text, "<bos><eos><unk><mask><boi>");
     }
 

@@ -55,7 +55,8 @@ pub(super) fn environment() -> Environment<'static> {
     environment.add_function(tags::KEPT, page::keep);
     environment.add_function(tags::KEPT_ON, page::keep_on);
     environment.add_test("callable", |value: &Value| matches!(value.kind(), ValueKind::Plain));
-    environment.add_test("sequence", |value: &Value| is_iterable(value) && value.kind() != ValueKind::Iterable);
+    environment
+        .add_test("sequence", |value: &Value| is_iterable(value) && value.kind() != ValueKind::Iterable);
     environment.add_test("iterable", is_iterable);
     environment.set_formatter(|out, state, value| match value.is_number() && !value.is_integer() {
         true => Ok(out.write_str(&python::float(f64::try_from(value.clone())?))?),

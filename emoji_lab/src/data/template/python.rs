@@ -51,7 +51,11 @@ pub(super) fn method(
             let at = value.try_iter()?.position(|item| item == *what);
             return at.map(Value::from).ok_or_else(|| refused("list.index: not in the list"));
         }
-        (ValueKind::Seq, "append" | "extend" | "insert" | "pop" | "remove" | "clear" | "sort" | "reverse", _)
+        (
+            ValueKind::Seq,
+            "append" | "extend" | "insert" | "pop" | "remove" | "clear" | "sort" | "reverse",
+            _,
+        )
         | (ValueKind::Map, "update" | "pop" | "popitem" | "setdefault" | "clear", _) => {
             return Err(refused(format!("{name} would change a value, which chat templates may not")));
         }
@@ -60,12 +64,7 @@ pub(super) fn method(
     unknown_method_callback(state, value, name, arguments)
 }
 
-fn text_method(
-    state: &State,
-    text: &str,
-    name: &str,
-    arguments: &[Value],
-) -> Result<Option<Value>, Error> {
+fn text_method(state: &State, text: &str, name: &str, arguments: &[Value]) -> Result<Option<Value>, Error> {
     Ok(Some(match name {
         "strip" | "lstrip" | "rstrip" => {
             let (chars,): (Option<Cow<'_, str>>,) = from_args(arguments)?;
@@ -162,11 +161,14 @@ fn text_method(
             let at = left * with.len_utf8();
             Value::from(format!("{}{text}{}", &missing[..at], &missing[at..]))
         }
-        "swapcase" => text
-            .chars()
-            .map(|c| if c.is_uppercase() { c.to_lowercase().to_string() } else { c.to_uppercase().to_string() })
-            .collect::<String>()
-            .into(),
+        "swapcase" => {
+            text.chars()
+                .map(|c| {
+                    if c.is_uppercase() { c.to_lowercase().to_string() } else { c.to_uppercase().to_string() }
+                })
+                .collect::<String>()
+                .into()
+        }
         "casefold" => text.to_lowercase().replace('ß', "ss").into(),
         "isdecimal" => (!text.is_empty() && text.chars().all(|c| c.is_ascii_digit())).into(),
         "isspace" => (!text.is_empty() && text.chars().all(is_space)).into(),
@@ -215,7 +217,8 @@ fn split_words(text: &str, from_end: bool, most: usize) -> Value {
     if from_end {
         rest = rest.trim_end_matches(is_space);
         while !rest.is_empty() && words.len() + 1 < most {
-            let start = rest.rfind(is_space).map_or(0, |at| at + rest[at..].chars().next().map_or(1, char::len_utf8));
+            let start =
+                rest.rfind(is_space).map_or(0, |at| at + rest[at..].chars().next().map_or(1, char::len_utf8));
             words.push(&rest[start..]);
             rest = rest[..start].trim_end_matches(is_space);
         }
@@ -278,7 +281,8 @@ fn find(text: &str, name: &str, arguments: &[Value]) -> Result<Value, Error> {
 
 fn text_or_any(text: &str, name: &str, what: &Value) -> Result<bool, Error> {
     let fits = |what: &Value| {
-        what.as_str().map(|what| if name == "startswith" { text.starts_with(what) } else { text.ends_with(what) })
+        what.as_str()
+            .map(|what| if name == "startswith" { text.starts_with(what) } else { text.ends_with(what) })
     };
     if let Some(found) = fits(what) {
         return Ok(found);
