@@ -66,6 +66,12 @@ mod tests {
     fn the_block_size_is_looked_at_in_4_bits_only() {
         let odd = QuantConfig { blocksize: 100, ..QuantConfig::none() };
         odd.validate().unwrap();
-        assert!(QuantConfig { load_in_4bit: true, ..odd }.validate().unwrap_err().to_string().contains("blocksize = 100"));
+        assert!(
+            QuantConfig { load_in_4bit: true, ..odd }
+                .validate()
+                .unwrap_err()
+                .to_string()
+                .contains("blocksize = 100")
+        );
     }
 }
