@@ -82,8 +82,9 @@ fn pack(tensors: &mut BTreeMap<String, Tensor>, name: &str, batches: &[Batch]) -
 fn talks(rows: &ChatDataset) -> ChatDataset {
     let talk = |(i, rows): (usize, &[Conversation])| {
         let turns = rows.iter().take(1 + i % 3);
-        let mut messages: Vec<Message> =
-            turns.flat_map(|row| [Message::user(row.user_text()), Message::assistant(row.assistant_text())]).collect();
+        let mut messages: Vec<Message> = turns
+            .flat_map(|row| [Message::user(row.user_text()), Message::assistant(row.assistant_text())])
+            .collect();
         if i.is_multiple_of(2) {
             messages.insert(0, Message::system(SYSTEM_PROMPT));
         }

@@ -55,7 +55,9 @@ mod tests {
         assert!(disguise(b"\n <!DOCTYPE html><html>").unwrap().problem.contains("web page"));
         assert!(disguise(b"").unwrap().problem.contains("empty"));
         assert!(disguise(&[0; 64]).unwrap().problem.contains("zeros"));
-        for real in [&b"GGUF\x03\0\0\0"[..], b"{\"a\": 1}", b"text,emoji\n", &[0x20, 0, 0, 0, 0, 0, 0, 0, b'{']] {
+        for real in
+            [&b"GGUF\x03\0\0\0"[..], b"{\"a\": 1}", b"text,emoji\n", &[0x20, 0, 0, 0, 0, 0, 0, 0, b'{']]
+        {
             assert_eq!(disguise(real), None);
         }
     }

@@ -73,12 +73,8 @@ fn start(run: &Path, trace: &Value, base: &Gemma3) -> Result<Finetune> {
 }
 
 fn eval_batches(trace: &Value) -> Vec<Batch> {
-    let rows: Vec<Row> = trace["eval_rows"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|ids| Row::whole(files::ids(ids)))
-        .collect();
+    let rows: Vec<Row> =
+        trace["eval_rows"].as_array().into_iter().flatten().map(|ids| Row::whole(files::ids(ids))).collect();
     let size = trace["args"]["per_device_eval_batch_size"].as_u64().unwrap_or(EVAL_BATCH_SIZE) as usize;
     rows.chunks(size.max(1)).map(Batch::from_rows).collect()
 }

@@ -84,13 +84,16 @@ impl Nothing {
             ),
             Self::Unmarked => (
                 "an answer of which the chat template marks no token",
-                "Put {% generation %} around answers in the template, or set assistant_only_loss: false".into(),
+                "Put {% generation %} around answers in the template, or set assistant_only_loss: false"
+                    .into(),
             ),
             Self::CutAway(least) => (
                 "no token to learn within max_length",
                 format!("Raise max_length to {least} or more, or drop such rows"),
             ),
-            Self::Short => ("fewer than two tokens, and nothing to learn", "Drop the row, or give it text".into()),
+            Self::Short => {
+                ("fewer than two tokens, and nothing to learn", "Drop the row, or give it text".into())
+            }
         }
     }
 }
@@ -108,11 +111,8 @@ fn tokenize_quietly(
             "Give train_test_split more rows, or another test_size",
         ));
     }
-    let made: Vec<Result<Made>> = dataset
-        .conversations
-        .par_iter()
-        .map(|conversation| row(conversation, tokenizer, args))
-        .collect();
+    let made: Vec<Result<Made>> =
+        dataset.conversations.par_iter().map(|conversation| row(conversation, tokenizer, args)).collect();
     let (mut rows, mut cut, mut nothing) = (vec![], Cut::default(), vec![]);
     for (i, made) in made.into_iter().enumerate() {
         match made.map_err(|error| in_row(name, i, error))? {
@@ -197,7 +197,12 @@ fn nothing_to_learn(name: &str, rows: usize, nothing: &[(usize, Nothing)]) -> Er
         1 => format!("row {} has {has}", named[0]),
         n => {
             let more = if n > NAMED { ", …" } else { "" };
-            format!("{} of {} rows have {has}: rows {}{more}", thousands(n as u64), thousands(rows as u64), named.join(", "))
+            format!(
+                "{} of {} rows have {has}: rows {}{more}",
+                thousands(n as u64),
+                thousands(rows as u64),
+                named.join(", ")
+            )
         }
     };
     Error::dataset(name, problem, help)
@@ -277,7 +282,8 @@ mod tests {
         let whole = tokenizer.apply_chat_template(&one.messages, false)?;
         assert_eq!(marked(&one, false)?, whole.strip_prefix("<bos>").unwrap());
         assert_eq!(marked(&one, true)?, "👑<end_of_turn>\n");
-        let three = talk(&[SYSTEM, USER, ANSWER, (Role::User, "a party"), (Role::Assistant, " 🎉🎉 "), USER, ANSWER]);
+        let three =
+            talk(&[SYSTEM, USER, ANSWER, (Role::User, "a party"), (Role::Assistant, " 🎉🎉 "), USER, ANSWER]);
         assert_eq!(marked(&three, true)?, "👑<end_of_turn>\n🎉🎉<end_of_turn>\n👑<end_of_turn>\n");
         // An answer that is followed by a question is one.
         assert_eq!(marked(&talk(&[USER, ANSWER, USER]), true)?, "👑<end_of_turn>\n");
@@ -289,7 +295,9 @@ mod tests {
         let tokenizer = load_model("embedded", &Device::Cpu)?.tokenizer;
         let refused = |odd: &[(Role, &str)], args: &SftConfig| {
             let conversations = vec![talk(&[USER, ANSWER]), talk(odd)];
-            tokenize(&ChatDataset { conversations }, "for training", &tokenizer, args).unwrap_err().to_string()
+            tokenize(&ChatDataset { conversations }, "for training", &tokenizer, args)
+                .unwrap_err()
+                .to_string()
         };
         let only = args(true, 256);
         for odd in [
@@ -309,6 +317,7 @@ mod tests {
             &[USER, SYSTEM, ANSWER],
             &[SYSTEM, SYSTEM, USER, ANSWER],
             &[ANSWER, USER, ANSWER],
+            &[USER, (Role::Tool, "5"), ANSWER],
         ] {
             for args in [&only, &args(false, 256)] {
                 let said = refused(odd, args);
@@ -355,7 +364,8 @@ mod tests {
         // Where nothing but the answer counts, a lost one is an error that says how much is needed.
         short.messages.push(Message::assistant("👑"));
         let dataset = ChatDataset { conversations: vec![long, dataset.conversations[1].clone(), short] };
-        let said = tokenize(&dataset, "for training", &tokenizer, &args(true, max_length)).unwrap_err().to_string();
+        let said =
+            tokenize(&dataset, "for training", &tokenizer, &args(true, max_length)).unwrap_err().to_string();
         assert!(said.contains("row 1 has no token to learn within max_length"), "{said}");
         assert!(said.contains(&format!("max_length to {} or more", late_prompt + 1)), "{said}");
         let rows = tokenize(&dataset, "for training", &tokenizer, &args(true, late_prompt + 1))?;
