@@ -54,6 +54,105 @@ fn rows_are_cut_and_the_last_batch_has_what_is_left() {
     assert!(shorter > 0);
 }
 
+/// A model folder with another chat template than its own.
+fn with_template(template: &str) -> (tempfile::TempDir, Tokenizer) {
+    let folder = tempfile::tempdir().unwrap();
+    load_model("embedded", &Device::Cpu).unwrap().save_pretrained(folder.path()).unwrap();
+    std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+    let model = load_model(&folder.path().display().to_string(), &Device::Cpu).unwrap();
+    (folder, model.tokenizer)
+}
+
+/// Models that TRL tuned with `assistant_only_loss` come with such a template; in transformers too
+/// the tags print nothing.
+#[test]
+fn a_template_with_generation_tags() {
+    let (_folder, tokenizer) = with_template(
+        "{{ bos_token }}
+{%- set lead = '' -%}
+{%- set turns = messages -%}
+{%- if messages[0]['role'] == 'system' -%}
+{%- set lead = messages[0]['content'] + '\\n\\n' -%}
+{%- set turns = messages[1:] -%}
+{%- endif -%}
+{%- for turn in turns -%}
+{%- if turn['role'] == 'assistant' -%}
+{{ '<start_of_turn>model\\n' }}{% generation %}{{ turn['content'] | trim }}{{ '<end_of_turn>\\n' }}{% endgeneration %}
+{%- else -%}
+{{ '<start_of_turn>' + turn['role'] + '\\n' + (lead if loop.first else '') + (turn['content'] | trim) + '<end_of_turn>\\n' }}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<start_of_turn>model\\n' }}{%- endif -%}
+",
+    );
+    let mut messages = vec![Message::system("Translate: "), Message::user("hello the user")];
+    let text = tokenizer.apply_chat_template(&messages, true).unwrap();
+    assert_eq!(
+        text,
+        "<bos><start_of_turn>user\nTranslate: \n\nhello the user<end_of_turn>\n<start_of_turn>model\n"
+    );
+    // The model's own template makes the same text of it.
+    let plain = load_model("embedded", &Device::Cpu).unwrap().tokenizer;
+    assert_eq!(tokenizer.encode_chat(&messages, true).unwrap(), plain.encode_chat(&messages, true).unwrap());
+    messages.push(Message::assistant("🎉"));
+    assert!(tokenizer.apply_chat_template(&messages, false).unwrap().ends_with("🎉<end_of_turn>\n"));
+    let (ids, said) = tokenizer.encode_answers(&messages).unwrap();
+    assert_eq!(ids, tokenizer.encode_chat(&messages, false).unwrap());
+    let marked: Vec<u32> = ids.iter().zip(said).filter(|(_, said)| *said).map(|(id, _)| *id).collect();
+    assert_eq!((marked.len(), tokenizer.decode(&marked, false).unwrap().as_str()), (3, "🎉<end_of_turn>\n"));
+    // Marked or found by the generation prompt: the same tokens.
+    assert_eq!(plain.encode_answers(&messages).unwrap(), tokenizer.encode_answers(&messages).unwrap());
+}
+
+#[test]
+fn a_template_with_todays_date() {
+    let (_folder, tokenizer) =
+        with_template("{{ bos_token }}{{ 'Today is ' + strftime_now('%d %B %Y') + '.' }}");
+    let text = tokenizer.apply_chat_template(&[Message::user("hello")], true).unwrap();
+    let date = text.strip_prefix("<bos>Today is ").and_then(|text| text.strip_suffix('.')).unwrap();
+    let [day, month, year] = date.split(' ').collect::<Vec<_>>()[..] else { panic!("{date}") };
+    assert!(day.len() == 2 && day.parse::<u32>().unwrap() <= 31, "{date}");
+    assert!(month.chars().all(|c| c.is_ascii_alphabetic()) && year.parse::<u32>().unwrap() > 2024, "{date}");
+}
+
+/// With two tokens a row the attention has nothing to choose from; with three every parameter gets a
+/// gradient.
+#[test]
+fn three_tokens_are_the_least_that_trains() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = SftConfig {
+        output_dir: folder.path().to_path_buf(),
+        max_length: 3,
+        max_steps: Some(3),
+        save_strategy: Strategy::No,
+        progress_lines: 0,
+        ..SftConfig::default()
+    };
+    assert_eq!(trainer(&args).train().unwrap().global_step, 3);
+    let said = SftConfig { max_length: 2, ..args }.validate().unwrap_err().to_string();
+    assert!(said.contains("max_length = 2") && said.contains("3 or more"), "{said}");
+}
+
+/// As transformers' Trainer has it: without adapters, every parameter but the norms decays.
+#[test]
+fn norms_do_not_decay() {
+    let model = load_model("embedded", &Device::Cpu).unwrap();
+    let dataset = load_dataset("embedded", EmojiFilter::PurelyEmoji).unwrap();
+    let rows = format_chat(&dataset, SYSTEM_PROMPT).take(ROWS);
+    let args = SftConfig { eval_strategy: Strategy::No, ..SftConfig::default() };
+    let whole = SftTrainer::new(&model, &rows, None, &QuantConfig::none(), None, &args).unwrap();
+    let arena = whole.finetune().arena();
+    let (mut norms, mut others) = (0, 0);
+    for slot in arena.slots() {
+        let kept = arena.no_decay().contains(&(slot.offset..slot.offset + slot.len()));
+        assert_eq!(kept, slot.name.contains("norm"), "{}", slot.name);
+        if kept { norms += 1 } else { others += 1 }
+    }
+    let layers = model.gemma.config().num_hidden_layers;
+    assert_eq!((norms, others), (6 * layers + 1, 7 * layers + 1));
+    assert!(trainer(&SftConfig::default()).finetune().arena().no_decay().is_empty(), "adapters all decay");
+}
+
 /// `kaiming_uniform_(a=√5)` is uniform within ±1/√in_features.
 #[test]
 fn a_starts_kaiming_uniform_and_b_at_zero() {

@@ -19,8 +19,11 @@ pub enum Role {
     System,
     /// The person.
     User,
-    /// The model.
+    /// The model; `model`, as Gemma's own template writes it, is read too.
+    #[serde(alias = "model")]
     Assistant,
+    /// What a tool gave back, for templates that know tools. Gemma 3's does not.
+    Tool,
 }
 
 /// One turn of a conversation.
@@ -178,6 +181,22 @@ mod tests {
             let question = [Message::system(SYSTEM_PROMPT), Message::user(&example.text)];
             assert_eq!(conversation.prompt(), question);
         }
+    }
+
+    #[test]
+    fn roles_as_people_write_them() {
+        let read = |role: &str| serde_json::from_str::<Role>(&format!("\"{role}\""));
+        for (name, role) in [
+            ("system", Role::System),
+            ("user", Role::User),
+            ("assistant", Role::Assistant),
+            ("model", Role::Assistant),
+            ("tool", Role::Tool),
+        ] {
+            assert_eq!(read(name).unwrap(), role);
+        }
+        assert!(read("human").unwrap_err().to_string().contains("unknown variant `human`"));
+        assert_eq!(serde_json::to_string(&Role::Assistant).unwrap(), "\"assistant\"");
     }
 
     #[test]

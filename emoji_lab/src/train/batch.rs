@@ -141,11 +141,11 @@ mod tests {
     #[test]
     fn the_prompt_is_not_learned() {
         let row = Row::after(vec![2, 7, 8, 1], 2);
-        let batch = Batch::from_rows(&[row.clone()]);
+        let batch = Batch::from_rows([&row]);
         assert_eq!(batch.targets, [IGNORE_INDEX, 8, 1, IGNORE_INDEX]);
         assert_eq!(row.target_count(), 2);
         let row = Row { ids: vec![2, 7, 8, 1], in_loss: vec![true, true, false, true] };
-        assert_eq!(Batch::from_rows(&[row.clone()]).targets, [7, IGNORE_INDEX, 1, IGNORE_INDEX]);
+        assert_eq!(Batch::from_rows([&row]).targets, [7, IGNORE_INDEX, 1, IGNORE_INDEX]);
         assert_eq!(row.target_count(), 2);
         assert_ne!(row.marks().collect::<Vec<_>>(), Row::whole(row.ids).marks().collect::<Vec<_>>());
     }

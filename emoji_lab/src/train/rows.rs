@@ -317,6 +317,7 @@ mod tests {
             &[USER, SYSTEM, ANSWER],
             &[SYSTEM, SYSTEM, USER, ANSWER],
             &[ANSWER, USER, ANSWER],
+            &[USER, (Role::Tool, "5"), ANSWER],
         ] {
             for args in [&only, &args(false, 256)] {
                 let said = refused(odd, args);
