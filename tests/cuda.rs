@@ -386,10 +386,7 @@ fn types_it_cannot_compute_in_are_refused() {
 /// Rows of these lengths in one batch.
 fn rows(lengths: &[usize], seed: u64) -> Batch {
     let mut random = Philox::new(seed, 2);
-    let mut row = |len: &usize| Row {
-        ids: (0..*len).map(|_| random.below(VOCAB as u64) as u32).collect(),
-        prompt_len: 0,
-    };
+    let mut row = |len: &usize| Row::whole((0..*len).map(|_| random.below(VOCAB as u64) as u32).collect());
     Batch::from_rows(&lengths.iter().map(&mut row).collect::<Vec<_>>())
 }
 

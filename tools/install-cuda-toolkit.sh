@@ -17,6 +17,10 @@ first="Made by tools/install-cuda-toolkit.sh, which replaces this folder as a wh
 if [[ -f $mark && $(<"$mark") == "$first"$'\n'"${wheels[*]}" ]]; then
     exit 0
 fi
+# An earlier release's mark, which others could have written as well: enough to use it, not to remove it.
+if [[ -f $folder/complete && $(<"$folder/complete") == "${wheels[*]}" && -x $folder/nvidia/cu13/bin/nvcc ]]; then
+    exit 0
+fi
 if [[ -e $folder || -L $folder ]]; then
     if [[ -L $folder || ! -d $folder ]]; then
         echo "$folder is not a folder (or a link to one); name another" >&2
