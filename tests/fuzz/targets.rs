@@ -10,8 +10,11 @@ use emoji_lab::lora::Adapter;
 use emoji_lab::model::{Gemma3Config, Rounding, Tokenizer};
 use emoji_lab::prelude::*;
 
+/// Reads what it is given, or refuses it.
+pub type Reader = fn(&[u8]);
+
 /// The readers by name; `seeds/NAME` holds what they begin with.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Reader)] = &[
     ("csv", csv),
     ("jsonl", jsonl),
     ("json", json),

@@ -275,7 +275,7 @@ fn what_a_card_says_about_its_files_holds() {
     );
     let asked =
         |seen: &crate::stand_in::Seen| seen.path.contains("ann/regex") && seen.path.ends_with("rows.csv");
-    assert!(!hub.seen().iter().any(|seen| asked(seen)), "what cannot be read is not downloaded");
+    assert!(!hub.seen().iter().any(asked), "what cannot be read is not downloaded");
 }
 
 #[test]

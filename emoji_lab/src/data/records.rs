@@ -58,7 +58,7 @@ impl<'a> Records<'a> {
                 return Err(self.open_quote(""));
             }
             let skipped = matches!(&self.csv.skip, Skip::These(lines) if lines.contains(&(line - 1)));
-            if !skipped && !(is_blank(record) && !self.lines.at_quote()) {
+            if !skipped && (!is_blank(record) || self.lines.at_quote()) {
                 return Ok(Some(line));
             }
         }
