@@ -22,7 +22,8 @@ pub(super) fn declared(text: &str) -> (usize, Option<u8>) {
     let end = text.find(['\n', '\r']).unwrap_or(text.len());
     let line = text[..end].trim_end_matches(' ');
     let line = line.strip_prefix('"').and_then(|inner| inner.strip_suffix('"')).unwrap_or(line);
-    let says = line.get(..4).filter(|start| start.eq_ignore_ascii_case("sep=")).map(|_| &line.as_bytes()[4..]);
+    let says =
+        line.get(..4).filter(|start| start.eq_ignore_ascii_case("sep=")).map(|_| &line.as_bytes()[4..]);
     match says {
         Some([separator]) if separator.is_ascii_punctuation() || *separator == b'\t' => {
             (end, Some(*separator))

@@ -257,6 +257,7 @@ mod tests {
                     folders.push(path);
                 } else if path.extension().is_some_and(|ext| ext == "rs")
                     && !path.components().any(|part| part.as_os_str() == "testing")
+                    && !path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("tests"))
                 {
                     found.extend(printing(&path));
                 }
