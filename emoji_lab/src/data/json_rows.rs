@@ -5,6 +5,7 @@ use super::json::{Json, Kind, Malformed};
 use super::jsonl::{line_of, malformed};
 use super::options::ReadOptions;
 use super::report::Counted;
+use super::show::shown;
 use super::table::{Intake, Row};
 use crate::error::{Error, Result};
 
@@ -70,18 +71,16 @@ impl<'a, 'r, 's> RowReader<'a, 'r, 's> {
             match fits.iter().position(Option::is_some) {
                 Some(place) => {
                     let fit = fits[place].unwrap_or(Match::Loose);
-                    // An exact name goes before a loose one; of equal ones the last, as in Python.
+                    // An exact name goes before a loose one.
                     let weaker = found[place].as_ref().is_some_and(|(there, ..)| *there > fit);
                     match weaker {
                         true => json.skip().map_err(wrong)?,
                         false => {
                             let value = self.value(json, at, &key, kind)?;
-                            if let Some((Match::Loose, other, _)) = &found[place]
-                                && fit == Match::Loose
-                                && *other != key
+                            if let Some((there, other, _)) = &found[place]
+                                && *there == fit
                             {
-                                let names = [other.as_str(), key.as_str()];
-                                columns.find(at, &names)?;
+                                return Err(self.twice(at, other, &key));
                             }
                             found[place] = Some((fit, key.clone(), value));
                         }
@@ -112,6 +111,15 @@ impl<'a, 'r, 's> RowReader<'a, 'r, 's> {
             |found: Option<(Match, String, String)>| found.map(|(.., value)| value).unwrap_or_default();
         self.rows.push(Row { line, text: value(text), emoji: value(emoji) });
         Ok(())
+    }
+
+    /// The error for two keys of a row that are the same column.
+    fn twice(&self, at: &str, one: &str, other: &str) -> Error {
+        let problem = match one == other {
+            true => format!("the key {} stands twice in it", shown(one)),
+            false => format!("the keys {} and {} could be the same column", shown(one), shown(other)),
+        };
+        Error::dataset(at, problem, "Remove one of them, or rename it")
     }
 
     /// The string of a column.

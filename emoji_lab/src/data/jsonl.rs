@@ -178,10 +178,11 @@ mod tests {
             rows("{\"Text\": \"x\", \"text\": \"a\", \"TEXT\": \"y\", \"emoji\": \"b\"}"),
             [row(1, "a", "b")]
         );
-        // As in Python, the last of equal keys counts.
-        assert_eq!(rows("{\"text\": \"x\", \"text\": \"a\", \"emoji\": \"b\"}"), [row(1, "a", "b")]);
+        let same = failure("{\"text\": \"x\", \"text\": \"a\", \"emoji\": \"b\"}\n{}");
+        assert!(same.contains("line 1: the key \"text\" stands twice in it"), "{same}");
+        assert_eq!(rows("{\"id\": 1, \"id\": 2, \"text\": \"a\", \"emoji\": \"b\"}"), [row(1, "a", "b")]);
         let two = failure("{\"Text\": \"x\", \"TEXT\": \"y\", \"emoji\": \"b\"}\n{}");
-        assert!(two.contains("2 columns could be `text`: \"Text\", \"TEXT\""), "{two}");
+        assert!(two.contains("the keys \"Text\" and \"TEXT\" could be the same column"), "{two}");
     }
 
     #[test]
