@@ -110,9 +110,10 @@ pub(super) fn read_rows(name: &str, path: &Path, options: &ReadOptions, rows: &m
     let read = File::open(path).and_then(|file| file.take(START as u64).read_to_end(&mut start));
     read.map_err(|e| Error::io(path, "reading the dataset", e))?;
     let format = path.to_str().and_then(TableFormat::of);
-    // An ending that says more than "compressed", as .xlsx does, goes before the content.
-    let by_ending = || by_name(path.to_str()?).filter(|_| format.is_none() && path.extension().is_some());
-    if let Some(other) = disguise(&start).or_else(by_ending).or_else(|| by_content(&start, format)) {
+    // An ending that says more than "an archive", as .xlsx does, goes before the content.
+    let by_ending =
+        path.to_str().and_then(by_name).filter(|_| format.is_none() && path.extension().is_some());
+    if let Some(other) = by_ending.or_else(|| disguise(&start)).or_else(|| by_content(&start, format)) {
         return Err(Error::dataset(name, other.problem, other.help));
     }
     let format = format.ok_or_else(|| no_table(name, path.to_str().unwrap_or_default()))?;
