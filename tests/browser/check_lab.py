@@ -218,8 +218,8 @@ class Checks:
             'for row in &hostile.examples { say!("{} {}", row.text, row.emoji); }\n'
             f'load_dataset("{rows}", EmojiFilter::PurelyEmoji)?.report',
             "table": "use emoji_lab::display::ComparisonRow;\n"
-            "let asked = |e: &Example| ComparisonRow { prompt: e.text.clone(), base: e.text.clone(), "
-            "tuned: e.emoji.clone(), expected: Some(e.text.clone()) };\n"
+            "fn asked(e: &Example) -> ComparisonRow { ComparisonRow { prompt: e.text.clone(), base: e.text.clone(), "
+            "tuned: e.emoji.clone(), expected: Some(e.text.clone()) } }\n"
             "Comparison { rows: hostile.examples.iter().map(asked).collect() }",
             "tokens": "emoji_lab::train::tokens_in_training(\n"
             "    &format_chat(&hostile, SYSTEM_PROMPT).conversations[2], &base_model.tokenizer, &args)?",
