@@ -229,7 +229,7 @@ class Checks:
         }
         for name, source in cells.items():
             page.run(f"hostile-{name}", source)
-        self.until("hostile-error", "⟨U+202E⟩", 5)
+        self.until("hostile-error", "onerror", 5)
         made = [cell for cell in page.cells() if cell["id"].startswith("hostile-")]
         wrong = hostile.faults(made)
         assert not wrong, "\n    ".join(wrong[:8])
@@ -243,6 +243,13 @@ class Checks:
         watch.nothing_ran()
 
         context = self.browser.new_context(viewport={"width": 1000, "height": 1000})
+        # What is looked for does happen where such text is taken for HTML.
+        trap = context.new_page()
+        caught = Watch(trap)
+        trap.set_content(hostile.PICTURE)
+        trap.wait_for_function("() => window.taken === 1", timeout=10_000)
+        assert caught.seen, "the trap asked for nothing"
+
         export = context.new_page()
         outside = Watch(export)
         export.goto(self.export("hostile.html").as_uri())
