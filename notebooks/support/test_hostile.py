@@ -81,8 +81,8 @@ class Cells(unittest.TestCase):
                 "rows.examples[0].text.clone()",  # The kernel's own display, as Debug has it.
                 "format_chat(&rows, &rows.examples[4].text)",
                 "use emoji_lab::display::ComparisonRow;\n"
-                "let asked = |e: &Example| ComparisonRow { prompt: e.text.clone(), base: e.text.clone(), "
-                "tuned: e.emoji.clone(), expected: Some(e.text.clone()) };\n"
+                "fn asked(e: &Example) -> ComparisonRow { ComparisonRow { prompt: e.text.clone(), base: e.text.clone(), "
+                "tuned: e.emoji.clone(), expected: Some(e.text.clone()) } }\n"
                 "Comparison { rows: rows.examples.iter().map(asked).collect() }",
                 f'let model = load_model("{model}", &Device::Cpu)?;\nlet chat = format_chat(&rows, "");\n'
                 "emoji_lab::train::tokens_in_training(&chat.conversations[2], &model.tokenizer, &SftConfig::default())?",
@@ -96,9 +96,11 @@ class Cells(unittest.TestCase):
                 options=("--timeout", "180"),
             )
             self.assertEqual(run.code, 0, run.log[-6000:])
-            ours = run.cells[:9] + run.cells[10:]
+            # Cells 2 and 9 are the kernel's own display of a String, and a panic with a row in it.
+            ours = [cell for number, cell in enumerate(run.cells) if number not in (2, 9)]
             self.assertEqual(hostile.faults(ours), [])
             self.assertIn("onerror", run.text(1))
+            self.assertEqual(kinds(run.cells[2]), [["text/plain"]])
             self.assertIn(hostile.ENGLAND, run.text(1))
             self.assertIn("EVCXR\u200b_BEGIN_CONTENT", run.text(6))
             for number in (7, 8):

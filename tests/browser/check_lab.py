@@ -218,8 +218,8 @@ class Checks:
             'for row in &hostile.examples { say!("{} {}", row.text, row.emoji); }\n'
             f'load_dataset("{rows}", EmojiFilter::PurelyEmoji)?.report',
             "table": "use emoji_lab::display::ComparisonRow;\n"
-            "let asked = |e: &Example| ComparisonRow { prompt: e.text.clone(), base: e.text.clone(), "
-            "tuned: e.emoji.clone(), expected: Some(e.text.clone()) };\n"
+            "fn asked(e: &Example) -> ComparisonRow { ComparisonRow { prompt: e.text.clone(), base: e.text.clone(), "
+            "tuned: e.emoji.clone(), expected: Some(e.text.clone()) } }\n"
             "Comparison { rows: hostile.examples.iter().map(asked).collect() }",
             "tokens": "emoji_lab::train::tokens_in_training(\n"
             "    &format_chat(&hostile, SYSTEM_PROMPT).conversations[2], &base_model.tokenizer, &args)?",
@@ -229,7 +229,7 @@ class Checks:
         }
         for name, source in cells.items():
             page.run(f"hostile-{name}", source)
-        self.until("hostile-error", "⟨U+202E⟩", 5)
+        self.until("hostile-error", "onerror", 5)
         made = [cell for cell in page.cells() if cell["id"].startswith("hostile-")]
         wrong = hostile.faults(made)
         assert not wrong, "\n    ".join(wrong[:8])
@@ -243,6 +243,13 @@ class Checks:
         watch.nothing_ran()
 
         context = self.browser.new_context(viewport={"width": 1000, "height": 1000})
+        # What is looked for does happen where such text is taken for HTML.
+        trap = context.new_page()
+        caught = Watch(trap)
+        trap.set_content(hostile.PICTURE)
+        trap.wait_for_function("() => window.taken === 1", timeout=10_000)
+        assert caught.seen, "the trap asked for nothing"
+
         export = context.new_page()
         outside = Watch(export)
         export.goto(self.export("hostile.html").as_uri())
