@@ -271,7 +271,7 @@ fn whole_or_float(x: f64) -> Value {
     if x.fract() == 0.0 && x.abs() < 1e15 { json!(x as i64) } else { json!(x) }
 }
 
-fn strings(list: &Value) -> Option<Vec<String>> {
+pub(super) fn strings(list: &Value) -> Option<Vec<String>> {
     list.as_array()?.iter().map(|item| item.as_str().map(String::from)).collect()
 }
 

@@ -5,6 +5,7 @@ use fancy_regex::Regex;
 use serde_json::{Map, Value};
 
 use super::adapter::module_path;
+use super::adapter_config::strings;
 use super::config::ALL_LINEAR;
 
 /// The modules of an adapter that is not simply on the same layers of every block.
@@ -190,10 +191,6 @@ fn layer_of(pattern: &str) -> Result<Regex, fancy_regex::Error> {
 /// A key of `rank_pattern`: it matches the end of a path, from a dot on.
 fn suffix(pattern: &str) -> Result<Regex, fancy_regex::Error> {
     Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$"))
-}
-
-fn strings(list: &Value) -> Option<Vec<String>> {
-    list.as_array()?.iter().map(|item| item.as_str().map(String::from)).collect()
 }
 
 fn numbers(fields: &Map<String, Value>, field: &str) -> Result<Vec<(String, f64)>, String> {
