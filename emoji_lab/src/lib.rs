@@ -35,6 +35,7 @@ pub mod lora;
 pub mod model;
 pub mod ops;
 pub mod plot;
+mod python_json;
 pub mod quant;
 pub mod rng;
 pub mod settings;

@@ -3,11 +3,12 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
-use super::{file_name, part_name, sweep, sync_parent};
+use super::{file_name, keep_permissions, left_by_dead, part_name, sweep, sync_parent, unfinished};
 use crate::error::{Error, Result};
 
-/// What new files are gathered in before they take their places, as `.emoji_lab-new.PID.part`.
+/// What new files are gathered in before they take their places, as `.emoji_lab-new.PID-N.part`.
 const STAGE: &str = ".emoji_lab-new";
 /// Where the files that they replace wait until all is done.
 const OLD: &str = ".emoji_lab-old";
@@ -23,7 +24,6 @@ const OLD: &str = ".emoji_lab-old";
 /// What `fill` returns, or [`Error::Io`].
 pub fn write_dir_atomic(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let part = part_name(path);
-    let _ = fs::remove_dir_all(&part);
     fs::create_dir_all(&part).map_err(|e| Error::io(&part, "creating the folder", e))?;
     let attempt = fill(&part).and_then(|()| {
         sync(&part)
@@ -69,53 +69,90 @@ fn take_place(part: &Path, path: &Path) -> io::Result<()> {
 pub fn write_into_dir(dir: &Path, last: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let fail = |doing| move |e| Error::io(dir, doing, e);
     let made = make_dirs(dir).map_err(fail("creating the folder"))?;
-    let attempt = sweep(dir, is_stage)
+    let attempt = put_back_what_is_missing(dir)
+        .and_then(|()| sweep(dir, is_stage))
         .map_err(fail("removing what a killed process left"))
         .and_then(|()| stage_and_swap(dir, last, fill));
     if attempt.is_err() {
-        // Only the folders made here, which are empty again.
-        for folder in made.iter().rev() {
-            let _ = fs::remove_dir(folder);
-        }
+        remove_empty(&made);
     }
     attempt
 }
 
-/// Whether a name, without `.PID.part`, is one of [`write_into_dir`]'s own folders.
+/// Whether a name, without `.PID-N.part`, is one of [`write_into_dir`]'s own folders.
 pub(crate) fn is_stage(name: &str) -> bool {
     name == STAGE || name == OLD
 }
 
 /// Makes `dir` and the folders above it that are missing; returns those, outermost first.
 fn make_dirs(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut missing: Vec<PathBuf> = dir
+    let missing: Vec<&Path> = dir
         .ancestors()
         .take_while(|folder| !folder.as_os_str().is_empty() && fs::symlink_metadata(folder).is_err())
-        .map(Path::to_path_buf)
         .collect();
-    missing.reverse();
-    fs::create_dir_all(dir)?;
-    Ok(missing)
+    let mut made = Vec::new();
+    for folder in missing.iter().rev() {
+        match fs::create_dir(folder) {
+            Ok(()) => made.push(folder.to_path_buf()),
+            // Another process made it, or it is a way of naming the one above: `a/.`, `a/b/..`.
+            Err(_) if folder.is_dir() => {}
+            Err(e) => {
+                remove_empty(&made);
+                return Err(e);
+            }
+        }
+    }
+    match dir.is_dir() {
+        true => Ok(made),
+        false => Err(io::ErrorKind::NotADirectory.into()),
+    }
+}
+
+/// Removes folders that were made here, unless something is in them by now.
+fn remove_empty(made: &[PathBuf]) {
+    for folder in made.iter().rev() {
+        let _ = fs::remove_dir(folder);
+    }
+}
+
+/// A process that was killed while files changed places may have taken one away before its successor
+/// was there: those come back out of its folder of old files.
+pub(crate) fn put_back_what_is_missing(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let is_left = entry.file_type()?.is_dir()
+            && entry.file_name().to_str().and_then(left_by_dead).is_some_and(|of| of == OLD);
+        if !is_left {
+            continue;
+        }
+        for kept in fs::read_dir(entry.path())? {
+            let kept = kept?;
+            let path = dir.join(kept.file_name());
+            if fs::symlink_metadata(&path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+                fs::rename(kept.path(), path)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn stage_and_swap(dir: &Path, last: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let pid = std::process::id();
-    let aside = |name: &str| dir.join(format!("{name}.{pid}.part"));
-    let (stage, old) = (aside(STAGE), aside(OLD));
-    for folder in [&stage, &old] {
-        let _ = fs::remove_dir_all(folder);
-    }
+    let (stage, old) = (dir.join(unfinished(STAGE)), dir.join(unfinished(OLD)));
+    // One at a time: files of two calls that change places in one folder would be one call's or the other's.
+    static SWAP: Mutex<()> = Mutex::new(());
     let attempt = fs::create_dir(&stage)
         .map_err(|e| Error::io(dir, "creating a folder in it", e))
         .and_then(|()| fill(&stage))
-        .and_then(|()| swap(dir, last, &stage, &old).map_err(|(path, e)| Error::io(path, "writing", e)));
-    for folder in [&stage, &old] {
-        let _ = fs::remove_dir_all(folder);
-    }
+        .and_then(|()| {
+            let _one = SWAP.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            swap(dir, last, &stage, &old).map_err(|(path, e)| Error::io(path, "writing", e))
+        });
+    let _ = fs::remove_dir_all(&stage);
     attempt
 }
 
-/// Moves the files of `stage` into `dir`, or changes nothing.
+/// Moves the files of `stage` into `dir`, or changes nothing. `old` is made for the files that were
+/// there, and goes with them, unless one could not be put back.
 fn swap(dir: &Path, last: &str, stage: &Path, old: &Path) -> Result<(), (PathBuf, io::Error)> {
     let at = |path: &Path| {
         let path = path.to_path_buf();
@@ -136,27 +173,58 @@ fn swap(dir: &Path, last: &str, stage: &Path, old: &Path) -> Result<(), (PathBuf
     }
     fs::create_dir(old).map_err(at(dir))?;
     let mut moved = Vec::new();
-    for name in &names {
-        let path = dir.join(name);
-        let step = keep_aside(&path, &old.join(name)).and_then(|was_there| {
-            fs::rename(stage.join(name), &path)?;
-            Ok(was_there)
-        });
-        match step {
-            Ok(was_there) => moved.push((path, old.join(name), was_there)),
-            Err(e) => {
-                put_back(&path, &old.join(name));
-                for (path, kept, was_there) in moved.iter().rev() {
-                    match was_there {
-                        true => put_back(path, kept),
-                        false => drop(fs::remove_file(path)),
-                    }
-                }
-                return Err((path, e));
-            }
+    let move_all = |moved: &mut Vec<Move>| {
+        for name in &names {
+            let path = dir.join(name);
+            let kept = old.join(name);
+            let new = stage.join(name);
+            moved.push(Move { was_there: false, came: false, path, kept });
+            let step = moved.last_mut().expect("one was pushed");
+            let mut take_place = || {
+                keep_permissions(&step.path, &new)?;
+                step.was_there = keep_aside(&step.path, &step.kept)?;
+                fs::rename(&new, &step.path)
+            };
+            take_place().map_err(at(&dir.join(name)))?;
+            step.came = true;
+        }
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(at(dir))
+    };
+    let result = move_all(&mut moved);
+    let lost: Vec<_> = match result {
+        Ok(()) => Vec::new(),
+        Err(_) => moved.iter().rev().filter_map(|step| step.undo().err()).collect(),
+    };
+    match lost.into_iter().next() {
+        // The only copy of a file: it stays where it is, and the error says where that is.
+        Some(e) => {
+            let why = format!("{e}; the files that were here are in {}: move them back", old.display());
+            Err((dir.to_path_buf(), io::Error::new(e.kind(), why)))
+        }
+        None => {
+            let _ = fs::remove_dir_all(old);
+            result
         }
     }
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(at(dir))
+}
+
+/// One file's way into its place.
+struct Move {
+    path: PathBuf,
+    /// Where the file that was at `path` is kept, if there was one.
+    kept: PathBuf,
+    was_there: bool,
+    came: bool,
+}
+
+impl Move {
+    fn undo(&self) -> io::Result<()> {
+        match (self.was_there, self.came) {
+            (true, _) => fs::rename(&self.kept, &self.path),
+            (false, true) => fs::remove_file(&self.path),
+            (false, false) => Ok(()),
+        }
+    }
 }
 
 /// Keeps what is at `path` under the name `kept`; says whether there was something.
@@ -167,12 +235,6 @@ fn keep_aside(path: &Path, kept: &Path) -> io::Result<bool> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(e) => Err(e),
         Ok(_) => fs::hard_link(path, kept).or_else(|_| fs::rename(path, kept)).map(|()| true),
-    }
-}
-
-fn put_back(path: &Path, kept: &Path) {
-    if fs::symlink_metadata(kept).is_ok() {
-        let _ = fs::rename(kept, path);
     }
 }
 
@@ -230,7 +292,7 @@ mod tests {
         assert_eq!(contents(&dir), map(&[("config.json", "new config"), ("weights", "new weights")]));
         fs::write(dir.join("config.json"), "old config").unwrap();
         fs::write(dir.join("notes.txt"), "mine").unwrap();
-        fs::create_dir(dir.join(format!("{STAGE}.{}.part", i32::MAX))).unwrap();
+        fs::create_dir(dir.join(format!("{STAGE}.{}-3.part", i32::MAX))).unwrap();
         write(&dir.join(".")).unwrap();
         write(&dir.join("../b/")).unwrap();
         assert_eq!(
@@ -280,6 +342,81 @@ mod tests {
         fs::create_dir(stage.join("config.json")).unwrap();
         assert!(swap(&dir, "config.json", &stage, &old).is_err());
         assert_eq!(contents(&dir), before);
+    }
+
+    #[test]
+    fn what_a_killed_process_took_away_comes_back() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path();
+        // As `rename` leaves it where files have only one name: one old file aside, one new one in place.
+        let old = dir.join(format!("{OLD}.{}-3.part", i32::MAX));
+        fs::create_dir(&old).unwrap();
+        fs::write(old.join("a"), "old a").unwrap();
+        fs::write(old.join("weights"), "old weights").unwrap();
+        fs::write(dir.join("weights"), "half").unwrap();
+        write(dir).unwrap();
+        assert_eq!(
+            contents(dir),
+            map(&[("a", "old a"), ("config.json", "new config"), ("weights", "new weights")])
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_put_back_is_kept_and_named() {
+        let root = tempfile::tempdir().unwrap();
+        let (dir, stage, old) = (root.path().join("d"), root.path().join("s"), root.path().join("o"));
+        fs::create_dir_all(&dir).unwrap();
+        fs::create_dir_all(&stage).unwrap();
+        let step = Move { path: dir.join("x/a"), kept: dir.join("kept"), was_there: true, came: false };
+        fs::write(&step.kept, "the only copy").unwrap();
+        assert!(step.undo().is_err());
+        assert_eq!(fs::read_to_string(&step.kept).unwrap(), "the only copy");
+        // The folder for the files that were there cannot be made: nothing has moved.
+        fs::write(&old, "a file").unwrap();
+        fs::write(stage.join("a"), "new").unwrap();
+        assert!(swap(&dir, "a", &stage, &old).is_err());
+        assert!(!dir.join("a").exists() && old.is_file());
+    }
+
+    #[test]
+    fn two_calls_at_once_do_not_mix() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("d");
+        std::thread::scope(|scope| {
+            for text in ["one", "two", "three", "four"] {
+                let dir = &dir;
+                scope.spawn(move || {
+                    for _ in 0..20 {
+                        write_into_dir(dir, "config.json", |stage| {
+                            for name in ["config.json", "weights"] {
+                                write_bytes_atomic(&stage.join(name), text.as_bytes())?;
+                            }
+                            Ok(())
+                        })
+                        .unwrap();
+                    }
+                });
+            }
+        });
+        let left = contents(&dir);
+        assert_eq!(left.keys().collect::<Vec<_>>(), ["config.json", "weights"]);
+        assert_eq!(left["config.json"], left["weights"], "both files are of one call");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn permissions_stay() {
+        use std::os::unix::fs::PermissionsExt;
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("config.json");
+        let private = fs::Permissions::from_mode(0o600);
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        fs::write(&path, "old").unwrap();
+        fs::set_permissions(&path, private).unwrap();
+        write(root.path()).unwrap();
+        assert_eq!((mode(), fs::read_to_string(&path).unwrap().as_str()), (0o600, "new config"));
+        write_bytes_atomic(&path, b"newer").unwrap();
+        assert_eq!(mode(), 0o600);
     }
 
     #[cfg(unix)]

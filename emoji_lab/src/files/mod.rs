@@ -6,8 +6,9 @@
 //! | several files that belong together, into a folder that a person named | [`write_into_dir`] | stays |
 //! | a folder that this program named itself, as `checkpoint-12` | [`write_dir_atomic`] | is replaced with it |
 //!
-//! What is not finished has a name that ends in `.PID.part`, PID being the process that writes it;
-//! what a killed process left is taken away by the next one that writes to the same place.
+//! What is not finished has a name that ends in `.PID-N.part`, PID being the process that writes it and
+//! N the count of its writes; what a killed process left is taken away by the next one that writes to the
+//! same place.
 
 mod folder;
 mod leftovers;
@@ -15,17 +16,19 @@ mod leftovers;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Error, Result};
 
-pub(crate) use folder::is_stage;
+pub(crate) use folder::{is_stage, put_back_what_is_missing};
 pub use folder::{write_dir_atomic, write_into_dir};
-pub(crate) use leftovers::{is_another_live_process, sweep};
+pub(crate) use leftovers::{is_another_live_process, left_by_dead, process_of, sweep};
 
 /// Writes `path` through a temporary name beside it: write, sync, rename.
 ///
 /// After a crash the file is either the old one or the whole new one. A link at `path` is replaced,
-/// what it points to stays: in the Hugging Face cache that is a file which other programs share.
+/// what it points to stays: in the Hugging Face cache that is a file which other programs share. A file
+/// that only its owner may read is replaced by one that only its owner may read.
 ///
 /// # Errors
 /// [`Error::Io`] that names `path`; what was there is there then, and nothing beside it.
@@ -35,9 +38,10 @@ pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::
         if path.is_dir() {
             return Err(std::io::Error::from(std::io::ErrorKind::IsADirectory));
         }
-        let mut out = BufWriter::new(File::create(&part)?);
+        let mut out = BufWriter::new(File::create_new(&part)?);
         write(&mut out)?;
         out.into_inner().map_err(|e| e.into_error())?.sync_all()?;
+        keep_permissions(path, &part)?;
         fs::rename(&part, path)?;
         sync_parent(path)
     };
@@ -60,7 +64,22 @@ fn file_name(path: &Path) -> String {
 }
 
 fn part_name(path: &Path) -> PathBuf {
-    path.with_file_name(format!("{}.{}.part", file_name(path), std::process::id()))
+    path.with_file_name(unfinished(&file_name(path)))
+}
+
+/// `NAME.PID-N.part`, a name that no other call has, of this process or of another.
+fn unfinished(name: &str) -> String {
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    format!("{name}.{}-{call}.part", std::process::id())
+}
+
+/// Gives the file `new`, which is to replace the file `old`, the permissions of that one.
+fn keep_permissions(old: &Path, new: &Path) -> std::io::Result<()> {
+    match fs::symlink_metadata(old) {
+        Ok(there) if there.is_file() => fs::set_permissions(new, there.permissions()),
+        _ => Ok(()),
+    }
 }
 
 fn sync_parent(path: &Path) -> std::io::Result<()> {

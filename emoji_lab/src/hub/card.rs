@@ -81,6 +81,13 @@ impl Default for ModelCard {
     }
 }
 
+/// How a card says that its model is used from Rust. It is compiled as a test below.
+const IN_RUST: &str = include_str!("card_use.txt");
+
+#[cfg(doctest)]
+#[doc = concat!("```no_run\n# fn main() -> emoji_lab::Result<()> {\n", include_str!("card_use.txt"), "# Ok(())\n# }\n```")]
+struct InRustCompiles;
+
 impl ModelCard {
     /// The `README.md` for the repository `repo_id`: YAML front matter as the Hub reads it, then text.
     pub fn to_markdown(&self, repo_id: &str) -> String {
@@ -169,10 +176,8 @@ impl ModelCard {
              model={repo})\nmessages = [\n    {{\"role\": \"system\", \"content\": {prompt}}},\n    {{\"role\": \"user\", \
              \"content\": \"let's go to the beach\"}},\n]\nprint(pipe(messages, max_new_tokens=64, \
              do_sample=False)[0][\"generated_text\"][-1][\"content\"])\n```\n\nIn Rust, with `emoji_lab`:\n\n```rust\n\
-             use emoji_lab::prelude::*;\n\nlet model = load_model({repo}, &best_device()?)?;\nlet messages = [\n    Message {{ role: \
-             Role::System, content: {prompt}.into() }},\n    Message {{ role: Role::User, content: \"let's go to the \
-             beach\".into() }},\n];\nlet answer = \
-             generate(&model, &messages, &GenerationConfig {{ max_new_tokens: 64, ..Default::default() }})?;\n```"
+             {}```",
+            IN_RUST.replace("\"OWNER/NAME\"", &repo).replace("\"SYSTEM PROMPT\"", &prompt)
         )
     }
 

@@ -169,7 +169,7 @@ fn checked(found: Result<Option<FoundToken>>) -> Result<Option<FoundToken>> {
 
 /// `https://user:password@host` as `https://(hidden)@host`. The address is printed, in lines and in
 /// errors; one with credentials is refused where it is used, and they are nobody's business until then.
-fn without_credentials(endpoint: &str) -> String {
+pub(super) fn without_credentials(endpoint: &str) -> String {
     let (scheme, rest) = endpoint.split_once("://").unwrap_or(("", endpoint));
     // At the last @: a password may hold one, or a slash.
     match (rest.rsplit_once('@'), scheme) {
@@ -233,9 +233,12 @@ mod tests {
         ] {
             let env = env(&[("HF_ENDPOINT", given)]);
             assert_eq!(env.endpoint, shown);
-            let refused = super::super::wire::Wire::new(&env, None);
-            assert_eq!(refused.is_err(), given.contains('@'), "{given}");
-            assert!(!refused.err().map(|e| e.to_string()).unwrap_or_default().contains("hun"));
+            // The field may be set without `from_variables`.
+            for env in [HubEnv { endpoint: given.to_string(), ..env.clone() }, env] {
+                let refused = super::super::wire::Wire::new(&env, None);
+                assert_eq!(refused.is_err(), given.contains('@'), "{given}");
+                assert!(!refused.err().map(|e| e.to_string()).unwrap_or_default().contains("hun"));
+            }
         }
     }
 

@@ -199,12 +199,6 @@ impl Login {
                     ),
                     Access::Unknown => "The Hub does not say whether the token can write.".to_string(),
                 });
-                if travels_in_the_open(&self.env.endpoint) {
-                    lines.push(format!(
-                        "The token goes to {} without encryption: anyone on the way can read it.",
-                        self.env.endpoint
-                    ));
-                }
                 if !user.organisations.is_empty() {
                     lines.push(format!("Organisations: {}.", user.organisations.join(", ")));
                 }
@@ -219,16 +213,6 @@ impl Login {
             self.lines().iter().map(|line| format!("<div>{}</div>", escape_html(line))).collect();
         show_both(&html, &self.to_string());
     }
-}
-
-/// Whether what is sent to `endpoint` leaves this machine unencrypted.
-fn travels_in_the_open(endpoint: &str) -> bool {
-    let Ok(url) = reqwest::Url::parse(endpoint) else { return false };
-    let host = url.host_str().unwrap_or_default();
-    let here = host == "localhost"
-        || host.ends_with(".localhost")
-        || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    url.scheme() == "http" && !here
 }
 
 impl fmt::Display for Login {
@@ -258,18 +242,6 @@ mod tests {
         assert_eq!(access(scoped), Access::WriteTo(vec!["ann".into()]));
         assert_eq!(access(json!({"role": "fineGrained", "fineGrained": {"scoped": []}})), Access::Read);
         assert!(user(&json!({"error": "x"})).is_none());
-    }
-
-    #[test]
-    fn a_way_without_encryption_is_said_unless_it_stays_on_this_machine() {
-        for open in ["http://mirror.example", "http://10.0.0.1:8080"] {
-            assert!(travels_in_the_open(open), "{open}");
-        }
-        for safe in
-            ["https://mirror.example", "http://localhost:1", "http://127.0.0.1:1", "http://[::1]:1", "x"]
-        {
-            assert!(!travels_in_the_open(safe), "{safe}");
-        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use reqwest::Url;
 
+use super::env::without_credentials;
 use crate::error::{Error, Result};
 
 /// What a repository holds.
@@ -85,6 +86,7 @@ impl Repo {
 
     /// Its page on the Hub.
     pub fn page(&self, endpoint: &str) -> String {
+        let endpoint = without_credentials(endpoint);
         match self.kind {
             RepoKind::Model => format!("{endpoint}/{}", self.id),
             RepoKind::Dataset => format!("{endpoint}/datasets/{}", self.id),

@@ -7,7 +7,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, He
 use reqwest::{Body, Method, Response, StatusCode, Url};
 use serde_json::Value;
 
-use super::env::{HubEnv, Patience};
+use super::env::{HubEnv, Patience, without_credentials};
 use super::request::{Content, Pulse, Repeat, Request, bytes_in_pieces, file_in_pieces};
 use super::retry_after::retry_after;
 use super::token::{FoundToken, Token, TokenSource};
@@ -41,7 +41,7 @@ impl Wire {
         let endpoint = Url::parse(&env.endpoint).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         let endpoint = endpoint.ok_or_else(|| {
             bad(
-                &env.endpoint,
+                &without_credentials(&env.endpoint),
                 "this is no http(s) address. Unset it, or name the Hub as in https://huggingface.co",
             )
         })?;
@@ -66,6 +66,9 @@ impl Wire {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| {
             Error::hub("HTTP client", e, "The system gives no more threads or files: close some programs")
         })?;
+        if token.is_some() && travels_in_the_open(&endpoint) {
+            crate::say!("The token goes to {endpoint} without encryption: anyone on the way can read it.");
+        }
         Ok(Self { runtime, client, endpoint, token, patience: env.patience })
     }
 
@@ -336,9 +339,28 @@ fn cause(error: &dyn std::error::Error) -> String {
     innermost.to_string()
 }
 
+/// Whether what is sent to `endpoint` leaves this machine unencrypted.
+fn travels_in_the_open(endpoint: &Url) -> bool {
+    let host = endpoint.host_str().unwrap_or_default();
+    let here = host == "localhost"
+        || host.ends_with(".localhost")
+        || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    endpoint.scheme() == "http" && !here
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_way_without_encryption_is_said_unless_it_stays_on_this_machine() {
+        for open in ["http://mirror.example", "http://10.0.0.1:8080"] {
+            assert!(travels_in_the_open(&Url::parse(open).unwrap()), "{open}");
+        }
+        for safe in ["https://mirror.example", "http://localhost:1", "http://127.0.0.1:1", "http://[::1]:1"] {
+            assert!(!travels_in_the_open(&Url::parse(safe).unwrap()), "{safe}");
+        }
+    }
 
     #[test]
     fn endpoints_are_checked() {

@@ -229,6 +229,11 @@ impl Adapter {
                 )));
             }
         }
+        if let Some(selection) = config.selection.take() {
+            let blocks: Vec<usize> = layers.into_iter().collect();
+            let usual = (config.lora.r, config.lora.lora_alpha);
+            config.selection = Some(Box::new(selection.in_own_names(&blocks, usual)));
+        }
         Ok(Self { config, tensors })
     }
 }

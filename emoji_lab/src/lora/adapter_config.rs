@@ -267,7 +267,7 @@ fn model_name(name: &str) -> String {
 }
 
 /// PEFT keeps `lora_alpha` as it was given, and people give whole numbers.
-fn whole_or_float(x: f64) -> Value {
+pub(super) fn whole_or_float(x: f64) -> Value {
     if x.fract() == 0.0 && x.abs() < 1e15 { json!(x as i64) } else { json!(x) }
 }
 
@@ -279,7 +279,8 @@ pub(super) fn strings(list: &Value) -> Option<Vec<String>> {
 fn whole_modules(names: &[String], tying: bool) -> std::result::Result<Vec<String>, &String> {
     let mut whole = Vec::new();
     for name in names {
-        let short = name.strip_prefix("model.").unwrap_or(name);
+        // PEFT compares the end of a path: `model.language_model.embed_tokens` is the same module.
+        let short = name.rsplit('.').next().unwrap_or(name);
         if !WHOLE_MODULES.contains(&short) {
             return Err(name);
         }
@@ -371,6 +372,8 @@ mod tests {
             .replace("\"ensure_weight_tying\": true", "\"ensure_weight_tying\": false")
             .replace("\"embed_tokens\",\n    \"model.embed_tokens\"", "\"lm_head\",\n    \"embed_tokens\"");
         let config = read(&untied).unwrap();
+        let path = untied.replace("\"embed_tokens\"", "\"model.language_model.embed_tokens\"");
+        assert!(path != untied && read(&path).unwrap() == config);
         assert!(!config.tied);
         assert_eq!(config.to_json(), untied);
 
@@ -417,6 +420,7 @@ mod tests {
             ("\"r\": 4", "\"r\": 0", "r is 0"),
             ("\"r\": 4", "\"R\": null", "r is null"),
             ("\"model.embed_tokens\"", "\"norm\"", "modules_to_save names norm"),
+            ("\"model.embed_tokens\"", "\"lm_head.x\"", "modules_to_save names lm_head.x"),
         ];
         for (from, to, says) in cases {
             assert!(PEFT_TIED.contains(from), "{from}");

@@ -48,6 +48,7 @@ pub(super) fn own_names(tensors: BTreeMap<String, Tensor>) -> Result<Named, (Str
 fn own_name(name: &str) -> (String, Option<String>) {
     let short = name.strip_prefix(PREFIX).unwrap_or(name);
     let mut parts: Vec<&str> = short.split('.').filter(|part| *part != "modules_to_save").collect();
+    let is_saved = short.contains(".modules_to_save.");
     // `lora_A.NAME.weight`, `lora_magnitude_vector.NAME.weight`, `embed_tokens.default.weight`: NAME is the
     // adapter's in the program that held it.
     let after = |parts: &[&str], word: &str| parts.iter().position(|part| *part == word);
@@ -69,6 +70,8 @@ fn own_name(name: &str) -> (String, Option<String>) {
         return (format!("model.{}", parts[at..].join(".")), Some(prefix));
     }
     let own = match parts[..] {
+        [.., "embed_tokens", _, "weight"] if is_saved => "model.embed_tokens.weight".to_string(),
+        [.., "lm_head", _, "weight"] if is_saved => "lm_head.weight".to_string(),
         [.., "embed_tokens", "weight"] => "model.embed_tokens.weight".to_string(),
         [.., "lm_head", "weight"] => "lm_head.weight".to_string(),
         _ => parts.join("."),
@@ -98,6 +101,12 @@ mod tests {
                 Some("language_model.model."),
             ),
             (block, block, Some("model.")),
+            (
+                "base_model.model.model.embed_tokens.modules_to_save.emoji.weight",
+                "model.embed_tokens.weight",
+                None,
+            ),
+            ("base_model.model.lm_head.modules_to_save.weight", "lm_head.weight", None),
             (
                 "base_model.model.model.layers.0.mlp.up_proj.lora_magnitude_vector.default.weight",
                 "model.layers.0.mlp.up_proj.lora_magnitude_vector",

@@ -2,10 +2,10 @@
 //! `target_modules` and its companions (`check_target_module_exists`, `get_pattern_key` of PEFT 0.21).
 
 use fancy_regex::Regex;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::adapter::module_path;
-use super::adapter_config::strings;
+use super::adapter_config::{strings, whole_or_float};
 use super::config::ALL_LINEAR;
 
 /// The modules of an adapter that is not simply on the same layers of every block.
@@ -117,6 +117,48 @@ impl Selection {
         };
         // As PEFT: so does a whole path.
         listed || self.targets.has(&path) && self.is_in_layers(&path)
+    }
+
+    /// The same choice for the text model of its own, as which the adapter is kept and saved: where the
+    /// names are those of the multimodal class, they are written out in full for `blocks`.
+    pub(super) fn in_own_names(self, blocks: &[usize], (r, alpha): (usize, f64)) -> Self {
+        if self.prefix == "model." {
+            return self;
+        }
+        let all = blocks.iter().flat_map(|layer| ALL_LINEAR.map(|name| (*layer, name)));
+        let chosen: Vec<_> = all.filter(|(layer, name)| self.has(*layer, name)).collect();
+        let paths: Vec<String> = chosen.iter().map(|(layer, name)| module_path(*layer, name)).collect();
+        let by_path = |value: &dyn Fn(usize, &str) -> f64, usual: f64| -> Vec<(String, f64)> {
+            let values = chosen.iter().map(|(layer, name)| value(*layer, name));
+            let pairs = paths.iter().cloned().zip(values);
+            pairs.filter(|(_, value)| *value != usual).collect()
+        };
+        let rank_pattern = by_path(&|layer, name| self.rank(layer, name, r) as f64, r as f64);
+        let alpha_pattern = by_path(&|layer, name| self.alpha(layer, name, alpha), alpha);
+        let object = |pairs: &[(String, f64)]| {
+            Value::Object(pairs.iter().map(|(path, value)| (path.clone(), whole_or_float(*value))).collect())
+        };
+        let mut fields = self.fields;
+        for (name, value) in [
+            ("target_modules", json!(paths)),
+            ("exclude_modules", Value::Null),
+            ("layers_to_transform", Value::Null),
+            ("layers_pattern", Value::Null),
+            ("rank_pattern", object(&rank_pattern)),
+            ("alpha_pattern", object(&alpha_pattern)),
+        ] {
+            fields.insert(name.to_string(), value);
+        }
+        Self {
+            targets: Names::List(paths),
+            exclude: Names::List(vec![]),
+            layers: None,
+            layers_pattern: vec![],
+            rank_pattern,
+            alpha_pattern,
+            prefix: "model.".to_string(),
+            fields,
+        }
     }
 
     fn is_in_layers(&self, path: &str) -> bool {
@@ -271,6 +313,26 @@ mod tests {
         assert_eq!(chosen(&selection).len(), 0);
         selection.prefix = "model.language_model.".to_string();
         assert_eq!(chosen(&selection), ["0.q_proj", "1.q_proj", "2.q_proj"]);
+        // What is saved again is for the text model, whose paths are others.
+        let own = selection.clone().in_own_names(&[0, 2], (4, 8.0));
+        assert_eq!(chosen(&own), ["0.q_proj", "2.q_proj"]);
+        let again = Selection::read(&own.fields).unwrap();
+        assert_eq!(again, Some(own));
+    }
+
+    #[test]
+    fn ranks_of_the_multimodal_class_are_kept_under_the_text_models_names() {
+        let mut selection = selection(json!({
+            "target_modules": ["q_proj", "v_proj"],
+            "rank_pattern": {r"model\.language_model\.layers\.1\.self_attn\.q_proj": 2},
+            "alpha_pattern": {"v_proj": 3.5}
+        }));
+        selection.prefix = "model.language_model.".to_string();
+        let own = selection.in_own_names(&[0, 1], (4, 8.0));
+        assert_eq!(own.fields["rank_pattern"], json!({"model.layers.1.self_attn.q_proj": 2}));
+        assert_eq!([0, 1].map(|layer| own.rank(layer, "q_proj", 4)), [4, 2]);
+        assert_eq!([0, 1].map(|layer| own.alpha(layer, "v_proj", 8.0)), [3.5, 3.5]);
+        assert_eq!(own.alpha(0, "q_proj", 8.0), 8.0);
     }
 
     #[test]

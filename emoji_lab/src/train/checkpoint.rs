@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use super::trainer_state::TRAINER_STATE_FILE;
 use crate::error::{Error, Result};
-use crate::files::{is_another_live_process, is_stage, write_dir_atomic};
+use crate::files::{
+    is_another_live_process, is_stage, process_of, put_back_what_is_missing, write_dir_atomic,
+};
 
 const PREFIX: &str = "checkpoint-";
 
-/// The files that are written into `output_dir` itself, each through a name that ends in `.PID.part`.
+/// The files that are written into `output_dir` itself, each through a name that ends in `.PID-N.part`.
 const OUR_FILES: [&str; 9] = [
     "adapter_config.json",
     "adapter_model.safetensors",
@@ -45,6 +47,20 @@ impl CheckpointDir {
             .collect();
         found.sort();
         Ok(found)
+    }
+
+    /// The folders in `output_dir` that are named like a checkpoint and are none, with the file that is
+    /// missing or cut short in each.
+    pub(super) fn list_cut(output_dir: &Path) -> Result<Vec<(Self, &'static str)>> {
+        let named = names(output_dir)?;
+        let named = named.iter().filter_map(|name| Some(Self::at(output_dir, step_of(name)?)));
+        let mut cut: Vec<_> = named
+            .filter(|checkpoint| checkpoint.path.is_dir())
+            .filter_map(|checkpoint| Some((missing_from(&checkpoint.path)?, checkpoint)))
+            .map(|(file, checkpoint)| (checkpoint, file))
+            .collect();
+        cut.sort();
+        Ok(cut)
     }
 
     /// Where the checkpoint of `step` is, or would be.
@@ -124,8 +140,8 @@ impl CheckpointDir {
         let mut found = Self::list(output_dir)?;
         found.retain(|checkpoint| checkpoint.step < written.step && is_of_this_run(checkpoint));
         // By name: the folder may have been moved since the best one's path was noted.
-        let best = keep_best.and_then(Path::file_name);
-        let is_best = |checkpoint: &Self| best.is_some() && checkpoint.path.file_name() == best;
+        let best = keep_best.and_then(Path::to_str).map(last_part);
+        let is_best = |checkpoint: &Self| best.is_some() && checkpoint.path.to_str().map(last_part) == best;
         let protected = 1 + usize::from(!is_best(written) && found.iter().any(is_best));
         let excess = (found.len() + 1).saturating_sub(limit.max(protected));
         found.retain(|checkpoint| !is_best(checkpoint));
@@ -158,8 +174,13 @@ impl CheckpointDir {
     /// [`Error::Io`] if a leftover cannot be removed.
     pub fn clean_up(output_dir: &Path) -> Result<Vec<PathBuf>> {
         let mut removed = Vec::new();
-        for name in names(output_dir)? {
-            // Each process that was at it put its mark behind the name: `checkpoint-5.77.part.old.part`.
+        let left = names(output_dir)?;
+        if !left.is_empty() {
+            put_back_what_is_missing(output_dir)
+                .map_err(|e| Error::io(output_dir, "putting back what a killed process took away", e))?;
+        }
+        for name in left {
+            // Each process that was at it put its mark behind the name: `checkpoint-5.77-0.part.old.part`.
             let (mut of, mut marks) = (name.as_str(), Vec::new());
             while let Some((rest, mark)) = of.strip_suffix(".part").and_then(|rest| rest.rsplit_once('.')) {
                 (of, marks) = (rest, [marks, vec![mark]].concat());
@@ -171,9 +192,9 @@ impl CheckpointDir {
             }
             let path = output_dir.join(&name);
             let whole = output_dir.join(of);
-            let is_mark =
-                |mark: &&str| matches!(*mark, "old" | "gone") || mark.bytes().all(|b| b.is_ascii_digit());
-            if !marks.iter().all(is_mark) || marks.iter().any(|mark| is_another_live_process(mark)) {
+            let is_mark = |mark: &&str| matches!(*mark, "old" | "gone") || process_of(mark).is_some();
+            let is_alive = |mark: &&str| process_of(mark).is_some_and(is_another_live_process);
+            if !marks.iter().all(is_mark) || marks.iter().any(is_alive) {
                 continue;
             }
             if marks == ["old"] && !whole.exists() && missing_from(&path).is_none() {
@@ -197,6 +218,11 @@ impl CheckpointDir {
         };
         remove().map_err(|e| Error::io(&self.path, "removing an old checkpoint", e))
     }
+}
+
+/// The name at the end of a path that was noted here or on a machine with other separators.
+pub(super) fn last_part(noted: &str) -> &str {
+    noted.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or_default()
 }
 
 /// `checkpoint-12` is 12; anything else, `checkpoint-12.part` among it, is none.
@@ -288,7 +314,8 @@ mod tests {
     }
 
     fn rotate(dir: &Path, limit: Option<usize>, written: usize, best: Option<usize>, of: &[usize]) -> usize {
-        let best = best.map(|step| PathBuf::from(format!("elsewhere/checkpoint-{step}")));
+        // As it was noted, elsewhere or on Windows.
+        let best = best.map(|step| PathBuf::from(format!(r"C:\elsewhere\checkpoint-{step}")));
         let written = CheckpointDir { step: written, path: dir.join(format!("checkpoint-{written}")) };
         let is_ours = |checkpoint: &CheckpointDir| of.contains(&checkpoint.step);
         CheckpointDir::rotate(dir, limit, &written, best.as_deref(), is_ours).unwrap().len()
@@ -352,6 +379,8 @@ mod tests {
         for file in ["optimizer.safetensors", "adapter_model.safetensors"] {
             fs::write(dir.path().join("checkpoint-6").join(file), b"\x02\0\0\0\0\0\0\0{").unwrap();
             assert_eq!(steps(dir.path()), [5], "{file}");
+            let cut = CheckpointDir::list_cut(dir.path()).unwrap();
+            assert!(cut.len() == 1 && cut[0].0.step == 6, "{cut:?}");
         }
     }
 
@@ -361,7 +390,7 @@ mod tests {
         let at = |name: &str| dir.path().join(name);
         // Process 1 is alive everywhere this runs; no process has the largest id.
         let dead = i32::MAX;
-        let (running, half) = ("checkpoint-5.1.part".to_string(), format!("checkpoint-5.{dead}.part"));
+        let (running, half) = ("checkpoint-5.1.part".to_string(), format!("checkpoint-5.{dead}-4.part"));
         let nested = format!("checkpoint-5.{dead}.part.{dead}.part");
         let nested_old = format!("checkpoint-5.{dead}.part.old.part");
         let stage = format!(".emoji_lab-new.{dead}.part");

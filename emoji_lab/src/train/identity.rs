@@ -1,5 +1,7 @@
 //! What makes a run the run it is: rows, settings, base model. A checkpoint of another run is not resumed.
 
+use std::collections::BTreeSet;
+
 use candle_core::Tensor;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -35,7 +37,9 @@ impl RunIdentity {
         put("gradient_accumulation_steps", json!(args.gradient_accumulation_steps));
         put("learning_rate", json!(args.learning_rate));
         put("lr_scheduler_type", json!(args.lr_scheduler_type.to_string()));
-        put("warmup steps", json!(warmup));
+        if args.lr_scheduler_type != Scheduler::Constant {
+            put("warmup steps", json!(warmup));
+        }
         // Other schedules look ahead to the end: a longer run is another one from its first step.
         if !matches!(args.lr_scheduler_type, Scheduler::Constant | Scheduler::ConstantWithWarmup) {
             put("steps of the whole run (num_train_epochs, max_steps)", json!(total_steps));
@@ -58,8 +62,12 @@ impl RunIdentity {
                 put("lora_alpha", json!(lora.lora_alpha));
                 put("lora_dropout", json!(lora.lora_dropout));
                 put("target_modules", json!(lora.targets()));
-                put("modules_to_save", json!(lora.modules_to_save));
-                put("ensure_weight_tying", json!(lora.ensure_weight_tying));
+                // A set: neither its order nor an entry that is there twice decides anything.
+                let whole: BTreeSet<&String> = lora.modules_to_save.iter().collect();
+                if !whole.is_empty() {
+                    put("ensure_weight_tying", json!(lora.ensure_weight_tying));
+                }
+                put("modules_to_save", json!(whole));
             }
         }
         Self(fields)
@@ -76,8 +84,13 @@ impl RunIdentity {
         let mut put = |name: &str, value: Value| self.0.insert(name.to_string(), value);
         put("dtype", json!(device.dtype().as_str()));
         put("device", json!(if device.is_cuda() { "GPU" } else { "CPU" }));
-        let config = hash_words(base.gemma.config().to_json().to_string().bytes().map(u64::from));
-        put("configuration of the base model (hash)", json!(hex(config)));
+        // What the numbers depend on: not what is said about tokens, nor how long a text may be.
+        const NO_SAY: [&str; 4] = ["bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings"];
+        if let Value::Object(fields) = base.gemma.config().to_json() {
+            for (name, value) in fields.into_iter().filter(|(name, _)| !NO_SAY.contains(&name.as_str())) {
+                put(&format!("{name} of the base model"), value);
+            }
+        }
         let weights: Vec<(String, Tensor)> = base.gemma.named_weights()?.tensors.into_iter().collect();
         let hashes: Vec<u64> =
             weights.par_iter().map(|(_, tensor)| hash_tensor(tensor)).collect::<Result<_>>()?;
@@ -172,16 +185,39 @@ mod tests {
         let other = SftConfig { learning_rate: 2e-4, seed: 7, ..args.clone() };
         let said = identity(&other, &model).differences(&here);
         assert_eq!(said, ["learning_rate: 0.0002 there, 0.00005 here", "seed: 7 there, 42 here"]);
-        // A constant rate goes on for as long as one likes, a cosine does not.
+        // One set of modules, in another order.
+        let with = |names: &[&str]| {
+            let modules_to_save = names.iter().map(|name| name.to_string()).collect();
+            let lora = LoraConfig { modules_to_save, ..LoraConfig::default() };
+            RunIdentity::new(&args, &QuantConfig::none(), Some(&lora), &[], (10, 0))
+        };
+        assert!(with(&["lm_head", "embed_tokens"]).is(&with(&["embed_tokens", "lm_head", "lm_head"])));
+        assert!(!with(&["lm_head"]).is(&with(&["embed_tokens"])));
+        // A constant rate goes on for as long as one likes, a cosine does not; and it has no warmup.
         let rows = [];
         let of = |scheduler: Scheduler, steps: usize| {
             let args = SftConfig { lr_scheduler_type: scheduler, ..args.clone() };
-            RunIdentity::new(&args, &QuantConfig::none(), None, &rows, (steps, 0))
+            RunIdentity::new(&args, &QuantConfig::none(), None, &rows, (steps, steps / 5))
         };
         assert!(of(Scheduler::Constant, 10).is(&of(Scheduler::Constant, 20)));
         assert!(
-            of(Scheduler::Cosine, 10).differences(&of(Scheduler::Cosine, 20))[0]
-                .contains("10 there, 20 here")
+            of(Scheduler::Cosine, 10).differences(&of(Scheduler::Cosine, 20))[0].contains("2 there, 4 here")
+        );
+    }
+
+    #[test]
+    fn another_configuration_is_named_by_its_field() {
+        let model = load_model("embedded", &Device::Cpu).unwrap();
+        let here = identity(&SftConfig::default(), &model);
+        let shown = serde_json::to_value(&here).unwrap();
+        assert_eq!(shown["hidden_size of the base model"], json!(model.gemma.config().hidden_size));
+        assert!(shown.get("eos_token_id of the base model").is_none());
+        let mut other = shown.clone();
+        other["rope_theta of the base model"] = json!(5.0);
+        let said = serde_json::from_value::<RunIdentity>(other).unwrap().differences(&here);
+        assert!(
+            said.len() == 1 && said[0].starts_with("rope_theta of the base model: 5.0 there"),
+            "{said:?}"
         );
     }
 

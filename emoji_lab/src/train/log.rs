@@ -49,8 +49,10 @@ pub struct LogEntry {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub train_loss: Option<f64>,
     /// Epochs done, with the fraction of the running one.
+    #[serde(default)]
     pub epoch: f64,
     /// Optimizer steps done.
+    #[serde(default)]
     pub step: usize,
     /// What else a Python trainer logged, as TRL's `entropy` and `mean_token_accuracy`.
     #[serde(flatten)]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::checkpoint::CheckpointDir;
+use super::checkpoint::{CheckpointDir, last_part};
 use super::identity::RunIdentity;
 use super::output::TrainOutput;
 use super::snapshot::{ModelSnapshot, Snapshot, Writing};
@@ -72,6 +72,12 @@ impl SftTrainer {
         let mut found = CheckpointDir::list(&output_dir)?;
         found.retain(|checkpoint| checkpoint.step <= up_to);
         found.reverse();
+        for (cut, file) in CheckpointDir::list_cut(&output_dir)? {
+            if cut.step <= up_to && found.first().is_none_or(|last| cut.step > last.step) {
+                let path = cut.path.display();
+                say(format_args!("{path} is passed over: its {file} is missing or cut short"));
+            }
+        }
         let here = self.identity()?.clone();
         let mut unreadable = None;
         let mut other_run = None;
@@ -255,8 +261,7 @@ impl SftTrainer {
     /// said: all the training is not lost for it.
     pub(super) fn load_best(&mut self) -> Result<Option<String>> {
         let Some(noted) = self.state.best_model_checkpoint.clone() else { return Ok(None) };
-        // Windows wrote it with other separators, if it was there.
-        let name = noted.rsplit(['/', '\\']).next().unwrap_or_default();
+        let name = last_part(&noted);
         let beside = self.resumed_from.as_deref().and_then(Path::parent).map(|folder| folder.join(name));
         let here = self.identity()?.clone();
         let places = [Some(self.args.output_dir.join(name)), beside, Some(Path::new(&noted).to_path_buf())];

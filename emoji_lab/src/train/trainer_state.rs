@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::log::LogEntry;
 use crate::error::{Error, Result};
 use crate::files::write_bytes_atomic;
+use crate::python_json::without_words;
 
 /// The name of the file in a checkpoint folder.
 pub const TRAINER_STATE_FILE: &str = "trainer_state.json";
@@ -125,20 +126,30 @@ impl TrainerState {
         write_bytes_atomic(path, self.to_json().as_bytes())
     }
 
-    /// Reads the file `path`: transformers' or [`save`](Self::save)'s. Fields it lacks have
-    /// transformers' defaults.
+    /// Reads the file `path`: transformers' or [`save`](Self::save)'s. Fields it lacks, or has as
+    /// `null` or Python's `NaN` (a run that diverged), have transformers' defaults.
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be read, [`Error::Training`] if it is not a trainer state.
     pub fn load(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).map_err(|e| Error::io(path, "reading the trainer's state", e))?;
         // An object first: serde would read a list into the fields in their order.
-        let object = serde_json::from_str::<Map<String, Value>>(&text);
-        object.and_then(|fields| serde_json::from_value(Value::Object(fields))).map_err(|e| {
-            let help = "The file is cut short or damaged, or its run diverged (NaN in the log): take another checkpoint";
+        let object = serde_json::from_str::<Map<String, Value>>(&without_words(&text));
+        let state = object.and_then(|mut fields| {
+            drop_nulls(&mut fields);
+            let entries = fields.get_mut("log_history").and_then(Value::as_array_mut);
+            entries.into_iter().flatten().filter_map(Value::as_object_mut).for_each(drop_nulls);
+            serde_json::from_value(Value::Object(fields))
+        });
+        state.map_err(|e| {
+            let help = "The file is cut short or damaged: take another checkpoint";
             Error::training(format!("{} is not readable as a trainer state: {e}", path.display()), help)
         })
     }
+}
+
+fn drop_nulls(fields: &mut Map<String, Value>) {
+    fields.retain(|_, value| !value.is_null());
 }
 
 /// Steps are whole, but Python writes 500.0 where a person set a float.
@@ -182,6 +193,22 @@ mod tests {
         .unwrap();
         assert_eq!(state, TrainerState { global_step: 3, epoch: 1.0, save_steps: 20, ..Default::default() });
         assert!(serde_json::from_str::<TrainerState>(r#"{"save_steps": 0.5}"#).is_err());
+    }
+
+    #[test]
+    fn the_log_of_a_run_that_diverged_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(TRAINER_STATE_FILE);
+        let text = r#"{"best_metric": NaN, "epoch": null, "global_step": 2, "log_history": [
+            {"loss": NaN, "grad_norm": Infinity, "epoch": 0.5, "step": 1, "note": "NaN"},
+            {"eval_loss": null, "step": 2}]}"#;
+        fs::write(&path, text).unwrap();
+        let state = TrainerState::load(&path).unwrap();
+        assert_eq!((state.best_metric, state.epoch, state.global_step), (None, 0.0, 2));
+        let [first, second] = &state.log_history[..] else { panic!("{state:?}") };
+        assert_eq!((first.loss, first.grad_norm, first.epoch, first.step), (None, None, 0.5, 1));
+        assert_eq!(first.other["note"], "NaN");
+        assert_eq!((second.eval_loss, second.step), (None, 2));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::arena::Buffer;
 use super::trainer::SftTrainer;
 use super::training_state::TrainingState;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lora::{Adapter, AdapterConfig, EMBED_TOKENS, LM_HEAD};
 use crate::model::Weights;
 
@@ -42,10 +42,25 @@ impl SftTrainer {
         Ok(Some(Adapter::new(config, tensors)?))
     }
 
-    /// The parameters in the folder `dir`, to be given to [`put_weights`](Self::put_weights).
+    /// The parameters in the folder `dir`, to be given to [`put_weights`](Self::put_weights). An adapter
+    /// with another scale, which means something else with the same numbers, is refused.
     pub(super) fn read_weights(&self, dir: &Path) -> Result<BTreeMap<String, Tensor>> {
         match &self.lora {
-            Some(_) => Ok(Adapter::load(dir)?.tensors),
+            Some(lora) => {
+                let adapter = Adapter::load(dir)?;
+                let (there, here) =
+                    (adapter.config.scaling(), AdapterConfig::new(lora, None, false).scaling());
+                if there != here {
+                    return Err(Error::training(
+                        format!(
+                            "{}: its adapter has the scale {there}, this run's has {here}",
+                            dir.display()
+                        ),
+                        "Its files are not those that this run wrote: take another checkpoint",
+                    ));
+                }
+                Ok(adapter.tensors)
+            }
             None => Ok(Weights::from_folder(dir, self.finetune.model().config())?.tensors),
         }
     }
