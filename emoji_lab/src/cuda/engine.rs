@@ -8,8 +8,8 @@ use candle_core::Tensor;
 use super::Gpu;
 use super::finetune::CudaFinetune;
 use crate::error::{Error, Result};
+use crate::host;
 use crate::model::Gemma3;
-use crate::ops::host;
 use crate::ops::linear_cross_entropy::LossSum;
 use crate::train::engine::{
     Engine, Settings, Step, StepResult, Ticket, check_finite, check_gradients, count_targets,

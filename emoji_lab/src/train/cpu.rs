@@ -11,10 +11,11 @@ use super::engine::{
 };
 use super::layout::{Buffer, Layout, Slot};
 use crate::error::{Error, Result};
+use crate::host;
 use crate::model::{DropoutKey, Gemma3};
 use crate::ops::linear_cross_entropy::LossSum;
 use crate::ops::pool::on_pool;
-use crate::ops::{adamw, grad_norm, host};
+use crate::ops::{adamw, grad_norm};
 use crate::rng::Philox;
 
 /// A model whose trained tensors are views into `values`, and whose backward pass adds to views into

@@ -1,6 +1,6 @@
 //! The loss curves in a log history.
 
-use crate::train::LogEntry;
+use super::log::LogEntry;
 
 /// One loss that was logged.
 #[derive(Debug, Clone, PartialEq)]
