@@ -27,7 +27,8 @@ impl Source {
     /// # Errors
     /// [`Error::Model`] that says what it was taken for and what to write instead.
     pub(super) fn parse(source: &str) -> Result<Self> {
-        let named = source.trim();
+        // Blanks around a name are a slip of the hand, unless there is a file of exactly that name.
+        let named = if as_path(source).symlink_metadata().is_ok() { source } else { source.trim() };
         if named == "embedded" {
             return Ok(Self::Embedded);
         }
@@ -187,6 +188,18 @@ mod tests {
         }
         assert!(is_repo_id("google/gemma-3-270m-it") && is_repo_id("me/my_model.v2"));
         assert!(!is_repo_id("a/b/c") && !is_repo_id("../model") && !is_repo_id("~/model"));
+    }
+
+    #[test]
+    fn a_folder_whose_name_ends_in_blanks_is_found() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["model ", "model\r\u{2028}", "plain"] {
+            let folder = root.path().join(name);
+            std::fs::create_dir(&folder).unwrap();
+            assert_eq!(Source::parse(folder.to_str().unwrap()).unwrap(), Source::Folder(folder.clone()));
+        }
+        let plain = root.path().join("plain");
+        assert_eq!(Source::parse(&format!(" {}\n", plain.display())).unwrap(), Source::Folder(plain));
     }
 
     #[test]
