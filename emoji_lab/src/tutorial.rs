@@ -10,7 +10,7 @@
 //!
 //! let rows = load_dataset("embedded", EmojiFilter::PurelyEmoji)?;
 //! say!("{rows}");
-//! assert!(rows.report.kept > 800 && rows.report.kept == rows.len());
+//! assert!(rows.len() > 800 && rows.report.rows_kept == rows.len());
 //! # Ok::<(), emoji_lab::Error>(())
 //! ```
 //!
