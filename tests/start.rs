@@ -141,7 +141,7 @@ fn norms_do_not_decay() {
     let rows = format_chat(&dataset, SYSTEM_PROMPT).take(ROWS);
     let args = SftConfig { eval_strategy: Strategy::No, ..SftConfig::default() };
     let whole = SftTrainer::new(&model, &rows, None, &QuantConfig::none(), None, &args).unwrap();
-    let arena = whole.finetune().arena();
+    let arena = whole.finetune();
     let (mut norms, mut others) = (0, 0);
     for slot in arena.slots() {
         let kept = arena.no_decay().contains(&(slot.offset..slot.offset + slot.len()));
@@ -150,14 +150,14 @@ fn norms_do_not_decay() {
     }
     let layers = model.gemma.config().num_hidden_layers;
     assert_eq!((norms, others), (6 * layers + 1, 7 * layers + 1));
-    assert!(trainer(&SftConfig::default()).finetune().arena().no_decay().is_empty(), "adapters all decay");
+    assert!(trainer(&SftConfig::default()).finetune().no_decay().is_empty(), "adapters all decay");
 }
 
 /// `kaiming_uniform_(a=√5)` is uniform within ±1/√in_features.
 #[test]
 fn a_starts_kaiming_uniform_and_b_at_zero() {
     let trainer = trainer(&SftConfig::default());
-    let arena = trainer.finetune().arena();
+    let arena = trainer.finetune();
     let (mut a_count, mut b_count) = (0, 0);
     for slot in arena.slots() {
         let values = arena.value(slot).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use emoji_lab::lora::Adapter;
-use emoji_lab::model::{PackedTokens, save_pretrained_folder};
+use emoji_lab::model::{Gemma3, PackedTokens, save_pretrained_folder};
 use emoji_lab::prelude::*;
+use emoji_lab::train::{Buffer, Slot};
 
 fn rows(count: usize) -> ChatDataset {
     let dataset = load_dataset("embedded", EmojiFilter::PurelyEmoji).unwrap();
@@ -316,19 +317,9 @@ fn merged_saved_and_reloaded_it_is_the_adapter_on_the_base() {
         merged.save_pretrained(&folder).unwrap();
         let reloaded = load_model(folder.to_str().unwrap(), &Device::Cpu).unwrap();
         assert_eq!(reloaded.gemma.config().tie_word_embeddings, tied);
-        let ids = model.tokenizer.encode_chat(&prompt("let's go to the beach"), true).unwrap();
-        let tokens = PackedTokens::new(&[ids]);
-        let logits = |gemma: &emoji_lab::model::Gemma3| {
-            gemma
-                .logits(&gemma.hidden_states(&tokens).unwrap())
-                .unwrap()
-                .flatten_all()
-                .unwrap()
-                .to_vec1::<f32>()
-                .unwrap()
-        };
+        let logits = |gemma: &Gemma3| logits(gemma, &model.tokenizer);
         let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        let trained = logits(trainer.finetune().model());
+        let trained = logits(&trainer.model().unwrap());
         assert!(apart(&trained, &logits(&merged.gemma)) < 1e-4);
         assert_eq!(logits(&merged.gemma), logits(&reloaded.gemma));
         // The base itself is as it was.
@@ -460,17 +451,61 @@ fn a_parameter_without_a_gradient_is_named() {
     let args = SftConfig { max_steps: Some(2), save_strategy: Strategy::No, ..settings(dir.path()) };
     let mut trainer = trainer(&args, &rows(8));
     trainer.train().unwrap();
-    let arena = trainer.finetune().arena();
-    arena.check_gradients(2).unwrap();
-    let slot = arena.slots().iter().find(|slot| slot.name.ends_with("3.mlp.up_proj.lora_A.weight")).unwrap();
-    arena.gradients.slice_set(&vec_tensor(0.0, slot.len()), 0, slot.offset).unwrap();
+    let run = trainer.finetune_mut();
+    run.check_gradients(2).unwrap();
+    let slot = run.slots().iter().find(|slot| slot.name.ends_with("3.mlp.up_proj.lora_A.weight"));
+    let slot = slot.unwrap().clone();
+    run.write(Buffer::Gradients, &slot, &vec_tensor(0.0, slot.len())).unwrap();
     // A may be without one at step 1 only, while B is zero.
-    arena.check_gradients(1).unwrap();
-    let error = arena.check_gradients(2).unwrap_err().to_string();
+    run.check_gradients(1).unwrap();
+    let error = run.check_gradients(2).unwrap_err().to_string();
     assert!(error.contains("model.layers.3.mlp.up_proj.lora_A.weight got no gradient"), "{error}");
-    arena.gradients.slice_set(&vec_tensor(f32::NAN, 1), 0, slot.offset).unwrap();
-    let error = arena.check_gradients(1).unwrap_err().to_string();
+    run.write(Buffer::Gradients, &slot, &vec_tensor(f32::NAN, slot.len())).unwrap();
+    let error = run.check_gradients(1).unwrap_err().to_string();
     assert!(error.contains("model.layers.3.mlp.up_proj.lora_A.weight is not finite"), "{error}");
+}
+
+/// Whatever a trainer gives out is of the last step.
+#[test]
+fn no_public_value_is_stale() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = SftConfig { max_steps: Some(2), save_strategy: Strategy::No, ..settings(dir.path()) };
+    let mut trainer = trainer(&args, &rows(8));
+    let start = trainer.finetune().slots().to_vec();
+    let values = |trainer: &SftTrainer, slot: &Slot| {
+        trainer.finetune().value(slot).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let before: Vec<Vec<f32>> = start.iter().map(|slot| values(&trainer, slot)).collect();
+    let tokenizer = load_model("embedded", &Device::Cpu).unwrap().tokenizer;
+    let logits = |gemma: &Gemma3| logits(gemma, &tokenizer);
+    let untrained = logits(&trainer.model().unwrap());
+    trainer.train().unwrap();
+    let after: Vec<Vec<f32>> = start.iter().map(|slot| values(&trainer, slot)).collect();
+    assert!(before.iter().zip(&after).all(|(before, after)| before != after), "every parameter moved");
+    let adapter = trainer.adapter().unwrap().unwrap();
+    for (slot, values) in start.iter().zip(&after) {
+        assert!(&adapter.tensors[&slot.name].flatten_all().unwrap().to_vec1::<f32>().unwrap() == values);
+    }
+    let model = trainer.model().unwrap();
+    assert!(logits(&model) != untrained);
+    // The model that is given out computes what the trainer evaluates.
+    let batches = trainer.eval_batches().to_vec();
+    let sum = |loss: emoji_lab::ops::linear_cross_entropy::LossSum| loss.sum;
+    let ours: Vec<f64> =
+        batches.iter().map(|batch| sum(model.loss(&batch.tokens, &batch.targets).unwrap())).collect();
+    let theirs = trainer.finetune_mut().losses(&batches).unwrap();
+    assert_eq!(ours, theirs.into_iter().map(sum).collect::<Vec<_>>());
+    // A copy: later steps do not change it.
+    let then = logits(&model);
+    let batch = trainer.epoch_batches(0).swap_remove(0);
+    trainer.finetune_mut().step(&[batch], 1e-2).unwrap();
+    assert!(logits(&model) == then && logits(&trainer.model().unwrap()) != then);
+}
+
+fn logits(gemma: &Gemma3, tokenizer: &Tokenizer) -> Vec<f32> {
+    let ids = tokenizer.encode_chat(&prompt("let's go to the beach"), true).unwrap();
+    let hidden = gemma.hidden_states(&PackedTokens::new(&[ids])).unwrap();
+    gemma.logits(&hidden).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 fn vec_tensor(value: f32, len: usize) -> emoji_lab::Tensor {

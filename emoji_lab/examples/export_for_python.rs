@@ -250,7 +250,7 @@ fn run(out: &Path) -> Result<()> {
         }
         let adapter = out.join(format!("adapter_{form}"));
         trainer.save_model(&adapter)?;
-        export(&adapter, trainer.finetune().model(), &base.tokenizer)?;
+        export(&adapter, &trainer.model()?, &base.tokenizer)?;
         let merged = merge_adapters(&base, &adapter)?;
         let folder = out.join(format!("merged_{form}"));
         merged.save_pretrained(&folder)?;

@@ -20,6 +20,19 @@ pub enum Device {
     Cuda(Gpu),
 }
 
+/// The fastest device there is: the first GPU if this build has CUDA and the driver shows one, else
+/// the CPU.
+///
+/// # Errors
+/// [`Error::Device`] if there is a GPU, and it cannot be used.
+pub fn best_device() -> Result<Device> {
+    #[cfg(feature = "cuda")]
+    if Gpu::count() > 0 {
+        return Device::cuda(0);
+    }
+    Ok(Device::Cpu)
+}
+
 impl Device {
     /// The GPU number `ordinal`, computing in bf16 where it can, else in f32.
     ///
@@ -37,13 +50,13 @@ impl Device {
         ))
     }
 
-    /// `"cpu"`, `"cuda"`, `"cuda:1"`, or `"auto"` for [`best_device`](crate::model::best_device).
+    /// `"cpu"`, `"cuda"`, `"cuda:1"`, or `"auto"` for [`best_device`].
     ///
     /// # Errors
     /// [`Error::Setting`] for another name; what [`Self::cuda`] returns.
     pub fn by_name(name: &str) -> Result<Self> {
         let ordinal = match name {
-            "auto" | "" => return crate::model::best_device(),
+            "auto" | "" => return best_device(),
             "cpu" => return Ok(Self::Cpu),
             "cuda" => Some(0),
             _ => name.strip_prefix("cuda:").and_then(|n| n.parse().ok()),

@@ -1,8 +1,29 @@
-//! Fine-tune Gemma 3 for emoji from a Rust notebook, one step a cell.
+//! Fine-tune Gemma 3 for emoji from a Rust notebook, one step per cell.
 //!
-//! The steps, in the order of the notebook `notebooks/finetune_gemma3_emoji.ipynb`:
+//! ```no_run
+//! use emoji_lab::prelude::*;
 //!
-//! | step | function | room |
+//! # fn main() -> Result<()> {
+//! let rows = load_dataset("rows.csv", EmojiFilter::PurelyEmoji)?;
+//! let base = load_model("google/gemma-3-270m-it", &best_device()?)?;
+//! let splits = train_test_split(&format_chat(&rows, SYSTEM_PROMPT), 0.1, 42)?;
+//!
+//! let (quant, lora, args) = (QuantConfig::default(), LoraConfig::default(), SftConfig::default());
+//! let mut trainer =
+//!     SftTrainer::new(&base, &splits.train, Some(&splits.test), &quant, Some(&lora), &args)?;
+//! trainer.train()?;
+//! trainer.save_model("adapter")?;
+//!
+//! let tuned = merge_adapters(&base, "adapter")?;
+//! say!("{}", compare(&base, &tuned, &["let's go to the beach"], &GenerationConfig::default())?);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The steps, in the order of the notebook `notebooks/finetune_gemma3_emoji.ipynb`; [`tutorial`] goes
+//! through them with the tiny model that is embedded in this crate:
+//!
+//! | step | function | module |
 //! |---|---|---|
 //! | log in | [`hub::login`] | [`hub`] |
 //! | load and clean the rows | [`data::load_dataset`] | [`data`] |
@@ -30,6 +51,7 @@ pub mod error;
 pub mod files;
 #[doc(hidden)]
 pub mod fuzzing;
+mod host;
 pub mod hub;
 pub mod lora;
 pub mod model;
@@ -41,6 +63,7 @@ pub mod rng;
 pub mod settings;
 mod sniff;
 pub mod train;
+pub mod tutorial;
 
 pub use candle_core::{DType, Tensor};
 pub use device::Device;
@@ -53,12 +76,13 @@ pub mod prelude {
         ChatDataset, Conversation, Dataset, DatasetConfig, DatasetSplits, EmojiFilter, Example, Message,
         SYSTEM_PROMPT, format_chat, load_dataset, load_dataset_with, train_test_split,
     };
+    pub use crate::device::best_device;
     pub use crate::display::{Comparison, ParameterReport, Table};
     pub use crate::hub::{
         CardSample, Login, ModelCard, PushConfig, PushReport, login, login_interactive, push_to_hub,
     };
     pub use crate::lora::{LoraConfig, merge_adapters};
-    pub use crate::model::{GenerationConfig, Model, Tokenizer, best_device, generate, load_model};
+    pub use crate::model::{GenerationConfig, Model, Tokenizer, generate, load_model};
     pub use crate::plot::{LossPlot, plot_losses};
     pub use crate::quant::{QuantConfig, QuantType};
     pub use crate::settings::{setting, setting_or};

@@ -113,6 +113,14 @@ impl Philox {
     }
 }
 
+/// Streams of [`Philox`] under a run's seed, apart from dropout's (which count up from 0).
+pub(crate) mod streams {
+    /// Initial values of the adapters.
+    pub(crate) const INIT: u64 = 1 << 63;
+    /// The order of the rows, plus the epoch.
+    pub(crate) const ORDER: u64 = 1 << 62;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

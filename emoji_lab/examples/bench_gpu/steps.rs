@@ -24,7 +24,7 @@ fn floor_bytes(model: &Gemma3, finetune: &Finetune) -> usize {
     let config = model.config();
     let head = config.vocab_size * config.hidden_size;
     let size = model.device().dtype().size_in_bytes();
-    let trained = finetune.arena().len();
+    let trained = finetune.trainable();
     let moments = 2 * finetune.optimizer().state_dtype.size_in_bytes();
     2 * head * size + 3 * head * size + 3 * (trained - head) * 4 + 2 * trained * (4 + moments)
 }

@@ -51,13 +51,13 @@ fn check_gradients(model: &Gemma3, forward: &Tensors, golden: &Tensors, report: 
     let mut finetune = Finetune::new(model, &QuantConfig::none(), None, optimizer, 0.0, 0)?;
     finetune.step(&[forward.batch("")?], 0.0)?;
     let (mut worst, mut worst_name, mut missing) = (0.0f64, String::new(), 0);
-    let slots = finetune.arena().slots();
+    let slots = finetune.slots();
     for name in golden.names() {
         let Some(slot) = slots.iter().find(|slot| slot.name == name) else {
             missing += 1;
             continue;
         };
-        let ours = finetune.arena().gradient(slot)?.flatten_all()?.to_vec1::<f32>()?;
+        let ours = finetune.gradient(slot)?.flatten_all()?.to_vec1::<f32>()?;
         let error = relative(&ours, &golden.floats(name)?);
         if error > worst || error.is_nan() {
             (worst, worst_name) = (error, name.to_string());

@@ -66,7 +66,7 @@ fn start(run: &Path, trace: &Value, base: &Gemma3) -> Result<Finetune> {
     lora.ensure_weight_tying = init.config.tied;
     let quant =
         if trace["quant"].as_bool() == Some(true) { QuantConfig::default() } else { QuantConfig::none() };
-    let finetune =
+    let mut finetune =
         Finetune::new(base, &quant, Some(&lora), optimizer, number(args, "max_grad_norm", 1.0), 0)?;
     finetune.load(init.tensors.iter().map(|(n, t)| (n.as_str(), t)))?;
     Ok(finetune)
@@ -125,17 +125,17 @@ fn replay(name: &str, run: &Path, base: &Gemma3, bars: Bars, report: &mut Report
     // of the second moment, so where a gradient is nearly zero its rounding decides the direction.
     let mut parts = [("LoRA", vec![], vec![]), ("embeddings", vec![], vec![])];
     let mut compared = 0;
-    for slot in finetune.arena().slots() {
+    for slot in finetune.slots() {
         let Some(theirs) = expected.tensors.get(&slot.name) else { continue };
         compared += 1;
         let (_, ours_part, theirs_part) = &mut parts[usize::from(!slot.name.contains(".lora_"))];
-        ours_part.extend(finetune.arena().value(slot)?.flatten_all()?.to_vec1::<f32>()?);
+        ours_part.extend(finetune.value(slot)?.flatten_all()?.to_vec1::<f32>()?);
         theirs_part.extend(theirs.flatten_all()?.to_vec1::<f32>()?);
     }
     report.equal(
         &format!("{name}: trained tensors without a counterpart"),
-        finetune.arena().slots().len() - compared,
-        finetune.arena().slots().len(),
+        finetune.slots().len() - compared,
+        finetune.slots().len(),
     );
     for (what, ours, theirs) in parts.iter().filter(|(_, ours, _)| !ours.is_empty()) {
         report.error(
@@ -185,9 +185,9 @@ fn check_merge(name: &str, dir: &Path, run: &Path, base: &Gemma3, report: &mut R
     let mut lora = adapter.config.lora.clone();
     lora.ensure_weight_tying = adapter.config.tied;
     let optimizer = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, ..AdamW::default() };
-    let beside = Finetune::new(base, &QuantConfig::none(), Some(&lora), optimizer, 0.0, 0)?;
+    let mut beside = Finetune::new(base, &QuantConfig::none(), Some(&lora), optimizer, 0.0, 0)?;
     beside.load(adapter.tensors.iter().map(|(n, t)| (n.as_str(), t)))?;
-    let model = beside.model();
+    let model = beside.model()?;
     let beside = model.logits(&model.hidden_states(&batch.tokens)?)?;
     report.error(&format!("{name}: merged against adapter on base"), max_difference(&logits, &beside)?, 1e-4);
     Ok(())

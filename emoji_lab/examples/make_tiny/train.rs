@@ -99,7 +99,7 @@ pub fn pretrain(
             start.elapsed()
         );
     }
-    Ok(run.model().clone())
+    Ok(run.model()?)
 }
 
 /// The notebook's fine-tuning: QLoRA on the rows, three epochs, batches of four.
@@ -138,5 +138,5 @@ pub fn rehearse(
             start.elapsed()
         );
     }
-    Ok(run.model().clone())
+    Ok(run.model()?)
 }

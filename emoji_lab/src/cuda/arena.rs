@@ -122,14 +122,21 @@ impl DeviceArena {
         stored.read(&self.gpu, offset, len, staging)
     }
 
-    /// Overwrites what begins at `offset`; gradients are not written from outside.
+    /// Overwrites what begins at `offset`.
     pub(crate) fn write(&self, which: Buffer, offset: usize, values: &[f32]) -> Result<()> {
         match which {
             Buffer::Values if self.in_head(offset) => self.head_values.write(offset - self.head.0, values),
             Buffer::Values => self.values.write(self.beside_head(offset) * 4, values),
             Buffer::ExpAvg => self.exp_avg.write(offset, values),
             Buffer::ExpAvgSq => self.exp_avg_sq.write(offset, values),
-            Buffer::Gradients => Ok(()),
+            Buffer::Gradients if !self.in_head(offset) => {
+                self.gradients.write(self.beside_head(offset) * 4, values)
+            }
+            Buffer::Gradients if self.gpu.bf16() => {
+                let rounded: Vec<_> = values.iter().map(|value| half::bf16::from_f32(*value)).collect();
+                self.head_gradients.write((offset - self.head.0) * 2, &rounded)
+            }
+            Buffer::Gradients => self.head_gradients.write((offset - self.head.0) * 4, values),
         }
     }
 

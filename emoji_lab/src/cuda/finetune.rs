@@ -1,9 +1,8 @@
 //! Optimizer steps and evaluation on the card, each replayed from a CUDA graph.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
-use candle_core::DType;
+use candle_core::{DType, Tensor};
 use cudarc::driver::CudaGraph;
 
 use super::Gpu;
@@ -17,12 +16,13 @@ use super::network::Network;
 use super::step::{Inputs, SLOTS, Step, StepResult};
 use super::trouble::caught;
 use crate::error::{Error, Result};
+use crate::host;
 use crate::model::{EMBED_TOKENS, Gemma3, LM_HEAD};
-use crate::ops::adamw::{self, AdamW, Factors};
+use crate::ops::adamw::{self, Factors};
 use crate::ops::grad_norm;
-use crate::ops::host;
 use crate::ops::linear_cross_entropy::LossSum;
-use crate::train::{Arena, Batch};
+use crate::train::engine::{Settings, Ticket};
+use crate::train::{Batch, Slot};
 
 /// What a graph does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,18 +36,6 @@ enum Work {
     /// The loss alone, without dropout.
     Loss,
 }
-
-/// Settings of the optimizer steps.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Settings {
-    pub(crate) optimizer: AdamW,
-    pub(crate) max_grad_norm: f64,
-    pub(crate) seed: u64,
-}
-
-/// One optimizer step, to be waited for.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Ticket(usize);
 
 /// What an optimizer step on the card gave.
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +51,7 @@ pub(crate) struct Done {
 pub(crate) struct CudaFinetune {
     gpu: Gpu,
     network: Network,
-    arena: Arc<DeviceArena>,
+    arena: DeviceArena,
     room: Option<Room>,
     graphs: HashMap<(usize, Work), CudaGraph>,
     partials: Memory,
@@ -85,8 +73,6 @@ pub(crate) struct CudaFinetune {
 // SAFETY: a graph is a handle of the driver's that any thread may use after making the context its
 // own, which every method does first; nothing here is shared without `&mut`.
 unsafe impl Send for CudaFinetune {}
-// SAFETY: `&self` methods only read the arena, through the driver.
-unsafe impl Sync for CudaFinetune {}
 
 /// What depends on the longest batch.
 struct Room {
@@ -106,13 +92,24 @@ fn padded(tokens: usize) -> usize {
 }
 
 impl CudaFinetune {
-    /// Puts `model`, its adapters and the optimizer on the card.
-    pub(crate) fn new(gpu: &Gpu, model: &Gemma3, host_arena: &Arena, settings: Settings) -> Result<Self> {
-        caught(&gpu.short_name(), || Self::upload(gpu, model, host_arena, settings))
+    /// Puts `model`, its adapters and the optimizer on the card; `values` are those of `slots`, flat f32.
+    pub(crate) fn new(
+        gpu: &Gpu,
+        model: &Gemma3,
+        slots: &[Slot],
+        values: &Tensor,
+        settings: Settings,
+    ) -> Result<Self> {
+        caught(&gpu.short_name(), || Self::upload(gpu, model, slots, values, settings))
     }
 
-    fn upload(gpu: &Gpu, model: &Gemma3, host_arena: &Arena, settings: Settings) -> Result<Self> {
-        let slots = host_arena.slots();
+    fn upload(
+        gpu: &Gpu,
+        model: &Gemma3,
+        slots: &[Slot],
+        values: &Tensor,
+        settings: Settings,
+    ) -> Result<Self> {
         if let Some(slot) = slots.iter().find(|s| {
             !(s.name.contains(".lora_") || s.name.contains("embed_tokens") || s.name.starts_with("lm_head"))
         }) {
@@ -129,9 +126,7 @@ impl CudaFinetune {
         let head =
             slots.iter().find(|s| s.name == head_name).map_or((0, 0), |s| (s.offset, s.offset + s.len()));
         let bf16_moments = settings.optimizer.state_dtype == DType::BF16;
-        let arena =
-            host::read(&host_arena.values, |values| Ok(DeviceArena::new(gpu, values, head, bf16_moments)))?;
-        let arena = Arc::new(arena?);
+        let arena = host::read(values, |values| Ok(DeviceArena::new(gpu, values, head, bf16_moments)))??;
         let positions = model.config().max_position_embeddings.min(8192);
         let network = Network::new(gpu, model, Some((&arena, slots)), positions)?;
         let loras = model.layers.iter().flat_map(|l| &l.linears).filter_map(|l| l.lora.as_ref());
@@ -160,7 +155,7 @@ impl CudaFinetune {
     }
 
     /// The arena's buffers.
-    pub(crate) fn arena(&self) -> &Arc<DeviceArena> {
+    pub(crate) fn arena(&self) -> &DeviceArena {
         &self.arena
     }
 

@@ -55,12 +55,15 @@ fn start(gpu: &Gpu) -> (CudaFinetune, Finetune) {
     let lora = LoraConfig { lora_dropout: 0.25, ..LoraConfig::default() };
     let host = Finetune::new(&model(), &QuantConfig::none(), Some(&lora), AdamW::default(), 1.0, 42).unwrap();
     let settings = Settings { optimizer: AdamW::default(), max_grad_norm: 1.0, seed: 42 };
-    (CudaFinetune::new(gpu, host.model(), host.arena(), settings).unwrap(), host)
+    let model = host.model().unwrap();
+    let parts: Vec<Tensor> =
+        host.slots().iter().map(|slot| host.value(slot).unwrap().flatten_all().unwrap()).collect();
+    let values = Tensor::cat(&parts, 0).unwrap();
+    (CudaFinetune::new(gpu, &model, host.slots(), &values, settings).unwrap(), host)
 }
 
 fn values(cuda: &CudaFinetune, host: &Finetune) -> Vec<f32> {
-    let slots = host.arena().slots();
-    slots.iter().flat_map(|s| cuda.arena().read(Buffer::Values, s.offset, s.len()).unwrap()).collect()
+    host.slots().iter().flat_map(|s| cuda.arena().read(Buffer::Values, s.offset, s.len()).unwrap()).collect()
 }
 
 /// Memory runs out while the graph of a new length is made, with two steps on their way: these give what

@@ -26,6 +26,7 @@ mod activations;
 mod arena;
 mod backward;
 mod decode;
+mod engine;
 mod finetune;
 mod forward;
 mod gemm;
@@ -45,7 +46,6 @@ mod stored;
 pub(crate) mod testing;
 mod trouble;
 
-pub(crate) use arena::DeviceArena;
-pub(crate) use finetune::{CudaFinetune, Settings, Ticket};
+pub(crate) use engine::CudaEngine;
 pub(crate) use generator::OnCard;
 pub use gpu::Gpu;

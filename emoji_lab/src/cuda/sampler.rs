@@ -66,8 +66,8 @@ mod tests {
 
     use super::*;
     use crate::cuda::graph::capture;
+    use crate::host;
     use crate::ops::decode::cuda::DecodeState;
-    use crate::ops::host;
     use crate::ops::sample::cpu;
     use crate::rng::Philox;
 

@@ -11,7 +11,6 @@
 //! out: [`say()`] and [`show_both`] see to it for the whole crate, and each `Display` for itself.
 
 mod compare;
-mod losses;
 mod parameters;
 mod plain;
 mod progress;
@@ -22,7 +21,6 @@ mod tokens;
 use std::io::Write;
 
 pub use compare::{Comparison, ComparisonRow};
-pub use losses::loss_table;
 pub use parameters::{ParameterReport, ParameterRow, human_bytes};
 pub use plain::{plain, say};
 pub use progress::{Progress, human_duration};
@@ -30,9 +28,8 @@ pub use table::{Align, Cell, Table};
 pub use text::{display_width, escape_html, thousands};
 pub use tokens::{TokenStrip, TokenView};
 
-pub(crate) use losses::{epochs, nats};
 pub(crate) use plain::{plain_line, write_plain};
-pub(crate) use text::wrap;
+pub(crate) use text::{epochs, nats, wrap};
 
 /// Shows `html` in the notebook, with `text` for front ends that cannot.
 pub fn show_both(html: &str, text: &str) {

@@ -99,6 +99,17 @@ pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
+/// A loss as it is written everywhere.
+pub(crate) fn nats(loss: f64) -> String {
+    if loss.abs() < 1e6 { format!("{loss:.4}") } else { format!("{loss:.3e}") }
+}
+
+/// An epoch: `3`, or `0.25` inside one.
+pub(crate) fn epochs(epoch: f64) -> String {
+    let rounded = (epoch * 100.0).round() / 100.0;
+    if rounded.fract() == 0.0 { format!("{rounded:.0}") } else { format!("{rounded:.2}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,5 +170,10 @@ mod tests {
         for line in wrap(&"🌊🏖️ beach\tday ".repeat(30), 17) {
             assert!(display_width(&line) <= 17, "{line:?}");
         }
+    }
+
+    #[test]
+    fn epochs_read_well() {
+        assert_eq!([1.0, 0.25, 2.9999, 0.333].map(epochs), ["1", "0.25", "3", "0.33"]);
     }
 }

@@ -44,19 +44,6 @@ pub fn load_model(source: &str, device: &Device) -> Result<Model> {
     })
 }
 
-/// The fastest device there is: the first GPU if this build has CUDA and the driver shows one, else
-/// the CPU.
-///
-/// # Errors
-/// [`Error::Device`](crate::Error::Device) if there is a GPU, and it cannot be used.
-pub fn best_device() -> Result<Device> {
-    #[cfg(feature = "cuda")]
-    if crate::cuda::Gpu::count() > 0 {
-        return Device::cuda(0);
-    }
-    Ok(Device::Cpu)
-}
-
 impl Model {
     /// Whether this is the small model that comes with the crate.
     pub fn is_embedded(&self) -> bool {

@@ -40,7 +40,7 @@ pub use gguf::{GgufModel, Rounding, gguf_from_bytes, open_gguf};
 pub(crate) use layer::DecoderLayer;
 pub(crate) use layer::LINEARS;
 pub use linear::{DropoutKey, Linear, LoraAdapter, Param};
-pub use loaded::{Model, best_device, load_model};
+pub use loaded::{Model, load_model};
 pub use names::{EMBED_TOKENS, LM_HEAD, tensor_shapes};
 pub use packed::PackedTokens;
 pub(crate) use pretrained::read_config;

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::cut_short::what_is_wrong;
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
-use crate::ops::host;
+use crate::host;
 use crate::sniff::disguise_of;
 
 /// Values handled at a time by one thread: large enough to be worth a task, small enough that the

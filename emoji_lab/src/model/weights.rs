@@ -13,7 +13,7 @@ use super::safetensors::{map_file, tensors_from_bytes};
 use super::shards::{shards, shards_without_index};
 use super::wanted::{Wanted, missing, wrong_shape};
 use crate::error::{Error, Result};
-use crate::ops::host;
+use crate::host;
 
 /// Named tensors (transformers' names, `model.layers.0.self_attn.q_proj.weight`), f32 on the CPU.
 #[derive(Debug, Clone, Default)]

@@ -18,7 +18,6 @@ pub mod embedding;
 pub mod geglu;
 pub(crate) mod gemm;
 pub mod grad_norm;
-pub(crate) mod host;
 pub mod linear_cross_entropy;
 pub mod lora_linear;
 pub(crate) mod math;

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use super::Figure;
 use super::canvas::{self, Axis, BLUE, Card, GREEN, Mark, ORANGE};
-use super::history::{LossCurves, LossPoint};
+
 use super::scale;
 use super::verdict::Verdict;
-use crate::display::{epochs, loss_table};
+use crate::display::epochs;
 use crate::error::{Error, Result};
-use crate::train::LogEntry;
+use crate::train::{LogEntry, LossCurves, LossPoint, loss_table};
 
 /// More training losses than the plot has room for are drawn as averages.
 const MAX_POINTS: usize = 300;

@@ -6,7 +6,6 @@
 //! Only presentation attributes are used, no `style`, which code-hosting pages strip.
 
 mod canvas;
-mod history;
 mod lossplot;
 mod scale;
 mod teaching;
@@ -14,10 +13,12 @@ mod verdict;
 
 use std::path::Path;
 
-pub use history::{LossCurves, LossPoint, LossRow};
 pub use lossplot::{LossPlot, plot_losses};
 pub use teaching::{plot_block_errors, plot_rank_losses, plot_token_lengths, plot_weight_histogram};
 pub use verdict::{Fit, Verdict};
+
+// What is drawn, which comes from the trainer's log.
+pub use crate::train::{LossCurves, LossPoint, LossRow};
 
 use crate::error::Result;
 

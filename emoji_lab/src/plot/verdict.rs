@@ -1,7 +1,7 @@
 //! What two loss curves say, by the rules of the lesson.
 
-use super::history::{LossCurves, LossRow};
 use crate::display::{epochs, nats};
+use crate::train::{LossCurves, LossRow};
 
 /// Gaps within this share of the training loss count as none.
 pub const CLOSE: f64 = 0.05;

@@ -5,7 +5,7 @@
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use crate::ops::host;
+use crate::host;
 
 /// Values that share one `absmax`, by default.
 pub const BLOCK_SIZE: usize = 64;

@@ -11,9 +11,9 @@ use super::batch::Row;
 use super::config::SftConfig;
 use super::schedule::Scheduler;
 use crate::error::Result;
+use crate::host;
 use crate::lora::LoraConfig;
 use crate::model::Model;
-use crate::ops::host;
 use crate::quant::QuantConfig;
 
 /// Everything that decides a run's numbers, by name, in the order in which differences are told.

@@ -1,17 +1,25 @@
 //! Supervised fine-tuning: settings, batches, trainer, optimizer, checkpoints, logs.
 
-mod arena;
 mod batch;
 mod checkpoint;
 mod config;
+mod cpu;
+mod curves;
+pub(crate) mod engine;
 mod finetune;
 mod identity;
 mod interrupt;
+mod layout;
 mod log;
+mod loss_table;
 mod output;
 mod parameters;
+mod plan;
+#[cfg(test)]
+mod rehearsal;
 mod resume;
 mod rows;
+mod run;
 mod schedule;
 mod snapshot;
 mod tensorboard;
@@ -20,12 +28,15 @@ mod trainer_state;
 mod training_state;
 mod weights_io;
 
-pub use arena::{Arena, Buffer, Slot};
 pub use batch::{Batch, Row};
 pub use checkpoint::CheckpointDir;
 pub use config::{SftConfig, Strategy};
-pub use finetune::{Finetune, Pending, StepResult};
+pub use curves::{LossCurves, LossPoint, LossRow};
+pub use engine::StepResult;
+pub use finetune::{Finetune, Pending};
+pub use layout::{Buffer, Slot};
 pub use log::LogEntry;
+pub use loss_table::loss_table;
 pub use output::TrainOutput;
 pub use rows::tokens_in_training;
 pub use schedule::{Scheduler, warmup_steps};

@@ -1,7 +1,8 @@
 //! What a training run came to, for a cell to show.
 
 use super::log::LogEntry;
-use crate::display::{human_duration, loss_table, notebook_view, thousands};
+use super::loss_table::loss_table;
+use crate::display::{human_duration, notebook_view, thousands};
 
 /// The result of [`super::SftTrainer::train`].
 #[derive(Debug, Clone, PartialEq)]

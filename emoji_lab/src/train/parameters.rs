@@ -8,39 +8,36 @@ use crate::ops::lora_linear::Weight;
 
 const F32: u64 = 4;
 
+fn is_embedding(name: &str) -> bool {
+    name.contains("embed_tokens") || name.starts_with("lm_head")
+}
+
 pub(super) fn report(finetune: &Finetune) -> ParameterReport {
-    let model = finetune.model();
-    let mut quantised = ParameterRow { name: "Linear layers, NF4".into(), ..ParameterRow::default() };
-    let mut dense = ParameterRow { name: "Linear layers".into(), ..ParameterRow::default() };
+    let model = finetune.start();
+    let is_trained = |name: &str| finetune.slots().iter().any(|slot| slot.name == name);
+    let row = |name: &str| ParameterRow { name: name.into(), ..ParameterRow::default() };
+    let mut quantised = row("Linear layers, NF4");
     for linear in model.layers.iter().flat_map(|l| &l.linears) {
-        match &linear.weight {
-            Weight::Nf4(weight) => {
-                quantised.parameters += weight.dims().iter().product::<usize>() as u64;
-                quantised.weight_bytes += weight.bytes() as u64;
-            }
-            Weight::Dense(weight) if linear.weight_gradient.is_none() => {
-                dense.parameters += weight.elem_count() as u64;
-                dense.weight_bytes += weight.elem_count() as u64 * F32;
-            }
-            Weight::Dense(_) => {}
+        if let Weight::Nf4(weight) = &linear.weight {
+            quantised.parameters += weight.dims().iter().product::<usize>() as u64;
+            quantised.weight_bytes += weight.bytes() as u64;
         }
     }
-    let norms = model.layers.iter().flat_map(|l| &l.norms).chain([&model.norm]);
-    let frozen = |params: &mut dyn Iterator<Item = &crate::model::Param>| -> u64 {
-        params.filter(|p| p.gradient.is_none()).map(|p| p.value.elem_count() as u64).sum()
-    };
-    let fixed = |name: &str, params: &mut dyn Iterator<Item = &crate::model::Param>| {
-        let parameters = frozen(params);
-        ParameterRow {
-            name: name.into(),
-            parameters,
-            weight_bytes: parameters * F32,
-            ..ParameterRow::default()
-        }
-    };
-    let norms = fixed("Norms", &mut norms.into_iter());
-    let embeddings =
-        fixed("Embedding and head, frozen", &mut std::iter::once(&model.embed_tokens).chain(&model.lm_head));
+    let [mut dense, mut norms, mut embeddings] =
+        ["Linear layers", "Norms", "Embedding and head, frozen"].map(row);
+    // Every frozen parameter, by what it is. Visiting fails only where the visitor does, and this one does not.
+    let _ = model.clone().visit_parameters(&mut |parameter| {
+        let row = match parameter.name.as_str() {
+            name if is_trained(name) => return Ok(()),
+            name if is_embedding(name) => &mut embeddings,
+            name if name.contains("norm") => &mut norms,
+            _ => &mut dense,
+        };
+        let parameters = parameter.value.elem_count() as u64;
+        row.parameters += parameters;
+        row.weight_bytes += parameters * F32;
+        Ok(())
+    });
     // On a GPU the head's gradient is of the compute type.
     let head_gradient = model.device().dtype().size_in_bytes() as u64;
     let head = if model.lm_head.is_none() { crate::model::EMBED_TOKENS } else { crate::model::LM_HEAD };
@@ -50,7 +47,7 @@ pub(super) fn report(finetune: &Finetune) -> ParameterReport {
     let small = model.device().is_cuda() && finetune.optimizer().state_dtype == DType::BF16;
     let state_bytes = if small { 2 } else { F32 };
     let trained = |name: &str, pick: &dyn Fn(&str) -> bool| {
-        let slots: Vec<_> = finetune.arena().slots().iter().filter(|slot| pick(&slot.name)).collect();
+        let slots: Vec<_> = finetune.slots().iter().filter(|slot| pick(&slot.name)).collect();
         let parameters: u64 = slots.iter().map(|slot| slot.len() as u64).sum();
         ParameterRow {
             name: name.into(),
@@ -61,7 +58,6 @@ pub(super) fn report(finetune: &Finetune) -> ParameterReport {
             optimizer_bytes: 2 * parameters * state_bytes,
         }
     };
-    let is_embedding = |name: &str| name.contains("embed_tokens") || name.starts_with("lm_head");
     let tied =
         if model.lm_head.is_none() { "Embedding and head, one tied tensor" } else { "Embedding and head" };
     let rows = vec![

@@ -5,8 +5,10 @@ use std::path::Path;
 use super::checkpoint::{CheckpointDir, last_part};
 use super::identity::RunIdentity;
 use super::output::TrainOutput;
+use super::plan::Plan;
+use super::run::Due;
 use super::snapshot::{ModelSnapshot, Snapshot, Writing};
-use super::trainer::{Due, Plan, Position, SftTrainer};
+use super::trainer::{Position, SftTrainer};
 use super::trainer_state::{TRAINER_STATE_FILE, TrainerState};
 use super::training_state::TrainingState;
 use crate::display::say;
@@ -349,8 +351,7 @@ mod tests {
             for fails_at in [5, 6, 7, 10] {
                 let broken = dir.path().join(format!("{ahead}-{fails_at}"));
                 let mut run = trainer(&broken, Strategy::Steps(4));
-                run.finetune.rehearsal.ahead = ahead;
-                run.finetune.rehearsal.fails_at = Some(fails_at);
+                run.finetune = run.finetune.rehearse(ahead, fails_at);
                 let error = run.train().unwrap_err().to_string();
                 assert!(error.contains("rehearsed"), "{error}");
                 // What a person does then: the same cell again, or resume().
@@ -364,7 +365,7 @@ mod tests {
     fn parameters_of_no_step_are_not_saved_and_not_trained_on() {
         let dir = tempfile::tempdir().unwrap();
         let mut run = trainer(dir.path(), Strategy::No);
-        (run.finetune.rehearsal.ahead, run.finetune.rehearsal.fails_at) = (2, Some(6));
+        run.finetune = run.finetune.rehearse(2, 6);
         run.train().unwrap_err();
         let error = run.save_model(dir.path().join("a")).unwrap_err().to_string();
         assert!(error.contains("belong to no step"), "{error}");

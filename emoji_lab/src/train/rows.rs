@@ -4,13 +4,13 @@ use rayon::prelude::*;
 
 use super::batch::{Batch, Row};
 use super::config::SftConfig;
-use super::finetune::streams;
 use crate::data::{ChatDataset, Conversation, Message, Role};
 use crate::display::{TokenStrip, say, thousands};
 use crate::error::{Error, Result};
 use crate::model::Tokenizer;
 use crate::ops::IGNORE_INDEX;
 use crate::rng::Philox;
+use crate::rng::streams;
 
 /// Tokenises a dataset through the model's chat template, as TRL does with `messages`: the whole
 /// conversation, cut to `max_length` tokens. Says how many rows are cut, if any.

@@ -28,12 +28,11 @@ pub(super) struct ModelSnapshot {
 
 impl ModelSnapshot {
     pub(super) fn take(trainer: &SftTrainer) -> Result<Self> {
-        let model = trainer.finetune.model();
         let trained = match trainer.adapter()? {
             Some(adapter) => Trained::Adapter(adapter),
             None => Trained::Model {
-                config: Box::new(model.config().clone()),
-                weights: model.named_weights()?,
+                config: Box::new(trainer.finetune.config().clone()),
+                weights: trainer.finetune.peek_model()?.named_weights()?,
                 generation_config: trainer.base.generation_config.clone(),
             },
         };

@@ -7,7 +7,7 @@ use std::path::Path;
 use candle_core::Tensor;
 use serde::de::DeserializeOwned;
 
-use super::arena::Buffer;
+use super::layout::Buffer;
 use super::trainer::SftTrainer;
 use super::training_state::TrainingState;
 use crate::error::{Error, Result};
@@ -27,12 +27,11 @@ impl SftTrainer {
             return Err(super::resume::off());
         }
         let Some(lora) = &self.lora else { return Ok(None) };
-        let arena = self.finetune.arena();
         let mut tensors = BTreeMap::new();
-        for slot in arena.slots() {
-            tensors.insert(slot.name.clone(), arena.value(slot)?);
+        for slot in self.finetune.slots() {
+            tensors.insert(slot.name.clone(), self.finetune.value(slot)?);
         }
-        let tied = self.finetune.model().config().tie_word_embeddings;
+        let tied = self.finetune.config().tie_word_embeddings;
         if tied && let Some(embedding) = tensors.get(EMBED_TOKENS) {
             // PEFT writes the shared tensor under both names.
             let embedding = embedding.clone();
@@ -61,34 +60,32 @@ impl SftTrainer {
                 }
                 Ok(adapter.tensors)
             }
-            None => Ok(Weights::from_folder(dir, self.finetune.model().config())?.tensors),
+            None => Ok(Weights::from_folder(dir, self.finetune.config())?.tensors),
         }
     }
 
-    pub(super) fn put_weights(&self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    pub(super) fn put_weights(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
         self.finetune.load(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))
     }
 
     pub(super) fn optimizer_tensors(&self) -> Result<BTreeMap<String, Tensor>> {
-        let arena = self.finetune.arena();
         let mut tensors = BTreeMap::new();
-        for slot in arena.slots() {
+        for slot in self.finetune.slots() {
             for (name, buffer) in MOMENTS {
-                tensors.insert(format!("{name}.{}", slot.name), arena.peek(buffer, slot)?);
+                tensors.insert(format!("{name}.{}", slot.name), self.finetune.peek(buffer, slot)?);
             }
         }
         Ok(tensors)
     }
 
     pub(super) fn load_optimizer_tensors<P: DeserializeOwned>(
-        &self,
+        &mut self,
         saved: &mut TrainingState<P>,
     ) -> Result<()> {
-        let arena = self.finetune.arena();
-        for slot in arena.slots() {
+        for slot in self.finetune.slots().to_vec() {
             for (name, buffer) in MOMENTS {
                 let tensor = saved.take(&format!("{name}.{}", slot.name), &slot.dims)?;
-                arena.write(buffer, slot, &tensor)?;
+                self.finetune.write(buffer, &slot, &tensor)?;
             }
         }
         Ok(())

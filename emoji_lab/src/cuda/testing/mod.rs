@@ -13,7 +13,7 @@ use super::Gpu;
 use super::gemm::{self, Out, matrix};
 use super::memory::Memory;
 use super::step::{Step, StepResult};
-use crate::ops::host;
+use crate::host;
 use crate::rng::Philox;
 pub(crate) use guarded::{Guarded, Kind};
 

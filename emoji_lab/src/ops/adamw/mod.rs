@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use candle_core::{DType, Result, Tensor};
 
-use super::host;
+use crate::host;
 use crate::rng::Philox;
 
 /// AdamW's settings.

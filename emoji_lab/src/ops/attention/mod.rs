@@ -10,7 +10,7 @@ mod cuda_tests;
 
 use candle_core::{Result, Tensor};
 
-use super::host;
+use crate::host;
 
 /// One sequence: its queries and its keys, as ranges of the packed tokens.
 ///

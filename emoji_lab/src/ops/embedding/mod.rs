@@ -8,7 +8,7 @@ mod cuda_tests;
 
 use candle_core::{Result, Tensor};
 
-use super::host;
+use crate::host;
 
 /// Rows of `table` `[vocab, hidden]` for `ids`, times `scale`: `[tokens, hidden]`.
 ///

@@ -9,7 +9,7 @@ mod cuda_tests;
 
 use candle_core::{Result, Tensor};
 
-use super::host;
+use crate::host;
 
 /// `gelu_tanh(gate) · up`, element by element; `gate` and `up` have one shape.
 ///

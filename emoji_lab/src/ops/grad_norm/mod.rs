@@ -9,7 +9,7 @@ mod cuda_tests;
 
 use candle_core::{Result, Tensor};
 
-use super::host;
+use crate::host;
 
 /// `sqrt(Σ g²)` over a flat tensor.
 ///

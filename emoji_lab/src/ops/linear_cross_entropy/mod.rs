@@ -10,7 +10,8 @@ mod cuda_tests;
 
 use candle_core::{Result, Tensor};
 
-use super::{IGNORE_INDEX, host};
+use super::IGNORE_INDEX;
+use crate::host;
 
 /// What [`loss`] returns.
 #[derive(Debug, Clone, Copy, PartialEq)]

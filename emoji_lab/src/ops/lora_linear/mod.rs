@@ -11,7 +11,7 @@ mod dropout;
 
 use candle_core::{Result, Tensor};
 
-use super::host;
+use crate::host;
 use crate::quant::Nf4Tensor;
 
 pub use dropout::Dropout;

@@ -9,7 +9,7 @@ mod cuda_tests;
 
 use candle_core::{Result, Tensor};
 
-use super::host;
+use crate::host;
 
 /// Cosines and sines of a batch's positions for one RoPE base.
 #[derive(Debug, Clone)]

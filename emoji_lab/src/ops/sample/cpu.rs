@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 use candle_transformers::utils::apply_repeat_penalty;
 
 use super::{Rule, gumbel, key, wanted, weight};
-use crate::ops::host;
+use crate::host;
 
 /// The token that follows `seen`, given its logits `[vocab]`.
 ///

@@ -1,9 +1,8 @@
 //! The losses of a run, checkpoint by checkpoint.
 
-use super::table::{Align, Table};
-use super::text::thousands;
-use crate::plot::{LossCurves, LossRow};
-use crate::train::LogEntry;
+use super::curves::{LossCurves, LossRow};
+use super::log::LogEntry;
+use crate::display::{Align, Table, epochs, nats, thousands};
 
 /// Longer tables are thinned: nobody reads five hundred rows in a cell.
 const MAX_ROWS: usize = 24;
@@ -52,17 +51,6 @@ fn thin(rows: &[LossRow], best: Option<usize>) -> Vec<LossRow> {
     kept.map(|(_, row)| row.clone()).collect()
 }
 
-/// A loss as it is written everywhere.
-pub(crate) fn nats(loss: f64) -> String {
-    if loss.abs() < 1e6 { format!("{loss:.4}") } else { format!("{loss:.3e}") }
-}
-
-/// An epoch: `3`, or `0.25` inside one.
-pub(crate) fn epochs(epoch: f64) -> String {
-    let rounded = (epoch * 100.0).round() / 100.0;
-    if rounded.fract() == 0.0 { format!("{rounded:.0}") } else { format!("{rounded:.2}") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,10 +87,5 @@ mod tests {
         assert!(loss_table(&[]).to_text().contains("Validation"));
         let text = loss_table(&[entry(1.0, 1, Some(f64::NAN), Some(f64::INFINITY))]).to_text();
         assert!(text.contains("left out"), "{text}");
-    }
-
-    #[test]
-    fn epochs_read_well() {
-        assert_eq!([1.0, 0.25, 2.9999, 0.333].map(epochs), ["1", "0.25", "3", "0.33"]);
     }
 }

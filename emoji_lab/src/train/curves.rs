@@ -1,6 +1,6 @@
 //! The loss curves in a log history.
 
-use crate::train::LogEntry;
+use super::log::LogEntry;
 
 /// One loss that was logged.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,7 +35,7 @@ impl LossRow {
     }
 
     /// Validation over training loss; `None` too if the training loss is not positive.
-    pub(super) fn ratio(&self) -> Option<f64> {
+    pub(crate) fn ratio(&self) -> Option<f64> {
         let train = self.train.filter(|train| *train > 0.0)?;
         Some(self.eval? / train)
     }

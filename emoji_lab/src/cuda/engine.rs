@@ -1,0 +1,111 @@
+//! Training on a GPU, as the trainer sees it.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use candle_core::Tensor;
+
+use super::Gpu;
+use super::finetune::CudaFinetune;
+use crate::error::{Error, Result};
+use crate::host;
+use crate::model::Gemma3;
+use crate::ops::linear_cross_entropy::LossSum;
+use crate::train::engine::{
+    Engine, Settings, Step, StepResult, Ticket, check_finite, check_gradients, count_targets,
+};
+use crate::train::{Batch, Buffer, Slot};
+
+/// The GPU's engine. It runs some steps ahead of the host, which so never makes it wait.
+#[derive(Debug)]
+pub(crate) struct CudaEngine {
+    finetune: Mutex<CudaFinetune>,
+    slots: Vec<Slot>,
+    pending: BTreeMap<Ticket, Pending>,
+}
+
+/// What is needed to judge a step when it is done.
+#[derive(Debug)]
+struct Pending {
+    step: Step,
+    targets: usize,
+    tokens: usize,
+}
+
+impl CudaEngine {
+    /// Puts `model` and its optimizer on the GPU; `values` are those of `slots`, flat f32.
+    pub(crate) fn new(
+        gpu: &Gpu,
+        model: &Gemma3,
+        slots: &[Slot],
+        values: &Tensor,
+        settings: Settings,
+    ) -> Result<Self> {
+        let finetune = CudaFinetune::new(gpu, model, slots, values, settings)?;
+        Ok(Self { finetune: Mutex::new(finetune), slots: slots.to_vec(), pending: BTreeMap::new() })
+    }
+
+    fn own(&mut self) -> &mut CudaFinetune {
+        self.finetune.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shared(&self) -> MutexGuard<'_, CudaFinetune> {
+        self.finetune.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Engine for CudaEngine {
+    fn reserve(&mut self, tokens: usize) -> Result<()> {
+        self.own().reserve(tokens)
+    }
+
+    fn submit(&mut self, batches: &[Batch], step: &Step) -> Result<Ticket> {
+        let targets = count_targets(batches)?;
+        let ticket = self.own().submit(batches, step.learning_rate, step.number, step.first_pass)?;
+        let tokens = batches.iter().map(|batch| batch.tokens.len()).sum();
+        self.pending.insert(ticket, Pending { step: *step, targets, tokens });
+        Ok(ticket)
+    }
+
+    /// While a step whose gradients are to be checked is on its way there is none: the next one would
+    /// overwrite them.
+    fn has_room(&self) -> bool {
+        self.shared().has_room() && self.pending.values().all(|pending| pending.step.check.is_none())
+    }
+
+    fn wait(&mut self, ticket: Ticket) -> Result<StepResult> {
+        let done = self.own().wait(ticket)?;
+        let Some(Pending { step, targets, tokens }) = self.pending.remove(&ticket) else {
+            return Err(Error::training("a step was waited for twice", "Wait for every step once"));
+        };
+        let loss = done.loss_sum / targets as f64;
+        // Once another step has been sent, the gradients are no longer this one's.
+        if let Some(moved) = step.check.filter(|_| self.shared().has_gradients_of(ticket)) {
+            check_gradients(&self.slots, &self.gradient_squares()?, moved)?;
+        }
+        check_finite(step.number, loss, done.grad_norm)?;
+        let device_ms = done.milliseconds.map(f64::from);
+        Ok(StepResult { loss, grad_norm: done.grad_norm, tokens, device_ms })
+    }
+
+    fn losses(&self, batches: &[Batch]) -> Result<Vec<LossSum>> {
+        self.shared().losses(batches)
+    }
+
+    fn read(&self, buffer: Buffer, slot: &Slot) -> Result<Tensor> {
+        let values = self.shared().arena().read(buffer, slot.offset, slot.len())?;
+        Ok(host::tensor(values, slot.dims.as_slice())?)
+    }
+
+    fn write(&mut self, buffer: Buffer, slot: &Slot, values: &Tensor) -> Result<()> {
+        self.own().arena().write(buffer, slot.offset, &values.to_vec1::<f32>()?)
+    }
+
+    fn gradient_squares(&self) -> Result<Vec<f64>> {
+        self.shared().arena().gradient_squares(&self.slots)
+    }
+
+    fn memory(&self) -> Vec<(&'static str, usize)> {
+        self.shared().memory_report()
+    }
+}

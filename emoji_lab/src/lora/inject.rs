@@ -1,0 +1,58 @@
+//! A base model made ready for training: quantised, with adapters on its linear layers.
+
+use candle_core::{DType, Tensor};
+
+use super::config::LoraConfig;
+use crate::error::Result;
+use crate::model::{Gemma3, LoraAdapter, Param};
+use crate::ops::lora_linear::Weight;
+use crate::quant::Nf4Tensor;
+use crate::rng::{Philox, streams};
+
+/// Puts the linear layers into NF4, in blocks of `blocksize` values.
+pub(crate) fn quantize_linears(model: &mut Gemma3, blocksize: usize) -> Result<()> {
+    for linear in model.layers.iter_mut().flat_map(|l| &mut l.linears) {
+        if let Weight::Dense(weight) = &linear.weight {
+            linear.weight = Weight::Nf4(Nf4Tensor::quantize(weight, blocksize)?);
+        }
+    }
+    Ok(())
+}
+
+/// Puts new adapters on the layers that `lora` names: A uniform in ±1/√in_features (kaiming-uniform with
+/// a = √5, as PEFT initialises it), B zero.
+pub(crate) fn add_adapters(model: &mut Gemma3, lora: &LoraConfig, seed: u64) -> Result<()> {
+    let device = candle_core::Device::Cpu;
+    let mut random = Philox::new(seed, streams::INIT);
+    let targets = lora.targets();
+    for layer in &mut model.layers {
+        for (name, linear) in crate::model::LINEARS.iter().zip(&mut layer.linears) {
+            if !targets.iter().any(|target| name.ends_with(target)) {
+                continue;
+            }
+            let (outs, ins) = linear.weight.dims2()?;
+            let bound = 1.0 / (ins as f32).sqrt();
+            let a: Vec<f32> = (0..lora.r * ins).map(|_| (2.0 * random.next_f32() - 1.0) * bound).collect();
+            linear.lora = Some(LoraAdapter {
+                a: Param::frozen(Tensor::from_vec(a, (lora.r, ins), &device)?),
+                b: Param::frozen(Tensor::zeros((outs, lora.r), DType::F32, &device)?),
+                scale: lora.lora_alpha / lora.r as f64,
+                dropout: lora.lora_dropout,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Whether the embedding and the head are trained; unties them where that is asked for.
+pub(crate) fn train_embeddings(model: &mut Gemma3, lora: &LoraConfig) -> Result<bool> {
+    if !lora.trains_embeddings() {
+        return Ok(false);
+    }
+    if model.lm_head.is_none() && !lora.ensure_weight_tying {
+        // Two copies, each trained on its own, as PEFT has it for a tied model.
+        model.lm_head = Some(Param::frozen(model.embed_tokens.value.force_contiguous()?));
+        model.config.tie_word_embeddings = false;
+    }
+    Ok(true)
+}

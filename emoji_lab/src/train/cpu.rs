@@ -1,0 +1,161 @@
+//! Training on the CPU: the reference for every other engine.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::batch::Batch;
+use super::engine::{
+    Engine, Settings, Step, StepResult, Ticket, check_finite, check_gradients, count_targets,
+};
+use super::layout::{Buffer, Layout, Slot};
+use crate::error::{Error, Result};
+use crate::host;
+use crate::model::{DropoutKey, Gemma3};
+use crate::ops::linear_cross_entropy::LossSum;
+use crate::ops::pool::on_pool;
+use crate::ops::{adamw, grad_norm};
+use crate::rng::Philox;
+
+/// A model whose trained tensors are views into `values`, and whose backward pass adds to views into
+/// `gradients`: an optimizer step is one pass over four flat tensors.
+#[derive(Debug)]
+pub(super) struct CpuEngine {
+    model: Gemma3,
+    layout: Arc<Layout>,
+    settings: Settings,
+    values: Tensor,
+    gradients: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    /// Steps that were done and not yet waited for.
+    done: BTreeMap<Ticket, StepResult>,
+    submitted: usize,
+}
+
+impl CpuEngine {
+    /// Tensors are replaced in a copy of `model`, not changed, so it keeps the values it has.
+    pub(super) fn new(model: &Gemma3, layout: &Layout, settings: Settings) -> Result<Self> {
+        let values = layout.values_of(model)?;
+        let zeros = || values.zeros_like();
+        let (gradients, exp_avg, exp_avg_sq) = (zeros()?, zeros()?, zeros()?);
+        let mut model = model.clone();
+        layout.visit(&mut model, &mut |parameter, slot| {
+            *parameter.value = slot.view(&values)?;
+            *parameter.gradient = Some(slot.view(&gradients)?);
+            Ok(())
+        })?;
+        Ok(Self {
+            model,
+            layout: Arc::new(layout.clone()),
+            settings,
+            values,
+            gradients,
+            exp_avg,
+            exp_avg_sq,
+            done: BTreeMap::new(),
+            submitted: 0,
+        })
+    }
+
+    fn buffer(&self, buffer: Buffer) -> &Tensor {
+        match buffer {
+            Buffer::Values => &self.values,
+            Buffer::Gradients => &self.gradients,
+            Buffer::ExpAvg => &self.exp_avg,
+            Buffer::ExpAvgSq => &self.exp_avg_sq,
+        }
+    }
+
+    /// Forward, backward, norm, checks, update: in this order, so that a step which fails has changed
+    /// no parameter.
+    fn step(&self, batches: &[Batch], step: &Step) -> Result<StepResult> {
+        let Settings { optimizer, max_grad_norm, seed } = self.settings;
+        let targets = count_targets(batches)?;
+        self.gradients.zero_set()?;
+        let (mut loss_sum, mut tokens, mut pass) = (0.0, 0, step.first_pass);
+        for batch in batches {
+            let key = DropoutKey { seed, pass };
+            let factor = 1.0 / targets as f64;
+            loss_sum += self.model.loss_and_backward(&batch.tokens, &batch.targets, factor, Some(key))?.sum;
+            tokens += batch.tokens.len();
+            pass += 1;
+        }
+        let loss = loss_sum / targets as f64;
+        let norm = grad_norm::global_norm(&self.gradients)?;
+        if let Some(moved) = step.check {
+            check_gradients(self.layout.slots(), &self.gradient_squares()?, moved)?;
+        }
+        check_finite(step.number, loss, norm)?;
+        let scale = if max_grad_norm > 0.0 { grad_norm::clip_factor(norm, max_grad_norm) } else { 1.0 };
+        adamw::step(
+            &self.values,
+            &self.gradients,
+            (&self.exp_avg, &self.exp_avg_sq),
+            &optimizer,
+            self.layout.no_decay(),
+            step.learning_rate,
+            step.number,
+            scale,
+            // As on a GPU: the stream after the last pass' dropout streams.
+            &Philox::new(seed, pass.wrapping_sub(1) << 16 | 0xffff),
+        )?;
+        Ok(StepResult { loss, grad_norm: norm, tokens, device_ms: None })
+    }
+}
+
+impl Engine for CpuEngine {
+    fn reserve(&mut self, _tokens: usize) -> Result<()> {
+        Ok(())
+    }
+
+    /// The step is done when this returns.
+    fn submit(&mut self, batches: &[Batch], step: &Step) -> Result<Ticket> {
+        let result = on_pool(|| self.step(batches, step))?;
+        let ticket = Ticket(self.submitted);
+        self.submitted += 1;
+        self.done.insert(ticket, result);
+        Ok(ticket)
+    }
+
+    /// A CPU that is not waiting for anything gains nothing by running ahead.
+    fn has_room(&self) -> bool {
+        self.done.is_empty()
+    }
+
+    fn wait(&mut self, ticket: Ticket) -> Result<StepResult> {
+        self.done.remove(&ticket).ok_or_else(|| {
+            Error::training("a step of another trainer, or waited for twice", "Wait for every step once")
+        })
+    }
+
+    fn losses(&self, batches: &[Batch]) -> Result<Vec<LossSum>> {
+        batches.iter().map(|batch| on_pool(|| self.model.loss(&batch.tokens, &batch.targets))).collect()
+    }
+
+    /// (Not candle's `copy`, which would copy the whole buffer that the view is of.)
+    fn read(&self, buffer: Buffer, slot: &Slot) -> Result<Tensor> {
+        Ok(self.peek(buffer, slot)?.force_contiguous()?)
+    }
+
+    fn peek(&self, buffer: Buffer, slot: &Slot) -> Result<Tensor> {
+        slot.view(self.buffer(buffer))
+    }
+
+    fn write(&mut self, buffer: Buffer, slot: &Slot, values: &Tensor) -> Result<()> {
+        Ok(self.buffer(buffer).slice_set(values, 0, slot.offset)?)
+    }
+
+    fn gradient_squares(&self) -> Result<Vec<f64>> {
+        let squares = |slot: &Slot| {
+            let gradient = slot.view(&self.gradients)?.flatten_all()?;
+            Ok(host::read(&gradient, |g| Ok(g.iter().map(|g| f64::from(*g) * f64::from(*g)).sum()))?)
+        };
+        self.layout.slots().iter().map(squares).collect()
+    }
+
+    fn memory(&self) -> Vec<(&'static str, usize)> {
+        vec![]
+    }
+}

@@ -1,0 +1,162 @@
+//! Which parameters are trained, and where each lies in the flat buffers of an optimizer.
+
+use std::ops::Range;
+
+use candle_core::{DType, Tensor};
+
+use crate::error::{Error, Result};
+use crate::model::{Gemma3, ParameterMut};
+
+/// Where a parameter lies in a buffer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// transformers' (PEFT's) name.
+    pub name: String,
+    /// First element.
+    pub offset: usize,
+    /// Shape.
+    pub dims: Vec<usize>,
+}
+
+impl Slot {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.dims.iter().product()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether AdamW's weight decay applies to it: not to biases and norms, as transformers' Trainer
+    /// has it (`get_decay_parameter_names`). Adapters, head and embedding decay.
+    pub fn decays(&self) -> bool {
+        let name = self.name.to_lowercase();
+        let is_norm = |part: &str| part == "norm" || part.ends_with("_norm");
+        !["bias", "layernorm", "rmsnorm"].iter().any(|kind| name.contains(kind))
+            && !name.split('.').any(is_norm)
+    }
+
+    /// Its elements' places in the buffer.
+    pub(super) fn range(&self) -> Range<usize> {
+        self.offset..self.offset + self.len()
+    }
+
+    pub(super) fn view(&self, flat: &Tensor) -> Result<Tensor> {
+        Ok(flat.narrow(0, self.offset, self.len())?.reshape(self.dims.as_slice())?)
+    }
+}
+
+/// One of the flat buffers that training needs, each as long as all trained parameters together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Buffer {
+    /// Parameters.
+    Values,
+    /// Gradients.
+    Gradients,
+    /// AdamW's first moment.
+    ExpAvg,
+    /// AdamW's second moment.
+    ExpAvgSq,
+}
+
+/// The trained parameters, in order.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    slots: Vec<Slot>,
+    no_decay: Vec<Range<usize>>,
+}
+
+impl Layout {
+    /// The parameters of `model` whose names `trained` picks.
+    ///
+    /// # Errors
+    /// [`Error::Training`] if nothing is picked.
+    pub(super) fn of(model: &Gemma3, trained: &dyn Fn(&str) -> bool) -> Result<Self> {
+        let mut slots: Vec<Slot> = vec![];
+        model.clone().visit_parameters(&mut |p: ParameterMut<'_>| {
+            if trained(&p.name) {
+                let offset = slots.last().map_or(0, |last| last.range().end);
+                slots.push(Slot { name: p.name, offset, dims: p.value.dims().to_vec() });
+            }
+            Ok(())
+        })?;
+        if slots.is_empty() {
+            return Err(Error::training(
+                "no parameter is trained",
+                "Give LoraConfig target_modules or modules_to_save, or train without a LoraConfig",
+            ));
+        }
+        let no_decay = slots.iter().filter(|slot| !slot.decays()).map(Slot::range).collect();
+        Ok(Self { slots, no_decay })
+    }
+
+    /// The parameters' places, in order.
+    pub(crate) fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// The elements that weight decay does not apply to, in order.
+    pub(super) fn no_decay(&self) -> &[Range<usize>] {
+        &self.no_decay
+    }
+
+    /// Number of trained numbers.
+    pub(super) fn len(&self) -> usize {
+        self.slots.last().map_or(0, |last| last.range().end)
+    }
+
+    /// Calls `f` with every trained parameter of `model` and its place.
+    pub(super) fn visit(
+        &self,
+        model: &mut Gemma3,
+        f: &mut dyn FnMut(ParameterMut<'_>, &Slot) -> Result<()>,
+    ) -> Result<()> {
+        let mut slots = self.slots.iter().peekable();
+        model.visit_parameters(&mut |p: ParameterMut<'_>| match slots.next_if(|slot| slot.name == p.name) {
+            Some(slot) => f(p, slot),
+            None => Ok(()),
+        })
+    }
+
+    /// The parameters' values as `model` has them, flat f32, in memory of their own.
+    pub(super) fn values_of(&self, model: &Gemma3) -> Result<Tensor> {
+        let mut parts = vec![];
+        self.visit(&mut model.clone(), &mut |p, _| {
+            parts.push(p.value.to_dtype(DType::F32)?.flatten_all()?);
+            Ok(())
+        })?;
+        let values = Tensor::cat(&parts, 0)?.contiguous()?;
+        // With one part, `cat` hands the part back: a view of the frozen model's memory.
+        Ok(if parts.len() == 1 { values.force_contiguous()? } else { values })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn norms_and_biases_do_not_decay() {
+        let decays = |name: &str| Slot { name: name.into(), offset: 0, dims: vec![1] }.decays();
+        let peft = "base_model.model.model.";
+        for (name, expected) in [
+            ("model.norm.weight", false),
+            ("model.layers.0.input_layernorm.weight", false),
+            ("model.layers.0.post_feedforward_layernorm.weight", false),
+            ("model.layers.0.self_attn.q_norm.weight", false),
+            ("norm", false),
+            ("a.RMSNorm.weight", false),
+            ("lm_head.bias", false),
+            ("model.embed_tokens.weight", true),
+            ("lm_head.weight", true),
+            ("model.layers.0.self_attn.q_proj.weight", true),
+            ("model.normalizer.weight", true),
+            (&format!("{peft}layers.0.mlp.up_proj.lora_A.weight"), true),
+            (&format!("{peft}embed_tokens.weight"), true),
+        ] {
+            assert_eq!(decays(name), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Which module of the crate may use which: the list is the design, and another arrow fails here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// From the bottom up; a module uses those after its colon and no other.
+///
+/// Arrows that point back, each for a reason that is to go: `ops` holds the launches of its kernels,
+/// which need the GPU's runtime in `cuda`; `model` and `train` choose the GPU's network and engine;
+/// a dataset's source may be the Hub, whose cards say how files are read (`data` and `hub`); the Hub
+/// judges a model's configuration before its weights are fetched (`hub` and `model`).
+const USES: &str = "
+    rng:
+    python_json:
+    host:
+    display:
+    error: display
+    sniff: error
+    files: error
+    settings: error
+    quant: error host
+    ops: cuda error host quant rng
+    cuda: error host model ops rng train
+    device: cuda error
+    data: display error hub rng sniff
+    model: cuda data device display error files host hub ops sniff
+    hub: data display error files model train
+    lora: display error files model ops quant rng sniff
+    train: cuda data device display error files host lora model ops python_json quant rng
+    plot: display error files train
+    compare: data display error model
+";
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The code of a file without comments and tests.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    let text = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+/// The names right after `crate::`, those of a group among them.
+fn used(code: &str) -> BTreeSet<String> {
+    let word =
+        |text: &str| -> String { text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect() };
+    let mut names = BTreeSet::new();
+    for after in code.split("crate::").skip(1) {
+        match after.strip_prefix('{') {
+            None => drop(names.insert(word(after))),
+            Some(group) => {
+                let group = group.split("};").next().unwrap_or_default();
+                names.extend(group.split(',').map(|name| word(name.trim())));
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn modules_use_only_what_the_list_says() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../emoji_lab/src");
+    let allowed: BTreeMap<&str, BTreeSet<&str>> = USES
+        .lines()
+        .filter_map(|line| line.trim().split_once(':'))
+        .map(|(module, uses)| (module, uses.split_whitespace().collect()))
+        .collect();
+    let mut files = vec![];
+    sources(&root, &mut files);
+    let mut seen: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut wrong = vec![];
+    for path in &files {
+        let inside = path.strip_prefix(&root).unwrap();
+        let module = inside.components().next().unwrap().as_os_str().to_string_lossy().replace(".rs", "");
+        // Tests may look everywhere; the front pages show everything.
+        let is_test = inside.to_string_lossy().contains("tests") || inside.ends_with("rehearsal.rs");
+        if is_test || ["lib", "tutorial", "fuzzing"].contains(&module.as_str()) {
+            continue;
+        }
+        let Some(may) = allowed.get(module.as_str()) else {
+            wrong.push(format!("{module} is not in the list"));
+            continue;
+        };
+        for name in used(&code(path)) {
+            if !allowed.contains_key(name.as_str()) || name == module {
+                continue;
+            }
+            if !may.contains(name.as_str()) {
+                wrong.push(format!("{} uses {name}", inside.display()));
+            }
+            seen.entry(module.clone()).or_default().insert(name);
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    // An arrow that is no longer there goes from the list, so that it does not come back.
+    for (module, may) in &allowed {
+        let there = seen.get(*module).cloned().unwrap_or_default();
+        let gone: Vec<_> = may.iter().filter(|name| !there.contains(**name)).collect();
+        assert!(gone.is_empty(), "{module} no longer uses {gone:?}");
+    }
+}
