@@ -19,7 +19,7 @@ const USES: &str = "
     sniff: error
     files: error
     settings: error
-    quant: error host
+    quant: display error host
     ops: cuda error host quant rng
     cuda: error host model ops rng train
     device: cuda error

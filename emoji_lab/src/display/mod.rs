@@ -14,6 +14,7 @@ mod compare;
 mod parameters;
 mod plain;
 mod progress;
+mod settings;
 mod table;
 mod text;
 mod tokens;
@@ -29,6 +30,7 @@ pub use text::{display_width, escape_html, thousands};
 pub use tokens::{TokenStrip, TokenView};
 
 pub(crate) use plain::{plain_line, write_plain};
+pub(crate) use settings::{settings_table, settings_view, shown};
 pub(crate) use text::{epochs, nats, wrap};
 
 /// Shows `html` in the notebook, with `text` for front ends that cannot.

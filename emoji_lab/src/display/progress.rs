@@ -30,7 +30,7 @@ impl Progress {
 
     /// The line for `step` (from 1), or nothing if its turn has not come.
     ///
-    /// `loss` is in nats a token, `eta` the time left. A figure that is not known, or not finite,
+    /// `loss` is in nats per token, `eta` the time left. A figure that is not known, or not finite,
     /// is left out.
     pub fn line(
         &mut self,

@@ -47,6 +47,8 @@ pub struct ModelCard {
     pub pipeline_tag: String,
     /// The instruction that the model was trained with.
     pub system_prompt: String,
+    /// How it was made, as the end of a sentence.
+    pub method: String,
     /// The training settings: name and value.
     pub settings: Vec<(String, String)>,
     /// The log history of the training.
@@ -72,6 +74,7 @@ impl Default for ModelCard {
             library_name: "transformers".to_string(),
             pipeline_tag: "text-generation".to_string(),
             system_prompt: "Translate this text to emoji: ".to_string(),
+            method: "LoRA fine-tuning in Rust, merged into the base model's weights".to_string(),
             settings: Vec::new(),
             log_history: Vec::new(),
             plot: None,
@@ -216,10 +219,7 @@ impl ModelCard {
         if self.plot.is_some() {
             parts.push(format!("![Training and validation loss]({PLOT})"));
         }
-        parts.push(
-            "Made with `emoji_lab`: LoRA fine-tuning in Rust, merged into the base model's weights."
-                .to_string(),
-        );
+        parts.push(format!("Made with `emoji_lab`: {}.", line(&self.method)));
         parts.join("\n\n")
     }
 

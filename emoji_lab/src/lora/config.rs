@@ -1,5 +1,6 @@
 //! What PEFT calls `LoraConfig`, with the notebook's settings as defaults.
 
+use crate::display::settings_view;
 use crate::error::{Error, Result};
 
 /// The seven linear layers of a Gemma 3 block: what `target_modules="all-linear"` means here.
@@ -38,6 +39,17 @@ impl Default for LoraConfig {
         }
     }
 }
+
+settings_view!(
+    LoraConfig,
+    "Adapters",
+    r,
+    lora_alpha,
+    target_modules,
+    lora_dropout,
+    modules_to_save,
+    ensure_weight_tying,
+);
 
 impl LoraConfig {
     /// Refuses settings that cannot train.

@@ -49,7 +49,7 @@ impl std::fmt::Display for LossPlot {
     }
 }
 
-/// Plots training and validation loss (nats a token) against the epoch, with the verdict in words.
+/// Plots training and validation loss (nats per token) against the epoch, with the verdict in words.
 ///
 /// Losses that are not finite are left out and counted below the plot.
 ///
@@ -91,7 +91,7 @@ pub fn plot_losses(log_history: &[LogEntry]) -> Result<LossPlot> {
         legend,
         // A run shorter than an epoch needs fractions; a longer one reads best in whole epochs.
         x: Axis::new("Epoch", x_range, 10, x_range.1 - x_range.0 >= 1.0),
-        y: Axis::new("Loss (nats a token)", y_range, 8, false),
+        y: Axis::new("Loss (nats per token)", y_range, 8, false),
         foot,
     };
     let svg = card.draw(|chart| {
@@ -160,7 +160,7 @@ mod tests {
         let svg = plot.svg();
         assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"));
         for words in
-            ["Training and validation loss", "Epoch", "Loss (nats a token)", "Validation", "checkpoint-1138"]
+            ["Training and validation loss", "Epoch", "Loss (nats per token)", "Validation", "checkpoint-1138"]
         {
             assert!(svg.contains(words), "{words}");
         }

@@ -163,7 +163,7 @@ pub fn plot_token_lengths(lengths: &[usize], max_length: Option<usize>) -> Resul
 
 /// Loss against the rank of the adapters, on a logarithmic axis of ranks.
 ///
-/// `points` are pairs of rank (1 or more) and loss in nats a token, in any order.
+/// `points` are pairs of rank (1 or more) and loss in nats per token, in any order.
 ///
 /// # Errors
 /// [`Error::Setting`] if no pair has a finite loss and a rank above zero.
@@ -182,7 +182,7 @@ pub fn plot_rank_losses(points: &[(usize, f64)]) -> Result<Figure> {
         title: "Loss against the rank of the adapters".to_string(),
         legend: Vec::new(),
         x: Axis::with_ticks("Rank r", scale::padded(places.iter().map(|p| p.0), 0.05, 0.5), ticks),
-        y: Axis::new("Loss (nats a token)", scale::padded(places.iter().map(|p| p.1), 0.12, 0.1), 7, false),
+        y: Axis::new("Loss (nats per token)", scale::padded(places.iter().map(|p| p.1), 0.12, 0.1), 7, false),
         foot: Vec::new(),
     };
     let svg = card.draw(|chart| canvas::curve(chart, &places, Mark::Disc(BLUE)))?;

@@ -26,7 +26,7 @@ pub enum Fit {
 }
 
 impl Fit {
-    /// Judges a pair of losses in nats a token; `None` if they are not finite and positive.
+    /// Judges a pair of losses in nats per token; `None` if they are not finite and positive.
     pub fn of(train: f64, eval: f64) -> Option<Self> {
         if !(train.is_finite() && eval.is_finite() && train > 0.0 && eval > 0.0) {
             return None;

@@ -4,6 +4,7 @@ pub mod nf4;
 
 pub use nf4::Nf4Tensor;
 
+use crate::display::settings_view;
 use crate::error::{Error, Result};
 
 /// The 4-bit data type of a frozen weight.
@@ -31,6 +32,8 @@ impl Default for QuantConfig {
         Self { load_in_4bit: true, bnb_4bit_quant_type: QuantType::Nf4, blocksize: nf4::BLOCK_SIZE }
     }
 }
+
+settings_view!(QuantConfig, "Frozen base", load_in_4bit, bnb_4bit_quant_type, blocksize);
 
 impl QuantConfig {
     /// The base as it is, in full precision: LoRA instead of QLoRA.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use candle_core::DType;
 
 use super::schedule::{Scheduler, warmup_steps};
+use crate::display::settings_view;
 use crate::error::{Error, Result};
 use crate::ops::adamw::AdamW;
 
@@ -133,6 +134,37 @@ impl Default for SftConfig {
         }
     }
 }
+
+settings_view!(
+    SftConfig,
+    "Training",
+    output_dir,
+    num_train_epochs,
+    max_steps,
+    per_device_train_batch_size,
+    per_device_eval_batch_size,
+    gradient_accumulation_steps,
+    learning_rate,
+    lr_scheduler_type,
+    warmup_steps,
+    warmup_ratio,
+    weight_decay,
+    adam_beta1,
+    adam_beta2,
+    adam_epsilon,
+    optim_state_dtype,
+    max_grad_norm,
+    max_length,
+    assistant_only_loss,
+    logging_strategy,
+    eval_strategy,
+    save_strategy,
+    save_total_limit,
+    load_best_model_at_end,
+    report_to_tensorboard,
+    seed,
+    progress_lines,
+);
 
 impl SftConfig {
     /// Settings that have no say beside others are not looked at, as in transformers:

@@ -29,7 +29,7 @@ pub struct LossRow {
 }
 
 impl LossRow {
-    /// Validation minus training loss, nats a token.
+    /// Validation minus training loss, nats per token.
     pub fn gap(&self) -> Option<f64> {
         Some(self.eval? - self.train?)
     }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 /// One entry of `log_history`: a training entry has `loss`, an evaluation entry `eval_loss`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LogEntry {
-    /// Mean training loss since the last training entry, nats a token.
+    /// Mean training loss since the last training entry, nats per token.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub loss: Option<f64>,
     /// Global gradient norm before clipping, of the last step.

@@ -9,14 +9,14 @@ const MAX_ROWS: usize = 24;
 
 /// Training and validation loss at each evaluation, the lowest validation loss marked.
 ///
-/// Without evaluations it has one row an epoch. Losses are in nats a token.
+/// Without evaluations it has one row an epoch. Losses are in nats per token.
 pub fn loss_table(log_history: &[LogEntry]) -> Table {
     let curves = LossCurves::from_log(log_history);
     let rows = curves.rows();
     let best = curves.best().filter(|_| curves.eval.len() > 1).map(|best| best.step);
     let shown = thin(&rows, best);
 
-    let mut table = Table::new("Loss, nats a token")
+    let mut table = Table::new("Loss, nats per token")
         .column("Epoch", Align::Right)
         .column("Step", Align::Right)
         .column("Training", Align::Right)

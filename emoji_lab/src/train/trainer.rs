@@ -26,6 +26,7 @@ use crate::quant::QuantConfig;
 #[derive(Debug)]
 pub struct SftTrainer {
     pub(super) args: SftConfig,
+    quant: QuantConfig,
     pub(super) lora: Option<LoraConfig>,
     pub(super) base: Model,
     pub(super) finetune: Finetune,
@@ -101,6 +102,7 @@ impl SftTrainer {
         finetune.reserve(longest_batch(&train_rows, args.per_device_train_batch_size).max(longest_eval))?;
         let mut trainer = Self {
             args: args.clone(),
+            quant: quant.clone(),
             lora: lora.cloned(),
             base: base.clone(),
             finetune,
@@ -136,6 +138,26 @@ impl SftTrainer {
     /// What the model costs to train, part by part, in parameters and bytes.
     pub fn parameter_report(&self) -> ParameterReport {
         super::parameters::report(&self.finetune)
+    }
+
+    /// The settings of the run.
+    pub fn args(&self) -> &SftConfig {
+        &self.args
+    }
+
+    /// What the frozen base is stored in.
+    pub fn quant_config(&self) -> &QuantConfig {
+        &self.quant
+    }
+
+    /// The adapters' settings; `None` where every parameter is trained.
+    pub fn lora_config(&self) -> Option<&LoraConfig> {
+        self.lora.as_ref()
+    }
+
+    /// The model that the run started from, as it was.
+    pub fn base_model(&self) -> &Model {
+        &self.base
     }
 
     /// Everything logged so far, oldest first.
