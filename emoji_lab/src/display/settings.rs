@@ -27,8 +27,7 @@ pub(crate) fn settings_table(caption: &str, fields: Vec<Field>) -> Table {
             table.row([name.to_string(), value, "the same".to_string()])
         })
     } else {
-        let rest: Vec<String> =
-            usual.into_iter().map(|(name, value, _)| format!("{name}={value}")).collect();
+        let rest: Vec<String> = usual.into_iter().map(|(name, value, _)| format!("{name}={value}")).collect();
         table.note(format!("As by default: {}.", rest.join(", ")))
     }
 }

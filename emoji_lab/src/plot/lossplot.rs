@@ -159,9 +159,13 @@ mod tests {
         let plot = plot_losses(&log).unwrap();
         let svg = plot.svg();
         assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"));
-        for words in
-            ["Training and validation loss", "Epoch", "Loss (nats per token)", "Validation", "checkpoint-1138"]
-        {
+        for words in [
+            "Training and validation loss",
+            "Epoch",
+            "Loss (nats per token)",
+            "Validation",
+            "checkpoint-1138",
+        ] {
             assert!(svg.contains(words), "{words}");
         }
         for color in ["#005FB8", "#C84B00"] {
