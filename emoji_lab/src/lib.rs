@@ -15,6 +15,7 @@
 //! | merge | [`lora::merge_adapters`] | [`lora`] |
 //! | compare | [`compare::compare`] | [`compare`] |
 //! | push | [`hub::push_to_hub`] | [`hub`] |
+//! | take it elsewhere | [`export::export_gguf`] | [`export`] |
 //!
 //! A cell needs `use emoji_lab::prelude::*;` once. Whole steps take references and return owned
 //! values, since a notebook keeps only those; an error is one line ([`Error`]).
@@ -27,6 +28,7 @@ pub mod data;
 pub mod device;
 pub mod display;
 pub mod error;
+pub mod export;
 pub mod files;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -53,6 +55,7 @@ pub mod prelude {
         SYSTEM_PROMPT, format_chat, load_dataset, load_dataset_with, train_test_split,
     };
     pub use crate::display::{Comparison, ParameterReport, Table};
+    pub use crate::export::{GgufType, export_gguf};
     pub use crate::hub::{
         CardSample, Login, ModelCard, PushConfig, PushReport, login, login_interactive, push_to_hub,
     };
