@@ -183,8 +183,8 @@ fn tokenizer(
     meta.text("tokenizer.chat_template", tokenizer.chat_template().source());
     if vocabulary.more_pairs > 0 {
         notes.push(format!(
-            "llama.cpp's tokenizer merges by score alone, and so also {} pairs of tokens that this tokenizer does \
-             not merge: of repeated characters it may make other tokens.",
+            "llama.cpp's tokenizer knows no merges, only scores: it can also join {} pairs of tokens that this \
+             tokenizer does not. Only a text that comes to such a pair is cut into other tokens.",
             crate::display::thousands(vocabulary.more_pairs as u64)
         ));
     }

@@ -197,7 +197,7 @@ fn counts(tensors: &[Stored]) -> Vec<TypeCount> {
         count.values += tensor.values();
         count.bytes += tensor.bytes();
     }
-    counts.sort_by(|a, b| b.bytes.cmp(&a.bytes));
+    counts.sort_by_key(|count| std::cmp::Reverse(count.bytes));
     counts
 }
 

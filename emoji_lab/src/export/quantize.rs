@@ -72,8 +72,17 @@ fn q8_0(values: &[f32], block: &mut [u8]) {
     let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
     block[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
     for (q, v) in block[2..].iter_mut().zip(values) {
-        *q = (v * inverse).round() as i8 as u8;
+        *q = away_from_zero(v * inverse) as i8 as u8;
     }
+}
+
+/// `value.round()` for what an i32 holds: without SSE4.1, which a build for any x86-64 cannot take for
+/// granted, that is a call for each value.
+fn away_from_zero(value: f32) -> i32 {
+    let whole = value as i32;
+    // Exact: both are multiples of the last place of `value`.
+    let rest = value - whole as f32;
+    whole + i32::from(rest >= 0.5) - i32::from(rest <= -0.5)
 }
 
 /// `d = m / -8` for the value `m` of largest magnitude (the first of several), so that `m` itself is
@@ -130,6 +139,16 @@ mod tests {
         assert!(block[4..].iter().all(|byte| *byte == 0x88), "0 is 8");
         let back = Kind::Q4_0.dequantize(&block);
         assert_eq!((back[0], back[1], back[16], back[17], back[2]), (8.0, -7.0, 1.0, 2.0, 0.0));
+    }
+
+    #[test]
+    fn halves_go_away_from_zero() {
+        let near = [0.0f32, 0.5, 1.5, 2.5, 0.499_999_97, 126.5, 127.0, 63.499_996, 1e-30, 8_388_607.5];
+        for value in near.into_iter().chain(random(4096, 5).into_iter().map(|v| v * 127.0)) {
+            for value in [value, -value] {
+                assert_eq!(away_from_zero(value) as f32, value.round(), "{value}");
+            }
+        }
     }
 
     #[test]
