@@ -4,6 +4,9 @@
 //! joins the one with the highest score, the left one of equals. So each token's score says when the
 //! first merge that makes it comes: minus its place among the tokens that are merged, and after them
 //! the characters in the order of their ids. For Gemma 3 these are the numbers of Google's own file.
+//!
+//! What llama.cpp cannot do as `tokenizer.json` does: a run of `▁` that a text itself has, and not
+//! blanks, is no token to it. It looks for runs of blanks in the text as it is, before they become `▁`.
 
 use std::collections::HashMap;
 
