@@ -36,6 +36,8 @@
 //! | merge | [`lora::merge_adapters`] | [`lora`] |
 //! | compare | [`compare::compare`] | [`compare`] |
 //! | push | [`hub::push_to_hub`] | [`hub`] |
+//! | take it elsewhere | [`export::export_gguf`] | [`export`] |
+//! | take it elsewhere | [`export::export_gguf`] | [`export`] |
 //!
 //! A cell needs `use emoji_lab::prelude::*;` once. Whole steps take references and return owned
 //! values, since a notebook keeps only those; an error is one line ([`Error`]).
@@ -48,6 +50,7 @@ pub mod data;
 pub mod device;
 pub mod display;
 pub mod error;
+pub mod export;
 pub mod files;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -78,6 +81,7 @@ pub mod prelude {
     };
     pub use crate::device::best_device;
     pub use crate::display::{Comparison, ParameterReport, Table};
+    pub use crate::export::{GgufType, export_gguf};
     pub use crate::hub::{
         CardSample, Login, ModelCard, PushConfig, PushReport, login, login_interactive, push_to_hub,
     };

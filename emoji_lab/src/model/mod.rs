@@ -12,7 +12,7 @@ mod generation_config;
 mod generation_json;
 pub(crate) mod gguf;
 mod gguf_token_types;
-mod gguf_tokenizer;
+pub(crate) mod gguf_tokenizer;
 mod layer;
 mod linear;
 mod loaded;
@@ -29,8 +29,8 @@ mod weights;
 
 pub use cache::KvCache;
 pub use config::{Gemma3Config, LayerType};
-pub(crate) use gemma3::ParameterMut;
 pub use gemma3::{Gemma3, Tape};
+pub(crate) use gemma3::{ParameterMut, parameter_name};
 #[cfg(feature = "cuda")]
 pub(crate) use generate::Tokens;
 pub use generate::{generate, generate_ids};
@@ -38,7 +38,7 @@ pub use generation_config::GenerationConfig;
 pub use gguf::{GgufModel, Rounding, gguf_from_bytes, open_gguf};
 #[cfg(feature = "cuda")]
 pub(crate) use layer::DecoderLayer;
-pub(crate) use layer::LINEARS;
+pub(crate) use layer::{LINEARS, NORMS};
 pub use linear::{DropoutKey, Linear, LoraAdapter, Param};
 pub use loaded::{Model, load_model};
 pub use names::{EMBED_TOKENS, LM_HEAD, tensor_shapes};

@@ -129,7 +129,7 @@ fn from_file(path: &Path, origin: &str) -> Result<Pretrained> {
     }
     folder::refuse_unfinished(path)?;
     let model = open_gguf(path, Rounding::Bf16)?;
-    together(model.config, model.weights, model.tokenizer, None, origin)
+    together(model.config, model.weights, model.tokenizer, model.generation_config, origin)
 }
 
 /// The small model that comes along in the library; `assets/README.md` says how it was made.

@@ -334,6 +334,11 @@ impl Tokenizer {
         write_bytes_atomic(&dir.join("chat_template.jinja"), self.template.source().as_bytes())
     }
 
+    /// The library's own tokenizer.
+    pub(crate) fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.inner
+    }
+
     /// The model's chat template.
     pub fn chat_template(&self) -> &ChatTemplate {
         &self.template

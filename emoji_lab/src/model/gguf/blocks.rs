@@ -47,6 +47,23 @@ impl Kind {
         })
     }
 
+    /// ggml's number of the type.
+    pub(crate) fn id(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Q4_0 => 2,
+            Self::Q4_1 => 3,
+            Self::Q5_0 => 6,
+            Self::Q5_1 => 7,
+            Self::Q8_0 => 8,
+            Self::Q4_K => 12,
+            Self::Q5_K => 13,
+            Self::Q6_K => 14,
+            Self::BF16 => 30,
+        }
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::F32 => "F32",
@@ -250,6 +267,7 @@ mod tests {
         let file = safetensors::SafeTensors::deserialize(BLOCKS).unwrap();
         for id in [0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 30] {
             let kind = Kind::from_id(id).unwrap();
+            assert_eq!(kind.id(), id);
             let bytes = file.tensor(&format!("{}.bytes", kind.name())).unwrap().data();
             let values = file.tensor(&format!("{}.values", kind.name())).unwrap().data();
             let wanted: Vec<f32> =

@@ -169,7 +169,8 @@ fn span(kind: Kind, shape: &[usize], offset: u64, start: usize) -> Option<std::o
 
 #[cfg(test)]
 mod tests {
-    use super::super::writer::{Gguf, Out};
+    use super::super::out::Out;
+    use super::super::writer::Gguf;
     use super::*;
 
     fn refused(bytes: &[u8]) -> String {

@@ -6,12 +6,15 @@ mod config;
 mod cursor;
 mod header;
 mod names;
+mod out;
 mod parts;
+mod sampling;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
+use serde_json::Value;
 
 use super::config::Gemma3Config;
 use super::gguf_tokenizer::{TokenList, tokenizer_from_list};
@@ -20,8 +23,11 @@ use super::safetensors::map_file;
 use super::tokenizer::Tokenizer;
 use super::weights::Weights;
 use crate::error::{Error, Result};
-use blocks::{Kind, round_to_bf16};
+pub(crate) use blocks::Kind;
+use blocks::round_to_bf16;
 use header::{Header, Meta};
+pub(crate) use names::gguf_name;
+pub(crate) use out::Out;
 use parts::{Parts, all_parts, part_of};
 
 /// What to do with the values that come out of a file's blocks.
@@ -44,6 +50,9 @@ pub struct GgufModel {
     pub weights: Weights,
     /// The tokenizer, rebuilt from the file's tokens and scores.
     pub tokenizer: Tokenizer,
+    /// The file's settings of generation (`general.sampling.*`) in the form of a
+    /// `generation_config.json`, without stop tokens; `None` if it has none.
+    pub generation_config: Option<Value>,
 }
 
 /// Reads a Gemma 3 from the `.gguf` file `path`; of a model that is split into several
@@ -99,7 +108,9 @@ fn from_parts(parts: &Parts, origin: &str, rounding: Rounding) -> Result<GgufMod
         || read_weights(parts, &config, origin, rounding),
         || read_tokenizer(parts, &config, origin),
     );
-    Ok(GgufModel { weights: weights?, tokenizer: tokenizer?, config })
+    let tokenizer = tokenizer?;
+    let generation_config = sampling::read_sampling(parts, &tokenizer);
+    Ok(GgufModel { weights: weights?, tokenizer, config, generation_config })
 }
 
 fn read_weights(parts: &Parts, config: &Gemma3Config, origin: &str, rounding: Rounding) -> Result<Weights> {

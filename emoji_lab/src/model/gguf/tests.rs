@@ -1,4 +1,5 @@
-use super::writer::{Gguf, Out, Random, golden_config, golden_gguf, golden_weights};
+use super::out::Out;
+use super::writer::{Gguf, Random, golden_config, golden_gguf, golden_weights};
 use super::*;
 
 fn open(file: &Gguf) -> Result<GgufModel> {

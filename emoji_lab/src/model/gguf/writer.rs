@@ -4,28 +4,7 @@ use super::super::config::Gemma3Config;
 use super::super::names::tensor_shapes;
 use super::super::weights::Weights;
 use super::names::gguf_name;
-
-/// Little-endian bytes, appended.
-#[derive(Clone, Default)]
-pub(crate) struct Out(pub(crate) Vec<u8>);
-
-impl Out {
-    pub(crate) fn u32(mut self, v: u32) -> Self {
-        self.0.extend(v.to_le_bytes());
-        self
-    }
-
-    pub(crate) fn u64(mut self, v: u64) -> Self {
-        self.0.extend(v.to_le_bytes());
-        self
-    }
-
-    pub(crate) fn text(mut self, v: &str) -> Self {
-        self = self.u64(v.len() as u64);
-        self.0.extend(v.as_bytes());
-        self
-    }
-}
+use super::out::Out;
 
 /// A GGUF file in the making: entries are already in the file's form.
 #[derive(Clone, Default)]

@@ -1,0 +1,89 @@
+//! Exports a model in every type, measures it, and writes what another program must say of the files.
+//!
+//! ```text
+//! cargo run --release -p emoji_lab --example export_gguf -- MODEL OUT [--texts FILE.jsonl]
+//!     [--types Q8_0,BF16] [--rows N]
+//! ```
+//!
+//! `MODEL` is what `load_model` takes. In the folder `OUT` come to lie one `.gguf` a type, with its
+//! `Modelfile`, and `expected.json`: the token ids of the texts (`text` and `prompt` of each line of
+//! `--texts`, and odd ones that are made up here), and for each file the greedy answers to the first
+//! `N` embedded rows, computed by this crate from the values that the file holds. `tests/node` compares
+//! them with llama.cpp.
+
+mod expected;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use emoji_lab::display::{Align, Table, human_bytes};
+use emoji_lab::export::{GgufType, export_gguf};
+use emoji_lab::model::load_model;
+use emoji_lab::{Device, Error, Result, say};
+use serde_json::json;
+
+struct Options {
+    model: String,
+    out: PathBuf,
+    texts: Option<PathBuf>,
+    types: Vec<GgufType>,
+    rows: usize,
+}
+
+fn options() -> Result<Options> {
+    let mut plain = vec![];
+    let (mut texts, mut types, mut rows) = (None, GgufType::ALL.to_vec(), 24);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        if !argument.starts_with("--") {
+            plain.push(argument);
+            continue;
+        }
+        let value = arguments.next().unwrap_or_default();
+        match argument.as_str() {
+            "--texts" => texts = Some(PathBuf::from(value)),
+            "--types" => types = value.split(',').map(str::parse).collect::<Result<_>>()?,
+            "--rows" => {
+                rows = value.parse().map_err(|_| Error::setting("--rows", &value, "use a whole number"))?;
+            }
+            _ => return Err(Error::setting("option", argument, "there are --texts, --types and --rows")),
+        }
+    }
+    let [model, out] = plain.try_into().map_err(|plain: Vec<String>| {
+        Error::setting("arguments", plain.join(" "), "give a model and a folder to write to")
+    })?;
+    Ok(Options { model, out: PathBuf::from(out), texts, types, rows })
+}
+
+fn main() -> Result<()> {
+    let options = options()?;
+    let started = Instant::now();
+    let model = load_model(&options.model, &Device::Cpu)?;
+    say!("{} loaded in {:.1} s", options.model, started.elapsed().as_secs_f64());
+
+    let texts = expected::texts(&model, options.texts.as_deref())?;
+    let prompts = expected::prompts(&model, options.rows)?;
+    let mut files = vec![];
+    let mut table = Table::new("Exported")
+        .column("Type", Align::Left)
+        .column("Size", Align::Right)
+        .column("Bytes", Align::Right)
+        .column("Seconds", Align::Right);
+    for kind in options.types {
+        let path = options.out.join(format!("model-{kind}.gguf"));
+        let report = export_gguf(&model, &path, kind)?;
+        say!("{report}");
+        let seconds = format!("{:.2}", report.seconds);
+        table = table.row([kind.to_string(), human_bytes(report.bytes), report.bytes.to_string(), seconds]);
+        let answers = expected::answers(&path, &prompts)?;
+        files.push(json!({"kind": kind.as_str(), "file": name(&path), "answers": answers}));
+    }
+    let all = json!({"texts": texts, "prompts": prompts, "files": files});
+    expected::write(&options.out.join("expected.json"), &all)?;
+    say!("{table}");
+    Ok(())
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
