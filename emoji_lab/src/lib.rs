@@ -57,7 +57,9 @@ pub mod prelude {
         CardSample, Login, ModelCard, PushConfig, PushReport, login, login_interactive, push_to_hub,
     };
     pub use crate::lora::{LoraConfig, merge_adapters};
-    pub use crate::model::{GenerationConfig, Model, Tokenizer, best_device, generate, load_model};
+    pub use crate::model::{
+        GenerationConfig, Model, Tokenizer, best_device, generate, generate_batch, load_model,
+    };
     pub use crate::plot::{LossPlot, plot_losses};
     pub use crate::quant::{QuantConfig, QuantType};
     pub use crate::settings::{setting, setting_or};
