@@ -14,6 +14,7 @@
 //! | plot the losses | [`plot::plot_losses`] | [`plot`] |
 //! | merge | [`lora::merge_adapters`] | [`lora`] |
 //! | compare | [`compare::compare`] | [`compare`] |
+//! | measure | [`evaluate::evaluate`] | [`evaluate`] |
 //! | push | [`hub::push_to_hub`] | [`hub`] |
 //!
 //! A cell needs `use emoji_lab::prelude::*;` once. Whole steps take references and return owned
@@ -27,6 +28,7 @@ pub mod data;
 pub mod device;
 pub mod display;
 pub mod error;
+pub mod evaluate;
 pub mod files;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -53,6 +55,10 @@ pub mod prelude {
         SYSTEM_PROMPT, format_chat, load_dataset, load_dataset_with, train_test_split,
     };
     pub use crate::display::{Comparison, ParameterReport, Table};
+    pub use crate::evaluate::{
+        Difference, EmojiJudge, Evaluation, EvaluationConfig, Judge, Measure, Unit, compare_evaluations,
+        evaluate, judge_answers, look_up,
+    };
     pub use crate::hub::{
         CardSample, Login, ModelCard, PushConfig, PushReport, login, login_interactive, push_to_hub,
     };
