@@ -31,6 +31,7 @@ const USES: &str = "
     plot: display error files train
     export: data display error files model ops quant
     compare: data display error model
+    evaluate: compare data display error model rng
 ";
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -35,8 +35,8 @@
 //! | plot the losses | [`plot::plot_losses`] | [`plot`] |
 //! | merge | [`lora::merge_adapters`] | [`lora`] |
 //! | compare | [`compare::compare`] | [`compare`] |
+//! | measure | [`evaluate::evaluate`] | [`evaluate`] |
 //! | push | [`hub::push_to_hub`] | [`hub`] |
-//! | take it elsewhere | [`export::export_gguf`] | [`export`] |
 //! | take it elsewhere | [`export::export_gguf`] | [`export`] |
 //!
 //! A cell needs `use emoji_lab::prelude::*;` once. Whole steps take references and return owned
@@ -50,6 +50,7 @@ pub mod data;
 pub mod device;
 pub mod display;
 pub mod error;
+pub mod evaluate;
 pub mod export;
 pub mod files;
 #[doc(hidden)]
@@ -81,12 +82,16 @@ pub mod prelude {
     };
     pub use crate::device::best_device;
     pub use crate::display::{Comparison, ParameterReport, Table};
+    pub use crate::evaluate::{
+        Difference, EmojiJudge, Evaluation, EvaluationConfig, Judge, Measure, Unit, compare_evaluations,
+        evaluate, judge_answers, look_up,
+    };
     pub use crate::export::{GgufType, export_gguf};
     pub use crate::hub::{
         CardSample, Login, ModelCard, PushConfig, PushReport, login, login_interactive, push_to_hub,
     };
     pub use crate::lora::{LoraConfig, merge_adapters};
-    pub use crate::model::{GenerationConfig, Model, Tokenizer, generate, load_model};
+    pub use crate::model::{GenerationConfig, Model, Tokenizer, generate, generate_batch, load_model};
     pub use crate::plot::{LossPlot, plot_losses};
     pub use crate::quant::{QuantConfig, QuantType};
     pub use crate::settings::{setting, setting_or};

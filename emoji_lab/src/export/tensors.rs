@@ -7,9 +7,9 @@ use candle_core::{DType, Device, Tensor};
 use super::gguf_type::GgufType;
 use super::quantize::{largest, largest_of, write_values};
 use crate::error::{Error, Result};
+use crate::host;
 use crate::model::gguf::{Kind, Out, gguf_name};
 use crate::model::{EMBED_TOKENS, Gemma3, LINEARS, LM_HEAD, NORMS, parameter_name};
-use crate::host;
 use crate::ops::lora_linear::Weight;
 use crate::quant::Nf4Tensor;
 

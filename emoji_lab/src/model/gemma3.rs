@@ -3,13 +3,11 @@
 
 use candle_core::Tensor;
 
-use super::cache::KvCache;
 use super::layer::{DecoderLayer, LINEARS, LayerTape, NORMS, Pass};
 use super::linear::{DropoutKey, Linear, Param};
 use super::{Gemma3Config, PackedTokens, Weights};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::ops::attention::Segment;
 use crate::ops::linear_cross_entropy::{self, LossSum};
 use crate::ops::lora_linear::Weight;
 use crate::ops::rope::RopeTable;
@@ -221,7 +219,7 @@ impl Gemma3 {
         ))
     }
 
-    fn embed(&self, ids: &[u32]) -> Result<Tensor> {
+    pub(super) fn embed(&self, ids: &[u32]) -> Result<Tensor> {
         Ok(embedding::forward(ids, &self.embed_tokens.value, self.embedding_scale())?)
     }
 
@@ -351,28 +349,6 @@ impl Gemma3 {
     /// If the width is not the model's.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         Ok(lora_linear::forward(hidden, &Weight::Dense(self.head().value.clone()), None)?.0)
-    }
-
-    /// Feeds the next tokens of the sequence in `cache`; returns the logits `[vocab]` that follow
-    /// the last of them.
-    ///
-    /// # Errors
-    /// If `ids` is empty, outside the vocabulary, or more than the cache has room for.
-    pub fn decode(&self, ids: &[u32], cache: &mut KvCache) -> Result<Tensor> {
-        let start = cache.len();
-        let positions: Vec<u32> = (start..start + ids.len()).map(|p| p as u32).collect();
-        let (global, local) = self.rope_tables(&positions)?;
-        let segments = [Segment { q_start: 0, q_len: ids.len(), k_start: 0, k_len: start + ids.len() }];
-        let pass =
-            Pass { config: &self.config, segments: &segments, global: &global, local: &local, dropout: None };
-        let mut x = self.embed(ids)?;
-        for layer in &self.layers {
-            x = layer.forward(x, &pass, Some(cache))?.0;
-        }
-        cache.advance(ids.len());
-        let last = x.narrow(0, ids.len() - 1, 1)?;
-        let (hidden, _) = rms_norm::forward(&last, &self.norm.value, self.config.rms_norm_eps)?;
-        Ok(self.logits(&hidden)?.squeeze(0)?)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 
+use super::generate_batch::answer_text;
 use super::{Gemma3, GenerationConfig, KvCache, Model};
 use crate::data::Message;
 use crate::error::{Error, Result};
@@ -17,11 +18,8 @@ use crate::ops::sample::{Rule, cpu};
 /// [`Error::Model`] if the chat template refuses the messages.
 pub fn generate(model: &Model, messages: &[Message], config: &GenerationConfig) -> Result<String> {
     let prompt = model.tokenizer.encode_chat(messages, true)?;
-    let mut stop = model.stop_ids()?;
-    // A base model's own settings do not know turns; in a chat the answer is over where its turn is.
-    stop.extend(model.tokenizer.end_of_turn());
-    let answer = model.gemma.generate(&prompt, config, &stop)?;
-    Ok(model.tokenizer.decode(&answer, true)?.trim().to_string())
+    let answer = model.gemma.generate(&prompt, config, &model.answer_ends()?)?;
+    answer_text(model, &answer)
 }
 
 /// The tokens that follow `prompt`, up to one of [`Model::stop_ids`], which is left out.
@@ -52,7 +50,7 @@ fn collect(source: &mut dyn Tokens, limit: usize, stop: &[u32]) -> Result<Vec<u3
 }
 
 /// The tokens of an answer that there is room for from the start.
-const FIRST_ROOM: usize = 32;
+pub(super) const FIRST_ROOM: usize = 32;
 
 /// The model on the CPU.
 struct OnHost<'a> {
@@ -89,6 +87,12 @@ impl Gemma3 {
     /// # Errors
     /// [`Error::Setting`] for settings that cannot work, an empty prompt, or one that leaves no room.
     pub fn generate(&self, prompt: &[u32], config: &GenerationConfig, stop: &[u32]) -> Result<Vec<u32>> {
+        let limit = self.room_after(prompt, config)?;
+        self.follow(prompt, limit, config.rule(), stop)
+    }
+
+    /// How many tokens may follow `prompt`.
+    pub(super) fn room_after(&self, prompt: &[u32], config: &GenerationConfig) -> Result<usize> {
         config.validate()?;
         let longest = self.config().max_position_embeddings;
         if prompt.is_empty() {
@@ -98,8 +102,7 @@ impl Gemma3 {
             let help = format!("the model reads at most {longest} tokens, the answer included: shorten it");
             return Err(Error::setting("prompt", format!("{} tokens", prompt.len()), help));
         }
-        let limit = config.max_new_tokens.min(longest - prompt.len());
-        self.follow(prompt, limit, config.rule(), stop)
+        Ok(config.max_new_tokens.min(longest - prompt.len()))
     }
 
     /// The `count` likeliest tokens after `prompt`, without a look at what they mean: no token stops
@@ -111,7 +114,7 @@ impl Gemma3 {
         self.follow(prompt, count, Rule::GREEDY, &[])
     }
 
-    fn follow(&self, prompt: &[u32], limit: usize, rule: Rule, stop: &[u32]) -> Result<Vec<u32>> {
+    pub(super) fn follow(&self, prompt: &[u32], limit: usize, rule: Rule, stop: &[u32]) -> Result<Vec<u32>> {
         #[cfg(feature = "cuda")]
         if let crate::device::Device::Cuda(gpu) = self.device() {
             return self.on_card.with(gpu, self, |card| {

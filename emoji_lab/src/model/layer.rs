@@ -1,6 +1,7 @@
 //! One decoder layer of Gemma 3, forward and backward.
 
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 use super::cache::KvCache;
 use super::linear::{DropoutKey, Linear, Param};
@@ -148,12 +149,13 @@ impl DecoderLayer {
 
     /// The layer on the residual stream `x` `[tokens, hidden]`.
     ///
-    /// With a cache, new keys and values are put behind those of earlier tokens.
+    /// With caches, one for each of the pass's segments, new keys and values are put behind those of
+    /// earlier tokens. Such a pass has no backward.
     pub(crate) fn forward(
         &self,
         x: Tensor,
         pass: &Pass<'_>,
-        cache: Option<&KvCache>,
+        caches: Option<&[KvCache]>,
     ) -> Result<(Tensor, LayerTape)> {
         let (normed, input_rstd) = self.norm(INPUT, &x, pass)?;
         let (q_raw, q_u) = self.linear(Q, &normed, pass)?;
@@ -162,12 +164,12 @@ impl DecoderLayer {
         let table = pass.rope(self.layer_type);
         let (q, q_rstd) = self.head_norm(Q_NORM, &q_raw, pass)?;
         let (k, k_rstd) = self.head_norm(K_NORM, &k_raw, pass)?;
-        let (q, mut k) = (rope::forward(&q, table)?, rope::forward(&k, table)?);
-        let mut v = v.reshape(k.shape())?;
-        if let Some(cache) = cache {
-            (k, v) = cache.append(self.index, &k, &v)?;
-        }
-        let (attended, lse) = attention::forward(&q, &k, &v, &pass.attention(self.layer_type))?;
+        let (q, k) = (rope::forward(&q, table)?, rope::forward(&k, table)?);
+        let v = v.reshape(k.shape())?;
+        let (attended, lse) = match caches {
+            None => attention::forward(&q, &k, &v, &pass.attention(self.layer_type))?,
+            Some(caches) => self.attend_to_caches((&q, &k, &v), pass, caches)?,
+        };
         let attended = attended.flatten_from(1)?;
         let (o, o_u) = self.linear(O, &attended, pass)?;
         let (o_normed, o_rstd) = self.norm(POST_ATTENTION, &o, pass)?;
@@ -203,6 +205,29 @@ impl DecoderLayer {
             us,
         };
         Ok((out, tape))
+    }
+
+    /// Attention of each segment on its own cache, which takes in the segment's keys and values.
+    ///
+    /// A segment by itself, not all in one tensor: a batch's sequences are of any lengths, and each
+    /// cache has the room that its sequence needs.
+    fn attend_to_caches(
+        &self,
+        (q, k, v): (&Tensor, &Tensor, &Tensor),
+        pass: &Pass<'_>,
+        caches: &[KvCache],
+    ) -> Result<(Tensor, Tensor)> {
+        let attend = |(segment, cache): (&Segment, &KvCache)| {
+            let own = |t: &Tensor| t.narrow(0, segment.q_start, segment.q_len);
+            let (k, v) = cache.append(self.index, &own(k)?, &own(v)?)?;
+            let alone = [Segment { q_start: 0, k_start: 0, ..*segment }];
+            let shape = AttentionShape { segments: &alone, ..pass.attention(self.layer_type) };
+            attention::forward(&own(q)?, &k, &v, &shape)
+        };
+        let rows = pass.segments.par_iter().zip(caches);
+        let (attended, lse): (Vec<_>, Vec<_>) =
+            rows.map(attend).collect::<candle_core::Result<Vec<_>>>()?.into_iter().unzip();
+        Ok((Tensor::cat(&attended, 0)?, Tensor::cat(&lse, 0)?))
     }
 
     /// The gradient for the layer's input, given the one for its output.

@@ -64,6 +64,14 @@ impl Model {
         }
     }
 
+    /// The tokens at which an answer in a chat ends. A base model's own settings do not know turns; in
+    /// a chat the answer is over where its turn is.
+    pub(super) fn answer_ends(&self) -> Result<Vec<u32>> {
+        let mut ends = self.stop_ids()?;
+        ends.extend(self.tokenizer.end_of_turn());
+        Ok(ends)
+    }
+
     /// The settings that the model's own `generation_config.json` asks for, as `model.generate()`
     /// uses them in transformers: `do_sample`, `temperature`, `top_k`, `top_p`,
     /// `repetition_penalty` and `max_new_tokens`.

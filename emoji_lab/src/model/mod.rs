@@ -5,9 +5,11 @@ mod config;
 mod config_json;
 mod config_rope;
 mod cut_short;
+mod decode;
 mod folder;
 mod gemma3;
 mod generate;
+mod generate_batch;
 mod generation_config;
 mod generation_json;
 pub(crate) mod gguf;
@@ -34,6 +36,8 @@ pub(crate) use gemma3::{ParameterMut, parameter_name};
 #[cfg(feature = "cuda")]
 pub(crate) use generate::Tokens;
 pub use generate::{generate, generate_ids};
+pub(crate) use generate_batch::{answer_text, answers};
+pub use generate_batch::{generate_batch, generate_batch_ids};
 pub use generation_config::GenerationConfig;
 pub use gguf::{GgufModel, Rounding, gguf_from_bytes, open_gguf};
 #[cfg(feature = "cuda")]

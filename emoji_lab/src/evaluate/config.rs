@@ -1,0 +1,81 @@
+//! Settings of an evaluation.
+
+use std::sync::Arc;
+
+use super::emoji::EmojiJudge;
+use super::judge::Judge;
+use crate::error::{Error, Result};
+use crate::model::GenerationConfig;
+
+/// How answers are asked for, and how they are judged.
+#[derive(Debug, Clone)]
+pub struct EvaluationConfig {
+    /// How a model answers: greedy, at most 32 tokens.
+    pub generation: GenerationConfig,
+    /// What answers are judged by: [`EmojiJudge`].
+    pub judge: Arc<dyn Judge>,
+    /// Draws of the bootstrap that intervals come from, 100 or more.
+    pub resamples: usize,
+    /// Seed of those draws.
+    pub seed: u64,
+}
+
+impl Default for EvaluationConfig {
+    fn default() -> Self {
+        Self {
+            generation: GenerationConfig::greedy(32),
+            judge: Arc::new(EmojiJudge),
+            resamples: 2000,
+            seed: 42,
+        }
+    }
+}
+
+impl EvaluationConfig {
+    /// # Errors
+    /// [`Error::Setting`] that names the setting which cannot work.
+    pub fn validate(&self) -> Result<()> {
+        self.generation.validate()?;
+        if !(100..=1_000_000).contains(&self.resamples) {
+            let help = "use 100 to 1000000; with fewer draws the ends of an interval are chance";
+            return Err(Error::setting("resamples", self.resamples, help));
+        }
+        if self.judge.measures().is_empty() {
+            let help = "a judge needs at least one measure, the first of which is the score";
+            return Err(Error::setting("judge", format!("{:?}", self.judge), help));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluate::Measure;
+
+    #[derive(Debug)]
+    struct Blind;
+    impl Judge for Blind {
+        fn measures(&self) -> Vec<Measure> {
+            vec![]
+        }
+        fn judge(&self, _: &str, _: &str) -> Vec<f64> {
+            vec![]
+        }
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_named() {
+        let good = EvaluationConfig::default;
+        good().validate().unwrap();
+        for (name, wrong) in [
+            ("max_new_tokens", EvaluationConfig { generation: GenerationConfig::greedy(0), ..good() }),
+            ("resamples", EvaluationConfig { resamples: 99, ..good() }),
+            ("resamples", EvaluationConfig { resamples: usize::MAX, ..good() }),
+            ("judge", EvaluationConfig { judge: Arc::new(Blind), ..good() }),
+        ] {
+            let said = wrong.validate().unwrap_err().to_string();
+            assert!(said.starts_with(&format!("setting {name} = ")), "{said}");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! From rows to an evaluation.
+
+use std::time::Instant;
+
+use super::config::EvaluationConfig;
+use super::evaluation::Evaluation;
+use super::questions::{Question, Questions};
+use crate::error::{Error, Result};
+use crate::model::{Model, answer_text, answers};
+
+/// Asks `model` every row and judges its answers.
+///
+/// Questions are put as in training, the row's answer left out; on the CPU many are answered side by
+/// side ([`generate_batch`](crate::model::generate_batch)).
+///
+/// # Errors
+/// [`Error::Setting`] for settings that cannot work, no rows, or a row whose text leaves no room for an
+/// answer; [`Error::Model`] if the chat template refuses a row.
+pub fn evaluate<R>(model: &Model, rows: &R, config: &EvaluationConfig) -> Result<Evaluation>
+where
+    R: Questions + ?Sized,
+{
+    config.validate()?;
+    let questions = asked(rows)?;
+    let conversations: Vec<_> = questions.iter().map(|question| question.messages.clone()).collect();
+    let started = Instant::now();
+    let tokens = answers(model, &conversations, &config.generation)?;
+    let answers = tokens
+        .iter()
+        .map(|tokens| Ok((answer_text(model, tokens)?, Some(tokens.len()))))
+        .collect::<Result<Vec<_>>>()?;
+    let seconds = started.elapsed().as_secs_f64();
+    Evaluation::new(&model.origin, questions, answers, seconds, config)
+}
+
+/// Judges answers that came from elsewhere; `name` says from where.
+///
+/// # Errors
+/// [`Error::Setting`] for settings that cannot work, no rows, or another number of answers than of
+/// rows.
+pub fn judge_answers<R, S>(
+    name: &str,
+    rows: &R,
+    answers: &[S],
+    config: &EvaluationConfig,
+) -> Result<Evaluation>
+where
+    R: Questions + ?Sized,
+    S: AsRef<str>,
+{
+    config.validate()?;
+    let questions = asked(rows)?;
+    if questions.len() != answers.len() {
+        let help = format!("there are {} rows; give an answer for each, in their order", questions.len());
+        return Err(Error::setting("answers", format!("{} answers", answers.len()), help));
+    }
+    let answers = answers.iter().map(|answer| (answer.as_ref().to_string(), None)).collect();
+    Evaluation::new(name, questions, answers, 0.0, config)
+}
+
+/// The rows' questions, of which there must be some.
+pub(super) fn asked<R: Questions + ?Sized>(rows: &R) -> Result<Vec<Question>> {
+    let questions = rows.questions();
+    match questions.is_empty() {
+        true => Err(Error::setting("rows", "no rows", "give at least one row to evaluate on")),
+        false => Ok(questions),
+    }
+}

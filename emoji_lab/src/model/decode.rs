@@ -1,0 +1,59 @@
+//! The model's forward pass with caches: what generation repeats.
+
+use candle_core::Tensor;
+
+use super::layer::Pass;
+use super::{Gemma3, KvCache};
+use crate::error::{Error, Result};
+use crate::ops::attention::Segment;
+use crate::ops::rms_norm;
+
+impl Gemma3 {
+    /// Feeds the next tokens of the sequence in `cache`; returns the logits `[vocab]` that follow
+    /// the last of them.
+    ///
+    /// # Errors
+    /// If `ids` is empty, outside the vocabulary, or more than the cache has room for.
+    pub fn decode(&self, ids: &[u32], cache: &mut KvCache) -> Result<Tensor> {
+        Ok(self.decode_rows(&[ids], std::slice::from_mut(cache))?.squeeze(0)?)
+    }
+
+    /// [`Self::decode`] for several sequences at once, each with its own number of tokens and its own
+    /// cache; returns the logits `[sequences, vocab]`.
+    ///
+    /// Every weight is read once for all of them, so a step costs little more than that of one
+    /// sequence. A sequence's logits are the same alone and among others but for rounding: a matrix
+    /// product adds in an order that depends on its size.
+    ///
+    /// # Errors
+    /// As [`Self::decode`]; also if there is no sequence, or not a cache for each.
+    pub fn decode_rows(&self, rows: &[&[u32]], caches: &mut [KvCache]) -> Result<Tensor> {
+        if rows.is_empty() || rows.len() != caches.len() || rows.iter().any(|ids| ids.is_empty()) {
+            return Err(Error::setting(
+                "rows",
+                format!("{} for {} caches", rows.len(), caches.len()),
+                "give at least one row, a cache for each, and each at least one token",
+            ));
+        }
+        let (mut positions, mut segments, mut last) = (vec![], vec![], vec![]);
+        for (ids, cache) in rows.iter().zip(caches.iter()) {
+            let (start, end) = (cache.len(), cache.len() + ids.len());
+            segments.push(Segment { q_start: positions.len(), q_len: ids.len(), k_start: 0, k_len: end });
+            positions.extend((start..end).map(|p| p as u32));
+            last.push(positions.len() as u32 - 1);
+        }
+        let (global, local) = self.rope_tables(&positions)?;
+        let pass =
+            Pass { config: &self.config, segments: &segments, global: &global, local: &local, dropout: None };
+        let mut x = self.embed(&rows.concat())?;
+        for layer in &self.layers {
+            x = layer.forward(x, &pass, Some(caches))?.0;
+        }
+        for (ids, cache) in rows.iter().zip(caches) {
+            cache.advance(ids.len());
+        }
+        let last = x.index_select(&Tensor::new(last, x.device())?, 0)?;
+        let (hidden, _) = rms_norm::forward(&last, &self.norm.value, self.config.rms_norm_eps)?;
+        self.logits(&hidden)
+    }
+}
