@@ -7,7 +7,8 @@ use crate::error::{Error, Result};
 
 /// A table of several evaluations of the same rows, one a line under the name given: score with
 /// interval, gain over the first with the interval of the row by row difference, and the means of
-/// the other measures. The best score is marked.
+/// the other measures but those that count (an evaluation's own table has all). The best score is
+/// marked.
 ///
 /// # Errors
 /// [`Error::Setting`] if there is none, or they are not of the same rows by the same measures.
@@ -27,10 +28,12 @@ pub fn compare_evaluations<S: AsRef<str>>(evaluations: &[(S, &Evaluation)]) -> R
     let mut table = Table::new(format!("{rows} answers each")).column("", Align::Left);
     table = table.column(format!("{} [95 %]", first.label()), Align::Right);
     if !others.is_empty() {
-        table = table.column(format!("over {}", first_name.as_ref()), Align::Right);
+        table = table.column("gain [95 %]", Align::Right);
     }
-    for measure in measures.iter().skip(1) {
-        table = table.column(measure.label, Align::Right);
+    // A page is only so wide.
+    let shown: Vec<usize> = (1..measures.len()).filter(|i| measures[*i].unit != Unit::Count).collect();
+    for place in &shown {
+        table = table.column(measures[*place].label, Align::Right);
     }
     let with_tokens = evaluations.iter().any(|(_, evaluation)| evaluation.tokens_per_answer().is_some());
     if with_tokens {
@@ -43,8 +46,8 @@ pub fn compare_evaluations<S: AsRef<str>>(evaluations: &[(S, &Evaluation)]) -> R
         } else if !others.is_empty() {
             cells.push(String::new());
         }
-        for (place, measure) in measures.iter().enumerate().skip(1) {
-            cells.push(measure.unit.show(evaluation.mean_at(place)));
+        for place in &shown {
+            cells.push(measures[*place].unit.show(evaluation.mean_at(*place)));
         }
         cells.extend(evaluation.tokens_per_answer().map(|tokens| Unit::Count.show(tokens)));
         table = table.row(cells);
@@ -55,8 +58,8 @@ pub fn compare_evaluations<S: AsRef<str>>(evaluations: &[(S, &Evaluation)]) -> R
     if let (Some(best), false) = (best, others.is_empty()) {
         table = table.highlight(best, "best");
         table = table.note(format!(
-            "over {}: the mean difference row by row, and its 95 % interval; what leaves 0 out is more \
-             than the choice of rows.",
+            "Gain: over {}, the mean difference row by row; an interval that leaves 0 out is more than the \
+             choice of rows.",
             first_name.as_ref()
         ));
     }
