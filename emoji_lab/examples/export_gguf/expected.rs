@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 const LONGEST: usize = 24;
 
 /// Texts with what tokenizers disagree about: runs of blanks and of one character, bytes, emoji of
-/// several characters, control tokens in the middle, and words that look like them. No run of ▁ itself:
+/// several characters, control tokens in the middle, and words that look like them. No ▁ beside another, or a blank:
 /// llama.cpp takes a run of blanks before it writes ▁ for each, and does not find one that is ▁ already.
 const ODD: [&str; 16] = [
     "",
@@ -24,7 +24,7 @@ const ODD: [&str; 16] = [
     "👨‍👩‍👧‍👦 🏳️‍🌈 🇯🇵 ❤️ 1️⃣ 🏖️☀️😎",
     "🎉🎉🎉🎉🎉🎉🎉 🔥🔥🔥",
     "Straße, naïve café, Ελλάδα, русский, 日本語, العربية, עברית",
-    "▁under▁scores▁ and \u{a0}no-break\u{2003}blanks\u{200b}",
+    "▁under▁scores▁and \u{a0}no-break\u{2003}blanks\u{200b}",
     "<bos><start_of_turn>user\nhi<end_of_turn>\n<start_of_turn>model\n",
     "a<end_of_turn>b <eos> c",
     "<start_of_tur n> <0x41> <unused5> [multimodal] <mask",
