@@ -1,7 +1,6 @@
 //! Generation on the card: the prompt in one pass, then a graph a token.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
 
 use super::Gpu;
 use super::activations::Activations;
@@ -11,7 +10,9 @@ use super::network::Network;
 use super::step::{Inputs, Step};
 use super::trouble::caught;
 use crate::error::{Error, Result};
-use crate::model::{Gemma3, PackedTokens, Tokens};
+use crate::model::generate::Tokens;
+use crate::model::on_device::Generator;
+use crate::model::{Gemma3, PackedTokens};
 use crate::ops::decode::cuda::DecodeState;
 use crate::ops::sample::Rule;
 
@@ -21,7 +22,7 @@ const AHEAD: usize = 8;
 const CACHE_STEP: usize = 512;
 
 /// A model on the card, ready to generate.
-pub(crate) struct Generator {
+pub(crate) struct CudaGenerator {
     gpu: Gpu,
     network: Network,
     sequence: Option<Sequence>,
@@ -43,19 +44,45 @@ struct Answer {
 }
 
 // SAFETY: handles of the driver's, used by one thread at a time, after making the context its own.
-unsafe impl Send for Generator {}
+unsafe impl Send for CudaGenerator {}
 
-impl Generator {
+impl CudaGenerator {
     /// Puts the model's weights on the card.
     pub(crate) fn new(gpu: &Gpu, model: &Gemma3) -> Result<Self> {
+        caught(&gpu.short_name(), || Self::upload(gpu, model))
+    }
+
+    fn upload(gpu: &Gpu, model: &Gemma3) -> Result<Self> {
         let gpu = &gpu.new_lane()?;
         let positions = model.config().max_position_embeddings;
         let network = Network::new(gpu, model, None, positions)?;
         Ok(Self { gpu: gpu.clone(), network, sequence: None, prompt: None, answer: Answer::default() })
     }
 
-    /// Reads `prompt`; up to `limit` tokens that follow it, chosen by `rule`, can then be asked for.
-    pub(crate) fn start(&mut self, prompt: &[u32], limit: usize, rule: &Rule) -> Result<()> {
+    /// Asks for tokens that follow, and waits for them: one at first, then several at a time.
+    fn ask(&mut self) -> Result<()> {
+        let (gpu, answer) = (&self.gpu, &mut self.answer);
+        let Some(sequence) = &mut self.sequence else { return Err(missing()) };
+        gpu.bind()?;
+        let more = if answer.asked == 0 { 1 } else { AHEAD };
+        let more = more.min(answer.limit - answer.asked);
+        for _ in 0..more {
+            match answer.asked {
+                0 => sequence.choose(gpu, answer.by_rule)?,
+                _ => sequence.next(gpu, &self.network, answer.by_rule)?,
+            }
+            answer.asked += 1;
+        }
+        let mut tokens = vec![0u32; more];
+        let v = &sequence.vectors;
+        v.memory.read((v.written - v.memory.ptr()) as usize + (answer.asked - more) * 4, &mut tokens)?;
+        answer.ready.extend(tokens);
+        Ok(())
+    }
+}
+
+impl Generator for CudaGenerator {
+    fn start(&mut self, prompt: &[u32], limit: usize, rule: &Rule) -> Result<()> {
         self.gpu.bind()?;
         let (vocab, room) = (self.network.sizes.vocab, prompt.len() + limit);
         let outside = prompt.iter().any(|id| *id as usize >= vocab);
@@ -109,30 +136,9 @@ impl Generator {
         self.answer = Answer { by_rule, limit, ..Answer::default() };
         Ok(())
     }
-
-    /// Asks for tokens that follow, and waits for them: one at first, then several at a time.
-    fn ask(&mut self) -> Result<()> {
-        let (gpu, answer) = (&self.gpu, &mut self.answer);
-        let Some(sequence) = &mut self.sequence else { return Err(missing()) };
-        gpu.bind()?;
-        let more = if answer.asked == 0 { 1 } else { AHEAD };
-        let more = more.min(answer.limit - answer.asked);
-        for _ in 0..more {
-            match answer.asked {
-                0 => sequence.choose(gpu, answer.by_rule)?,
-                _ => sequence.next(gpu, &self.network, answer.by_rule)?,
-            }
-            answer.asked += 1;
-        }
-        let mut tokens = vec![0u32; more];
-        let v = &sequence.vectors;
-        v.memory.read((v.written - v.memory.ptr()) as usize + (answer.asked - more) * 4, &mut tokens)?;
-        answer.ready.extend(tokens);
-        Ok(())
-    }
 }
 
-impl Tokens for Generator {
+impl Tokens for CudaGenerator {
     fn next(&mut self) -> Result<u32> {
         if self.answer.ready.is_empty() {
             self.ask()?;
@@ -143,43 +149,4 @@ impl Tokens for Generator {
 
 fn missing() -> Error {
     Error::device("cuda", "generation was not started, or has ended", "This is a fault of emoji_lab")
-}
-
-/// A model's form on the card, made when it is first asked for. A copy of the model has none: its
-/// tensors may be exchanged, and the copy then makes its own.
-#[derive(Default)]
-pub(crate) struct OnCard(Mutex<Option<Generator>>);
-
-impl OnCard {
-    /// Calls `f` with the generator of `model`, made first if there is none.
-    pub(crate) fn with<R>(
-        &self,
-        gpu: &Gpu,
-        model: &Gemma3,
-        f: impl FnOnce(&mut Generator) -> Result<R>,
-    ) -> Result<R> {
-        let mut generator = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *generator {
-            Some(generator) => f(generator),
-            none => f(none.insert(caught(&gpu.short_name(), || Generator::new(gpu, model))?)),
-        }
-    }
-
-    /// Gives the memory back.
-    pub(crate) fn release(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-}
-
-impl Clone for OnCard {
-    fn clone(&self) -> Self {
-        Self::default()
-    }
-}
-
-impl std::fmt::Debug for OnCard {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let there = self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        write!(f, "OnCard({there})")
-    }
 }

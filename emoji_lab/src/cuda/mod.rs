@@ -47,5 +47,5 @@ pub(crate) mod testing;
 mod trouble;
 
 pub(crate) use engine::CudaEngine;
-pub(crate) use generator::OnCard;
+pub(crate) use generator::CudaGenerator;
 pub use gpu::Gpu;

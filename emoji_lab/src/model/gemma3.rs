@@ -5,6 +5,7 @@ use candle_core::Tensor;
 
 use super::layer::{DecoderLayer, LINEARS, LayerTape, NORMS, Pass};
 use super::linear::{DropoutKey, Linear, Param};
+use super::on_device::OnDevice;
 use super::{Gemma3Config, PackedTokens, Weights};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -25,9 +26,7 @@ pub struct Gemma3 {
     pub(crate) norm: Param,
     /// `None` where the head is the embedding.
     pub(crate) lm_head: Option<Param>,
-    /// The model's form on a GPU.
-    #[cfg(feature = "cuda")]
-    pub(crate) on_card: crate::cuda::OnCard,
+    pub(super) on_device: OnDevice,
 }
 
 /// What the backward pass needs of a forward pass.
@@ -106,8 +105,7 @@ impl Gemma3 {
                 false => Some(Param::frozen(get("lm_head.weight", &embedding_dims)?)),
             },
             config,
-            #[cfg(feature = "cuda")]
-            on_card: crate::cuda::OnCard::default(),
+            on_device: OnDevice::default(),
         })
     }
 
@@ -127,18 +125,13 @@ impl Gemma3 {
     /// # Errors
     /// [`Error::Device`] if the card has too little memory.
     pub fn prepare_device(&self) -> Result<()> {
-        #[cfg(feature = "cuda")]
-        if let Device::Cuda(gpu) = &self.device {
-            return self.on_card.with(gpu, self, |_| Ok(()));
-        }
-        Ok(())
+        self.on_device.with(self, |_| Ok(())).map(|_| ())
     }
 
     /// Gives back the memory that [`Self::prepare_device`] took on the GPU. The model can still be
     /// asked: it is put there again.
     pub fn release_device(&self) {
-        #[cfg(feature = "cuda")]
-        self.on_card.release();
+        self.on_device.release();
     }
 
     /// Where the model is trained and generates. Its tensors stay in the host's memory; a GPU gets

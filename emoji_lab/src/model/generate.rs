@@ -115,14 +115,14 @@ impl Gemma3 {
     }
 
     pub(super) fn follow(&self, prompt: &[u32], limit: usize, rule: Rule, stop: &[u32]) -> Result<Vec<u32>> {
-        #[cfg(feature = "cuda")]
-        if let crate::device::Device::Cuda(gpu) = self.device() {
-            return self.on_card.with(gpu, self, |card| {
-                card.start(prompt, limit, &rule)?;
-                collect(card, limit, stop)
-            });
+        let elsewhere = self.on_device.with(self, |generator| {
+            generator.start(prompt, limit, &rule)?;
+            collect(generator, limit, stop)
+        })?;
+        match elsewhere {
+            Some(answer) => Ok(answer),
+            None => collect(&mut OnHost::new(self, prompt, limit, rule)?, limit, stop),
         }
-        collect(&mut OnHost::new(self, prompt, limit, rule)?, limit, stop)
     }
 }
 

@@ -100,7 +100,6 @@ impl Gemma3 {
             let limit = self.room_after(prompt, config).map_err(|error| of_prompt(error, number))?;
             waiting.push_back(Asked { number, prompt, limit });
         }
-        #[cfg(feature = "cuda")]
         if self.device().is_cuda() {
             let one = |asked: &Asked<'_>| self.follow(asked.prompt, asked.limit, config.rule(), stop);
             return waiting.iter().map(one).collect();

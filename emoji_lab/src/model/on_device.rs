@@ -1,0 +1,67 @@
+//! The seam between a model and the devices that it generates on.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use super::Gemma3;
+use super::generate::Tokens;
+use crate::device::Device;
+use crate::error::Result;
+use crate::ops::sample::Rule;
+
+/// A model on a device of its own, ready to generate.
+pub(crate) trait Generator: Tokens + Send {
+    /// Reads `prompt`; up to `limit` tokens that follow it, chosen by `rule`, can then be asked for.
+    fn start(&mut self, prompt: &[u32], limit: usize, rule: &Rule) -> Result<()>;
+}
+
+/// The generator of the model's device; `None` where the host's own tensors are asked.
+fn generator(model: &Gemma3) -> Result<Option<Box<dyn Generator>>> {
+    match model.device() {
+        Device::Cpu => Ok(None),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(gpu) => Ok(Some(Box::new(crate::cuda::CudaGenerator::new(gpu, model)?))),
+    }
+}
+
+/// A model's form on its device, made when it is first asked for. A copy of the model has none: its
+/// tensors may be exchanged, and the copy then makes its own.
+#[derive(Default)]
+pub(crate) struct OnDevice(Mutex<Option<Box<dyn Generator>>>);
+
+impl OnDevice {
+    /// Calls `f` with the generator of `model`, made first if there is none; `None` if its device has
+    /// none.
+    pub(super) fn with<R>(
+        &self,
+        model: &Gemma3,
+        f: impl FnOnce(&mut dyn Generator) -> Result<R>,
+    ) -> Result<Option<R>> {
+        let mut there = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if there.is_none() {
+            *there = generator(model)?;
+        }
+        match &mut *there {
+            Some(generator) => f(generator.as_mut()).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Gives the memory back.
+    pub(super) fn release(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+impl Clone for OnDevice {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl fmt::Debug for OnDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let there = self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        write!(f, "OnDevice({there})")
+    }
+}
