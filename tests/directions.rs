@@ -29,7 +29,7 @@ const USES: &str = "
     lora: display error files model ops quant rng sniff
     train: cuda data device display error files host lora model ops python_json quant rng
     plot: display error files train
-    export: data display error files model ops quant
+    export: data display error files host model ops quant
     compare: data display error model
     evaluate: compare data display error model rng
 ";

@@ -90,6 +90,6 @@ mod tests {
         assert!(text.contains("max_steps") && text.contains("Steps(2)") && text.contains("None"), "{text}");
         assert!(text.contains("As by default:") && text.contains("learning_rate=5e-5"), "{text}");
         // Of the fields alone the changed ones have a line.
-        assert!(!text.lines().any(|line| line.trim_start().starts_with("learning_rate")), "{text}");
+        assert!(!text.lines().any(|line| line.trim_start().starts_with("learning_rate ")), "{text}");
     }
 }
