@@ -13,6 +13,8 @@ wheels=(
     nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
 )
 mark=$folder/.emoji_lab-cuda-toolkit
+list=$folder/.emoji_lab-cuda-files
+files_of() { (cd "$1" && find . -mindepth 1 ! -type d ! -name "${mark##*/}" ! -name "${list##*/}" -printf '%P\n' | LC_ALL=C sort); }
 first="Made by tools/install-cuda-toolkit.sh, which replaces this folder as a whole."
 if [[ -f $mark && $(<"$mark") == "$first"$'\n'"${wheels[*]}" ]]; then
     exit 0
@@ -30,11 +32,17 @@ if [[ -e $folder || -L $folder ]]; then
         echo "$folder is not empty and was not made by this script; name another folder" >&2
         exit 1
     fi
-    # What the wheels do not have is somebody's own.
-    foreign=$(find "$folder" -mindepth 1 -maxdepth 1 ! -name nvidia ! -name bin ! -name '*.dist-info' ! -name "${mark##*/}" -print -quit)
-    if [[ -n $foreign ]]; then
-        echo "$foreign is not of this script, and would go with the folder: move it, or name another folder" >&2
-        exit 1
+    # What is not in the list of its own files is somebody's.
+    if [[ -n $(ls -A "$folder") ]]; then
+        if [[ ! -f $list ]]; then
+            echo "$folder is of an earlier release, which kept no list of its files: move it away, or name another folder" >&2
+            exit 1
+        fi
+        foreign=$(LC_ALL=C comm -13 <(LC_ALL=C sort "$list") <(files_of "$folder") | head -n 1)
+        if [[ -n $foreign ]]; then
+            echo "$folder/$foreign is not of this script, and would go with the folder: move it, or name another folder" >&2
+            exit 1
+        fi
     fi
 fi
 command -v g++ >/dev/null || { echo "g++ is needed: apt-get install g++" >&2; exit 1; }
@@ -45,5 +53,6 @@ python3 -m pip install --quiet --disable-pip-version-check --root-user-action ig
     --target "$part" "${wheels[@]}"
 "$part/nvidia/cu13/bin/nvcc" --version >/dev/null
 printf '%s\n%s\n' "$first" "${wheels[*]}" >"$part/${mark##*/}"
+files_of "$part" >"$part/${list##*/}"
 rm -rf "$folder"
 mv "$part" "$folder"
