@@ -20,10 +20,11 @@ const ROWS: usize = 64;
 const PROMPT_TOKENS: usize = 4096;
 
 /// The model's answers to many conversations, in their order: what [`generate`](super::generate)
-/// gives for each of them, sooner.
+/// gives for each of them, sooner where they are many.
 ///
 /// On the CPU up to 64 answers grow side by side, and each step reads the model's weights once for
-/// all of them. Prompts may be of different lengths; an answer that is finished makes room for the
+/// all of them. That pays for many prompts; a handful may take longer than one by one, for the
+/// product of matrices packs every weight anew at each step. Prompts may be of different lengths; an answer that is finished makes room for the
 /// next prompt. On a GPU the answers are for now generated one after the other.
 ///
 /// Greedy answers and draws are those of one stream: with `do_sample` each conversation draws as it
