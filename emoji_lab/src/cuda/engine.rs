@@ -11,9 +11,7 @@ use crate::error::{Error, Result};
 use crate::host;
 use crate::model::Gemma3;
 use crate::ops::linear_cross_entropy::LossSum;
-use crate::train::engine::{
-    Engine, Settings, Step, StepResult, Ticket, check_finite, check_gradients, count_targets,
-};
+use crate::train::engine::{Engine, Settings, Step, StepResult, Ticket, check_finite, check_gradients};
 use crate::train::{Batch, Buffer, Slot};
 
 /// The GPU's engine. It runs some steps ahead of the host, which so never makes it wait.
@@ -28,7 +26,6 @@ pub(crate) struct CudaEngine {
 #[derive(Debug)]
 struct Pending {
     step: Step,
-    targets: usize,
     tokens: usize,
 }
 
@@ -60,10 +57,9 @@ impl Engine for CudaEngine {
     }
 
     fn submit(&mut self, batches: &[Batch], step: &Step) -> Result<Ticket> {
-        let targets = count_targets(batches)?;
         let ticket = self.own().submit(batches, step.learning_rate, step.number, step.first_pass)?;
         let tokens = batches.iter().map(|batch| batch.tokens.len()).sum();
-        self.pending.insert(ticket, Pending { step: *step, targets, tokens });
+        self.pending.insert(ticket, Pending { step: *step, tokens });
         Ok(ticket)
     }
 
@@ -74,11 +70,13 @@ impl Engine for CudaEngine {
     }
 
     fn wait(&mut self, ticket: Ticket) -> Result<StepResult> {
+        // Whatever comes of it, it is no longer on its way.
+        let pending = self.pending.remove(&ticket);
         let done = self.own().wait(ticket)?;
-        let Some(Pending { step, targets, tokens }) = self.pending.remove(&ticket) else {
+        let Some(Pending { step, tokens }) = pending else {
             return Err(Error::training("a step was waited for twice", "Wait for every step once"));
         };
-        let loss = done.loss_sum / targets as f64;
+        let loss = done.loss_sum / step.targets as f64;
         // Once another step has been sent, the gradients are no longer this one's.
         if let Some(moved) = step.check.filter(|_| self.shared().has_gradients_of(ticket)) {
             check_gradients(&self.slots, &self.gradient_squares()?, moved)?;

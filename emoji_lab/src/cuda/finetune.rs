@@ -110,9 +110,7 @@ impl CudaFinetune {
         values: &Tensor,
         settings: Settings,
     ) -> Result<Self> {
-        if let Some(slot) = slots.iter().find(|s| {
-            !(s.name.contains(".lora_") || s.name.contains("embed_tokens") || s.name.starts_with("lm_head"))
-        }) {
+        if let Some(slot) = slots.iter().find(|slot| !slot.is_adapter() && !slot.is_embedding()) {
             return Err(Error::device(
                 gpu.short_name(),
                 format!("{} is to be trained, and the GPU trains adapters, embedding and head", slot.name),

@@ -1,14 +1,11 @@
 //! Training on the CPU: the reference for every other engine.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use candle_core::Tensor;
 
 use super::batch::Batch;
-use super::engine::{
-    Engine, Settings, Step, StepResult, Ticket, check_finite, check_gradients, count_targets,
-};
+use super::engine::{Engine, Settings, Step, StepResult, Ticket, check_finite, check_gradients};
 use super::layout::{Buffer, Layout, Slot};
 use crate::error::{Error, Result};
 use crate::host;
@@ -23,7 +20,7 @@ use crate::rng::Philox;
 #[derive(Debug)]
 pub(super) struct CpuEngine {
     model: Gemma3,
-    layout: Arc<Layout>,
+    layout: Layout,
     settings: Settings,
     values: Tensor,
     gradients: Tensor,
@@ -48,7 +45,7 @@ impl CpuEngine {
         })?;
         Ok(Self {
             model,
-            layout: Arc::new(layout.clone()),
+            layout: layout.clone(),
             settings,
             values,
             gradients,
@@ -72,17 +69,16 @@ impl CpuEngine {
     /// no parameter.
     fn step(&self, batches: &[Batch], step: &Step) -> Result<StepResult> {
         let Settings { optimizer, max_grad_norm, seed } = self.settings;
-        let targets = count_targets(batches)?;
         self.gradients.zero_set()?;
         let (mut loss_sum, mut tokens, mut pass) = (0.0, 0, step.first_pass);
         for batch in batches {
             let key = DropoutKey { seed, pass };
-            let factor = 1.0 / targets as f64;
+            let factor = 1.0 / step.targets as f64;
             loss_sum += self.model.loss_and_backward(&batch.tokens, &batch.targets, factor, Some(key))?.sum;
             tokens += batch.tokens.len();
             pass += 1;
         }
-        let loss = loss_sum / targets as f64;
+        let loss = loss_sum / step.targets as f64;
         let norm = grad_norm::global_norm(&self.gradients)?;
         if let Some(moved) = step.check {
             check_gradients(self.layout.slots(), &self.gradient_squares()?, moved)?;

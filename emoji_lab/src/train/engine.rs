@@ -33,6 +33,8 @@ pub(crate) struct Step {
     /// Counted from 1.
     pub(crate) number: usize,
     pub(crate) learning_rate: f64,
+    /// Targets of its batches together, at least one: what the loss is the mean over.
+    pub(crate) targets: usize,
     /// Forward passes of the run before it: dropout's randomness is a function of them.
     pub(crate) first_pass: u64,
     /// Whether every parameter's gradient is checked, and as which of the steps that move the
@@ -111,7 +113,7 @@ pub(super) fn engine(model: &Gemma3, layout: &Layout, settings: Settings) -> Res
 }
 
 /// The targets of a step, of which there must be some.
-pub(crate) fn count_targets(batches: &[Batch]) -> Result<usize> {
+pub(super) fn count_targets(batches: &[Batch]) -> Result<usize> {
     match batches.iter().map(Batch::target_count).sum() {
         0 => Err(Error::training(
             "a batch has no token to predict",

@@ -6,7 +6,7 @@ use candle_core::{DType, Tensor};
 
 use super::batch::Batch;
 use super::engine::{Engine, Settings, Step, StepResult, Ticket, check_gradients, count_targets, engine};
-use super::layout::{Buffer, Layout, Slot};
+use super::layout::{Buffer, Layout, Slot, is_adapter, is_embedding};
 use crate::error::{Error, Result};
 use crate::lora::{LM_HEAD, LoraConfig, add_adapters, quantize_linears, train_embeddings};
 use crate::model::{Gemma3, Gemma3Config};
@@ -70,10 +70,7 @@ impl Finetune {
                 }
                 add_adapters(&mut model, lora, seed)?;
                 let whole = train_embeddings(&mut model, lora)?;
-                Layout::of(&model, &|name| {
-                    name.contains(".lora_")
-                        || (whole && (name.contains("embed_tokens") || name.starts_with("lm_head")))
-                })?
+                Layout::of(&model, &|name| is_adapter(name) || (whole && is_embedding(name)))?
             }
         };
         let engine = engine(&model, &layout, Settings { optimizer, max_grad_norm, seed })?;
@@ -245,8 +242,8 @@ impl Finetune {
     /// # Errors
     /// As [`Self::step`].
     pub fn submit(&mut self, batches: &[Batch], learning_rate: f64) -> Result<Pending> {
-        count_targets(batches)?;
         let step = Step {
+            targets: count_targets(batches)?,
             number: self.steps + 1,
             learning_rate,
             first_pass: self.passes,

@@ -38,6 +38,16 @@ impl Slot {
             && !name.split('.').any(is_norm)
     }
 
+    /// Whether it is of a LoRA adapter.
+    pub(crate) fn is_adapter(&self) -> bool {
+        is_adapter(&self.name)
+    }
+
+    /// Whether it is the embedding or the head.
+    pub(crate) fn is_embedding(&self) -> bool {
+        is_embedding(&self.name)
+    }
+
     /// Its elements' places in the buffer.
     pub(super) fn range(&self) -> Range<usize> {
         self.offset..self.offset + self.len()
@@ -46,6 +56,16 @@ impl Slot {
     pub(super) fn view(&self, flat: &Tensor) -> Result<Tensor> {
         Ok(flat.narrow(0, self.offset, self.len())?.reshape(self.dims.as_slice())?)
     }
+}
+
+/// Whether the parameter `name` is of a LoRA adapter.
+pub(super) fn is_adapter(name: &str) -> bool {
+    name.contains(".lora_")
+}
+
+/// Whether the parameter `name` is the embedding or the head.
+pub(super) fn is_embedding(name: &str) -> bool {
+    name.contains("embed_tokens") || name.starts_with("lm_head")
 }
 
 /// One of the flat buffers that training needs, each as long as all trained parameters together.

@@ -3,14 +3,11 @@
 use candle_core::DType;
 
 use super::finetune::Finetune;
+use super::layout::{Slot, is_embedding};
 use crate::display::{ParameterReport, ParameterRow};
 use crate::ops::lora_linear::Weight;
 
 const F32: u64 = 4;
-
-fn is_embedding(name: &str) -> bool {
-    name.contains("embed_tokens") || name.starts_with("lm_head")
-}
 
 pub(super) fn report(finetune: &Finetune) -> ParameterReport {
     let model = finetune.start();
@@ -42,12 +39,12 @@ pub(super) fn report(finetune: &Finetune) -> ParameterReport {
     let head_gradient = model.device().dtype().size_in_bytes() as u64;
     let head = if model.lm_head.is_none() { crate::model::EMBED_TOKENS } else { crate::model::LM_HEAD };
     let gradient_bytes =
-        |slot: &super::Slot| slot.len() as u64 * if slot.name == head { head_gradient } else { F32 };
+        |slot: &Slot| slot.len() as u64 * if slot.name == head { head_gradient } else { F32 };
     // The CPU keeps moments in f32 tensors, however they are rounded.
     let small = model.device().is_cuda() && finetune.optimizer().state_dtype == DType::BF16;
     let state_bytes = if small { 2 } else { F32 };
-    let trained = |name: &str, pick: &dyn Fn(&str) -> bool| {
-        let slots: Vec<_> = finetune.slots().iter().filter(|slot| pick(&slot.name)).collect();
+    let trained = |name: &str, pick: &dyn Fn(&Slot) -> bool| {
+        let slots: Vec<_> = finetune.slots().iter().filter(|slot| pick(slot)).collect();
         let parameters: u64 = slots.iter().map(|slot| slot.len() as u64).sum();
         ParameterRow {
             name: name.into(),
@@ -65,9 +62,9 @@ pub(super) fn report(finetune: &Finetune) -> ParameterReport {
         dense,
         norms,
         embeddings,
-        trained("LoRA adapters", &|name| name.contains(".lora_")),
-        trained(tied, &is_embedding),
-        trained("Other trained weights", &|name| !name.contains(".lora_") && !is_embedding(name)),
+        trained("LoRA adapters", &Slot::is_adapter),
+        trained(tied, &Slot::is_embedding),
+        trained("Other trained weights", &|slot| !slot.is_adapter() && !slot.is_embedding()),
     ];
     let mut notes = vec!["Activations, which grow with the batch, come on top.".to_string()];
     let on_card: usize = finetune.device_memory().iter().map(|(_, bytes)| bytes).sum();
