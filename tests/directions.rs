@@ -19,19 +19,20 @@ const USES: &str = "
     sniff: error
     files: error
     settings: error
+    task: display error
     quant: display error host
     ops: cuda error host quant rng
     cuda: error host model ops rng train
     device: cuda error
-    data: display error hub rng sniff
+    data: display error hub rng sniff task
     model: cuda data device display error files host hub ops sniff
-    hub: data display error files model train
+    hub: data display error files model task train
     lora: display error files model ops quant rng sniff
     train: cuda data device display error files host lora model ops python_json quant rng
     plot: display error files train
-    export: data display error files host model ops quant
-    compare: data display error model
-    evaluate: compare data display error model rng
+    export: data display error files host model ops quant task
+    compare: display error model task
+    evaluate: data display error hub model rng task
 ";
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -37,7 +37,7 @@ fn an_interrupt_ends_training_with_a_checkpoint_and_it_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let model = load_model("embedded", &Device::Cpu).unwrap();
     let dataset = load_dataset("embedded", EmojiFilter::PurelyEmoji).unwrap();
-    let rows = format_chat(&dataset, SYSTEM_PROMPT).take(160);
+    let rows = format_chat(&dataset).take(160);
     let new_with = |dir: &std::path::Path, logging_strategy| {
         SftTrainer::new(
             &model,

@@ -16,7 +16,7 @@ const KILLS: usize = 50;
 fn train(dir: &Path) {
     let model = load_model("embedded", &Device::Cpu).unwrap();
     let dataset = load_dataset("embedded", EmojiFilter::PurelyEmoji).unwrap();
-    let rows = format_chat(&dataset, SYSTEM_PROMPT).take(40);
+    let rows = format_chat(&dataset).take(40);
     let args = SftConfig {
         output_dir: dir.to_path_buf(),
         learning_rate: 2e-3,

@@ -171,7 +171,7 @@ fn is_its_own(path: &Path, function: &str, names: &[&str]) -> bool {
 fn made(root: &Path) -> Made {
     let model = load_model("embedded", &Device::Cpu).unwrap();
     let dataset = load_dataset("embedded", EmojiFilter::PurelyEmoji).unwrap();
-    let rows = format_chat(&dataset, SYSTEM_PROMPT).take(4);
+    let rows = format_chat(&dataset).take(4);
     let lora = LoraConfig { r: 2, ..LoraConfig::default() };
     let new = |lora: Option<&LoraConfig>| {
         SftTrainer::new(&model, &rows, None, &QuantConfig::none(), lora, &settings(&root.join("unused")))

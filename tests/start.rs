@@ -11,7 +11,7 @@ const ROWS: usize = 19;
 fn trainer(args: &SftConfig) -> SftTrainer {
     let model = load_model("embedded", &Device::Cpu).unwrap();
     let dataset = load_dataset("embedded", EmojiFilter::PurelyEmoji).unwrap();
-    let rows = format_chat(&dataset, SYSTEM_PROMPT).take(ROWS);
+    let rows = format_chat(&dataset).take(ROWS);
     let args = SftConfig { eval_strategy: Strategy::No, ..args.clone() };
     SftTrainer::new(&model, &rows, None, &QuantConfig::none(), Some(&LoraConfig::default()), &args).unwrap()
 }
@@ -138,7 +138,7 @@ fn three_tokens_are_the_least_that_trains() {
 fn norms_do_not_decay() {
     let model = load_model("embedded", &Device::Cpu).unwrap();
     let dataset = load_dataset("embedded", EmojiFilter::PurelyEmoji).unwrap();
-    let rows = format_chat(&dataset, SYSTEM_PROMPT).take(ROWS);
+    let rows = format_chat(&dataset).take(ROWS);
     let args = SftConfig { eval_strategy: Strategy::No, ..SftConfig::default() };
     let whole = SftTrainer::new(&model, &rows, None, &QuantConfig::none(), None, &args).unwrap();
     let arena = whole.finetune();

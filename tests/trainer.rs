@@ -9,7 +9,7 @@ use emoji_lab::train::{Buffer, Slot};
 
 fn rows(count: usize) -> ChatDataset {
     let dataset = load_dataset("embedded", EmojiFilter::PurelyEmoji).unwrap();
-    format_chat(&dataset, SYSTEM_PROMPT).take(count)
+    format_chat(&dataset).take(count)
 }
 
 fn settings(output_dir: &Path) -> SftConfig {
@@ -326,7 +326,8 @@ fn merged_saved_and_reloaded_it_is_the_adapter_on_the_base() {
         assert!(apart(&trained, &logits(&model.gemma)) > 1e-2);
         // Asking for tokens works on the folder alone.
         let answer =
-            generate(&reloaded, &prompt("let's go to the beach"), &GenerationConfig::greedy(8)).unwrap();
+            generate(&reloaded, &Task::emoji().prompt("let's go to the beach"), &GenerationConfig::greedy(8))
+                .unwrap();
         assert!(answer.chars().count() <= 64);
     }
 }
@@ -503,7 +504,7 @@ fn no_public_value_is_stale() {
 }
 
 fn logits(gemma: &Gemma3, tokenizer: &Tokenizer) -> Vec<f32> {
-    let ids = tokenizer.encode_chat(&prompt("let's go to the beach"), true).unwrap();
+    let ids = tokenizer.encode_chat(&Task::emoji().prompt("let's go to the beach"), true).unwrap();
     let hidden = gemma.hidden_states(&PackedTokens::new(&[ids])).unwrap();
     gemma.logits(&hidden).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }

@@ -12,7 +12,7 @@ use emoji_lab::prelude::*;
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let given = |i: usize| arguments.get(i).map_or("embedded", String::as_str);
-    let chat = format_chat(&load_dataset(given(1), EmojiFilter::PurelyEmoji)?, SYSTEM_PROMPT);
+    let chat = format_chat(&load_dataset(given(1), Task::emoji())?);
     let splits = match arguments.get(2) {
         None => train_test_split(&chat, 0.1, 42)?,
         Some(path) => split_at_rows(&chat, &held_out(path)?)?,

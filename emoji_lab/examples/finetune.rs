@@ -10,9 +10,9 @@ fn main() -> Result<()> {
     let mut next = |default: &str| arguments.next().unwrap_or_else(|| default.to_string());
     let (model, rows, folder) = (next("embedded"), next("embedded"), next("emoji-model"));
 
-    let dataset = load_dataset(&rows, EmojiFilter::PurelyEmoji)?;
+    let dataset = load_dataset(&rows, Task::emoji())?;
     say!("{}", dataset.report);
-    let splits = train_test_split(&format_chat(&dataset, SYSTEM_PROMPT), 0.1, 42)?;
+    let splits = train_test_split(&format_chat(&dataset), 0.1, 42)?;
 
     let base = load_model(&model, &best_device()?)?;
     let (quant, lora) = (QuantConfig::default(), LoraConfig::default());
@@ -32,7 +32,7 @@ fn main() -> Result<()> {
     tuned.save_pretrained(&folder)?;
 
     let texts = ["let's go to the beach", "pizza tonight", "happy birthday"];
-    say!("{}", compare(&base, &tuned, &texts, &GenerationConfig::default())?);
+    say!("{}", compare(&dataset.task, &base, &tuned, &texts, &GenerationConfig::default())?);
     say!("the model is in {folder}, its adapter in {adapter}");
     Ok(())
 }

@@ -1,15 +1,16 @@
 //! The base model and the tuned one, asked the same.
 
-use crate::data::{Message, Role, SYSTEM_PROMPT};
 use crate::display::{Comparison, ComparisonRow};
 use crate::error::Result;
 use crate::model::{GenerationConfig, Model, generate};
+use crate::task::Task;
 
-/// Asks both models to translate each text, side by side.
+/// Asks both models the same texts, as the task puts them, side by side.
 ///
 /// # Errors
 /// As [`generate`].
 pub fn compare<S: AsRef<str>>(
+    task: &Task,
     base: &Model,
     tuned: &Model,
     texts: &[S],
@@ -18,7 +19,7 @@ pub fn compare<S: AsRef<str>>(
     let mut rows = Vec::with_capacity(texts.len());
     for text in texts {
         let text = text.as_ref();
-        let messages = prompt(text);
+        let messages = task.prompt(text);
         rows.push(ComparisonRow {
             prompt: text.to_string(),
             base: generate(base, &messages, config)?,
@@ -29,16 +30,10 @@ pub fn compare<S: AsRef<str>>(
     Ok(Comparison { rows })
 }
 
-/// The conversation that asks for `text` in emoji: what the model was trained to answer.
-pub fn prompt(text: &str) -> Vec<Message> {
-    let message = |role, content: &str| Message { role, content: content.to_string() };
-    vec![message(Role::System, SYSTEM_PROMPT), message(Role::User, text)]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Conversation;
+    use crate::data::{Conversation, Message};
     use crate::device::Device;
     use crate::model::load_model;
     use crate::train::{SftConfig, tokens_in_training};
@@ -82,7 +77,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let model = hostile(folder.path());
         let config = GenerationConfig { max_new_tokens: 4, ..Default::default() };
-        let comparison = compare(&model, &model, &[ANSWER, "שלום"], &config).unwrap();
+        let comparison = compare(&Task::emoji(), &model, &model, &[ANSWER, "שלום"], &config).unwrap();
         // What was asked and answered is kept as it is; showing it makes it plain.
         assert_eq!((comparison.rows[0].prompt.as_str(), comparison.rows[1].tuned.as_str()), (ANSWER, ANSWER));
 

@@ -4,9 +4,9 @@
 //! use emoji_lab::prelude::*;
 //!
 //! # fn main() -> Result<()> {
-//! let rows = load_dataset("rows.csv", EmojiFilter::PurelyEmoji)?;
+//! let rows = load_dataset("rows.csv", Task::emoji())?;
 //! let base = load_model("google/gemma-3-270m-it", &best_device()?)?;
-//! let splits = train_test_split(&format_chat(&rows, SYSTEM_PROMPT), 0.1, 42)?;
+//! let splits = train_test_split(&format_chat(&rows), 0.1, 42)?;
 //!
 //! let (quant, lora, args) = (QuantConfig::default(), LoraConfig::default(), SftConfig::default());
 //! let mut trainer =
@@ -15,7 +15,7 @@
 //! trainer.save_model("adapter")?;
 //!
 //! let tuned = merge_adapters(&base, "adapter")?;
-//! say!("{}", compare(&base, &tuned, &["let's go to the beach"], &GenerationConfig::default())?);
+//! say!("{}", compare(&rows.task, &base, &tuned, &["let's go to the beach"], &GenerationConfig::default())?);
 //! # Ok(())
 //! # }
 //! ```
@@ -26,6 +26,7 @@
 //! | step | function | module |
 //! |---|---|---|
 //! | log in | [`hub::login`] | [`hub`] |
+//! | say what is taught | [`task::Task`] | [`task`] |
 //! | load and clean the rows | [`data::load_dataset`] | [`data`] |
 //! | load the model | [`model::load_model`] | [`model`] |
 //! | put the rows into chat form | [`data::format_chat`], [`data::train_test_split`] | [`data`] |
@@ -66,6 +67,7 @@ pub mod quant;
 pub mod rng;
 pub mod settings;
 mod sniff;
+pub mod task;
 pub mod train;
 pub mod tutorial;
 
@@ -75,16 +77,15 @@ pub use error::{Error, Result};
 
 /// What a notebook needs.
 pub mod prelude {
-    pub use crate::compare::{compare, prompt};
+    pub use crate::compare::compare;
     pub use crate::data::{
-        ChatDataset, Conversation, Dataset, DatasetConfig, DatasetSplits, EmojiFilter, Example, Message,
-        SYSTEM_PROMPT, format_chat, load_dataset, load_dataset_with, train_test_split,
+        ChatDataset, Conversation, Dataset, DatasetConfig, DatasetSplits, Example, Message, Role,
+        format_chat, load_dataset, load_dataset_with, train_test_split,
     };
     pub use crate::device::best_device;
-    pub use crate::display::{Comparison, ParameterReport, Table};
+    pub use crate::display::{Align, Comparison, ParameterReport, Table};
     pub use crate::evaluate::{
-        Difference, EmojiJudge, Evaluation, EvaluationConfig, Judge, Measure, Unit, compare_evaluations,
-        evaluate, judge_answers, look_up,
+        Difference, Evaluation, EvaluationConfig, compare_evaluations, evaluate, judge_answers, look_up,
     };
     pub use crate::export::{GgufType, export_gguf};
     pub use crate::hub::{
@@ -95,6 +96,7 @@ pub mod prelude {
     pub use crate::plot::{LossPlot, plot_losses};
     pub use crate::quant::{QuantConfig, QuantType};
     pub use crate::settings::{setting, setting_or};
+    pub use crate::task::{EmojiFilter, EmojiJudge, Judge, Measure, OneOf, Task, Unit};
     pub use crate::train::{LogEntry, Scheduler, SftConfig, SftTrainer, Strategy, TrainOutput};
     pub use crate::{DType, Device, Error, Result, say};
 }

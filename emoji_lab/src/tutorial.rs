@@ -3,12 +3,13 @@
 //!
 //! # Rows
 //! [`load_dataset`](crate::data::load_dataset) reads a file, a dataset of the Hub, or the embedded rows,
-//! and keeps those whose answer is emoji alone. What it dropped, and why, is in the report.
+//! and keeps those whose answer fits the [`Task`](crate::task::Task): here those with emoji alone. What
+//! it dropped, and why, is in the report.
 //!
 //! ```
 //! use emoji_lab::prelude::*;
 //!
-//! let rows = load_dataset("embedded", EmojiFilter::PurelyEmoji)?;
+//! let rows = load_dataset("embedded", Task::emoji())?;
 //! say!("{rows}");
 //! assert!(rows.len() > 800 && rows.report.rows_kept == rows.len());
 //! # Ok::<(), emoji_lab::Error>(())
@@ -20,12 +21,12 @@
 //!
 //! ```
 //! # use emoji_lab::prelude::*;
-//! # let rows = load_dataset("embedded", EmojiFilter::PurelyEmoji)?;
-//! let splits = train_test_split(&format_chat(&rows, SYSTEM_PROMPT), 0.1, 42)?;
+//! # let rows = load_dataset("embedded", Task::emoji())?;
+//! let splits = train_test_split(&format_chat(&rows), 0.1, 42)?;
 //! assert!(splits.train.len() > 8 * splits.test.len());
 //!
 //! let model = load_model("embedded", &Device::Cpu)?;
-//! let prompt = [Message::system(SYSTEM_PROMPT), Message::user("let's go to the beach")];
+//! let prompt = rows.task.prompt("let's go to the beach");
 //! let text = model.tokenizer.apply_chat_template(&prompt, true)?;
 //! assert!(text.starts_with("<bos><start_of_turn>user\n") && text.ends_with("<start_of_turn>model\n"));
 //! # Ok::<(), emoji_lab::Error>(())
@@ -38,8 +39,8 @@
 //!
 //! ```
 //! # use emoji_lab::prelude::*;
-//! # let rows = load_dataset("embedded", EmojiFilter::PurelyEmoji)?;
-//! # let splits = train_test_split(&format_chat(&rows, SYSTEM_PROMPT), 0.1, 42)?;
+//! # let rows = load_dataset("embedded", Task::emoji())?;
+//! # let splits = train_test_split(&format_chat(&rows), 0.1, 42)?;
 //! # let base = load_model("embedded", &Device::Cpu)?;
 //! # let folder = std::env::temp_dir().join(format!("emoji_lab-tutorial-{}", std::process::id()));
 //! let args = SftConfig {
@@ -61,7 +62,7 @@
 //! // The adapter is a folder that PEFT reads, and so does `merge_adapters`.
 //! trainer.save_model(folder.join("adapter"))?;
 //! let tuned = merge_adapters(&base, folder.join("adapter"))?;
-//! let both = compare(&base, &tuned, &["let's go to the beach"], &GenerationConfig::default())?;
+//! let both = compare(&rows.task, &base, &tuned, &["let's go to the beach"], &GenerationConfig::default())?;
 //! say!("{both}");
 //! # std::fs::remove_dir_all(folder).ok();
 //! # Ok::<(), emoji_lab::Error>(())

@@ -17,9 +17,11 @@ import unicodedata
 from html.parser import HTMLParser
 from pathlib import Path
 
+import parameters
+
 # The lesson's steps in the order of the Python notebook.
 STEPS = [
-    "setup", "login", "dataset", "custom-dataset", "model", "format", "test-base", "quant-config",
+    "setup", "parameters", "login", "dataset", "custom-dataset", "model", "format", "test-base", "quant-config",
     "lora-config", "sft-config", "trainer", "train", "plot", "merge", "compare", "measure", "push",
 ]  # fmt: skip
 SECTIONS = [
@@ -93,7 +95,7 @@ def every_cell_ran(lesson):
     counts = [cell["execution_count"] for cell in lesson.code]
     assert counts == list(range(1, len(counts) + 1)), f"execution counts {counts}"
     for cell in lesson.code:
-        assert cell["outputs"], f"cell {cell['id']} shows nothing"
+        assert cell["outputs"] or "parameters" in cell["id"], f"cell {cell['id']} shows nothing"
         kinds = {output["output_type"] for output in cell["outputs"]}
         assert "error" not in kinds, f"cell {cell['id']} has an error"
         noise = lesson.data(cell["id"], "stderr")
@@ -102,7 +104,8 @@ def every_cell_ran(lesson):
 
 
 def steps_in_order(lesson):
-    assert [cell["id"] for cell in lesson.code] == STEPS, "the code cells are not the lesson's steps"
+    own = [cell["id"] for cell in parameters.without_injected(lesson.code)]
+    assert own == STEPS, "the code cells are not the lesson's steps"
     at = [lesson.markdown.lower().find(section.lower()) for section in SECTIONS]
     missing = [section for section, place in zip(SECTIONS, at) if place < 0]
     assert not missing, f"missing sections: {missing}"

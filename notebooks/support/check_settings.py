@@ -1,8 +1,8 @@
-"""Whether kernel-setup.md's table names each setting that a notebook reads, and no other.
+"""Whether kernel-setup.md's table names each parameter of the notebooks, and no other.
 
     python3 notebooks/support/check_settings.py
 
-Prints one line a difference; ends with 1 if there is one.
+No other cell may read a setting of its own. Prints one line a difference; ends with 1 if there is one.
 """
 
 import json
@@ -10,18 +10,24 @@ import re
 import sys
 from pathlib import Path
 
+import parameters
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def read_by_notebooks():
-    """Names in `setting("NAME"…` and `setting_or("NAME"…` of code cells, each with a notebook that has it."""
-    found = {}
+    """The variables of the cells tagged `parameters`, each with a notebook that has it; and what else reads settings."""
+    found, astray = {}, []
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        for cell in json.loads(path.read_text())["cells"]:
-            if cell["cell_type"] == "code":
-                for name in re.findall(r'\bsetting(?:_or)?(?:::<[^>]*>)?\(\s*"(\w+)"', "".join(cell["source"])):
-                    found.setdefault(name, path.name)
-    return found
+        cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+        for cell in cells:
+            source = "".join(cell["source"])
+            if parameters.TAG in cell["metadata"].get("tags", []):
+                for name in parameters.declared(source):
+                    found.setdefault(parameters.variable(name), path.name)
+            elif re.search(r"\bsetting(_or)?\b|EMOJI_LAB_", source):
+                astray.append(f"cell {cell['id']} of {path.name} reads a setting: make it a parameter")
+    return found, astray
 
 
 def in_the_table():
@@ -32,11 +38,11 @@ def in_the_table():
 
 
 def main():
-    read, told = read_by_notebooks(), in_the_table()
+    (read, astray), told = read_by_notebooks(), in_the_table()
     if not read or not told:
         print(f"settings: {len(read)} found in notebooks, {len(told)} in the table: this check is broken")
         return 1
-    differences = [f"{name} of {read[name]} is not in kernel-setup.md's table" for name in sorted(read.keys() - told)]
+    differences = astray + [f"{name} of {read[name]} is not in kernel-setup.md's table" for name in sorted(read.keys() - told)]
     differences += [f"{name} of kernel-setup.md's table is read by no notebook" for name in sorted(told - read.keys())]
     for line in differences:
         print(f"settings: {line}")

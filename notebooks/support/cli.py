@@ -1,6 +1,7 @@
 """The command line of `notebooks/run`: set-up, settings for the notebook, then runner.py."""
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import environment
 import launch_kernel
+import parameters
 
 LESSON = Path(__file__).resolve().parent.parent / "finetune_gemma3_emoji.ipynb"
 
@@ -22,8 +24,9 @@ are not run, and the notebook is saved as far as it came."""
 
 EPILOG = """\
 Without --model and --data the lesson uses the tiny model and the rows that are in the repository.
-Environment: EMOJI_LAB_HOME is where installed things go (default ~/.cache/emoji_lab). The options
-above set the EMOJI_LAB_… variables that the notebook reads; those already set are kept otherwise."""
+The options that name an EMOJI_LAB_… variable set a parameter of the notebook, and so does the variable
+itself: behind the cell tagged `parameters` a cell is put that has the other values (as papermill does).
+EMOJI_LAB_HOME is where installed things go (default ~/.cache/emoji_lab)."""
 
 
 def parse(arguments):
@@ -41,7 +44,7 @@ def parse(arguments):
     parser.add_argument("--rows", type=int, metavar="N", help="use the first N rows only: EMOJI_LAB_ROWS")
     parser.add_argument("--epochs", type=float, metavar="N", help="train for N epochs: EMOJI_LAB_EPOCHS")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other EMOJI_LAB_NAME setting"
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other parameter, as seed=7"
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where the results go (default: out/ beside the notebook); only results of earlier runs are replaced there"
@@ -94,6 +97,20 @@ def notebook_settings(parser, args):
     return settings
 
 
+def check_names(parser, notebook, settings):
+    """Refuses a parameter that the notebook does not have."""
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))
+        for cell in cells["cells"]:
+            cell["source"] = "".join(cell["source"])
+        unknown = parameters.unknown(cells, settings)
+    except (ValueError, KeyError, TypeError):
+        return  # No notebook: the runner says so.
+    if unknown:
+        names = parameters.declared(cells["cells"][parameters.cell_of(cells)]["source"])
+        parser.error(f"{notebook.name} has no parameter {parameters.parameter(unknown[0])}; it has {', '.join(names)}")
+
+
 def output_folder(notebook, out):
     """Where the notebook's own results go: relative if it can be, to keep this machine's paths out of it."""
     relative = os.path.relpath(out, notebook.parent)
@@ -130,12 +147,15 @@ def main():
         acts = args.setup or args.lab or args.install_kernel
         if not (args.setup or args.install_kernel) and not notebook.is_file():
             parser.error(f"{args.notebook}: there is no such notebook")
+        if not acts:
+            check_names(parser, notebook, settings)
+        elif settings:
+            parser.error("--model, --data, --rows, --epochs and --set are for a run: in Jupyter, write them into the cell `parameters`")
         python, evcxr = environment.ensure_all(home, lab=args.lab)
         if args.install_kernel:
             environment.install_for_user(home, python, evcxr)
         if args.lab:
             if not args.setup:
-                os.environ.update(settings)
                 start_lab(python, notebook)
         if acts:
             return 0

@@ -17,6 +17,7 @@ from nbconvert import HTMLExporter
 
 from kernel_session import KernelFault, start_session
 from environment import home_directory
+import parameters
 import timings
 
 SHOWN_LINES = 40  # Of one output; the saved notebook has all of it.
@@ -78,7 +79,7 @@ class Printer:
     def wait(self, seconds):
         """A cell without output for a while: a line every 30 s, so that a log shows life."""
         if seconds >= self.next_wait:
-            hint = ", compiling the crate takes minutes the first time" if self.number == 1 else ""
+            hint = ", compiling the crate takes minutes the first time" if self.number <= 2 else ""
             print(f"        … {seconds:.0f} s{hint}", flush=True)
             self.next_wait += 30
 
@@ -256,6 +257,12 @@ def main():
         print(f"run: {reason}", file=sys.stderr)
         return 2
     clean(notebook)
+    try:
+        for line in parameters.inject(notebook):
+            print(f"parameter: {for_terminal(line)}")
+    except parameters.WrongParameter as reason:
+        print(f"run: {reason}", file=sys.stderr)
+        return 2
     if args.cuda:
         ask_for_cuda(notebook)
     home = home_directory()
@@ -290,6 +297,7 @@ def main():
     if not failed:
         log.unlink(missing_ok=True)
         if args.inplace:
+            notebook.cells = parameters.without_injected(notebook.cells)
             save(notebook, args.notebook)
     print(f"\n{executed}\n{page}")
     if args.inplace:

@@ -21,7 +21,7 @@ CRATE = Path(__file__).resolve().parents[2] / "emoji_lab"
 USE = f':dep emoji_lab = {{ path = "{CRATE}" }}\nuse emoji_lab::prelude::*;\n'
 SETTING_UP = (
     'let base = load_model("embedded", &Device::Cpu)?;\n'
-    'let rows = format_chat(&load_dataset("embedded", EmojiFilter::PurelyEmoji)?, SYSTEM_PROMPT).take(160);'
+    'let rows = format_chat(&load_dataset("embedded", Task::emoji())?).take(160);'
 )
 
 

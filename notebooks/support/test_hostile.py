@@ -14,6 +14,7 @@ import unittest
 from pathlib import Path
 
 import hostile
+import parameters
 from test_crate import USE
 from test_runner import RUN, Run
 
@@ -58,7 +59,7 @@ class Lesson(unittest.TestCase):
             self.assertIsNone(hostile.FORBIDDEN.search(log))
             cells, page = code(out / LESSON.name), (out / LESSON.with_suffix(".html").name).read_text()
             self.assertEqual(hostile.faults(cells), [])
-            for cell, usual in zip(cells, code(LESSON), strict=True):
+            for cell, usual in zip(parameters.without_injected(cells), code(LESSON), strict=True):
                 # These rows are long, and max_length says so: there may be more lines, not other kinds.
                 self.assertEqual(views(cell), views(usual), cell["id"])
             said = {cell["id"]: json.dumps(cell["outputs"], ensure_ascii=False) for cell in cells}
@@ -82,14 +83,16 @@ class Cells(unittest.TestCase):
             missing = f'let missing = std::fs::read_to_string("{folder}/name")?;\n'
             run = Run(
                 USE + f'let rows = load_dataset("{rows}", EmojiFilter::None)?;\nlet kept = 42;\n' + missing,
-                "for row in &rows.examples { say!(\"{}\\t{}\", row.text, row.emoji); }",
+                "for row in &rows.examples { say!(\"{}\\t{}\", row.text, row.answer); }",
                 "rows.examples[0].text.clone()",  # The kernel's own display, as Debug has it.
-                "format_chat(&rows, &rows.examples[4].text)",
+                "let task = Task { system_prompt: rows.examples[4].text.clone(), name: rows.examples[2].text.clone(), "
+                "description: rows.examples[8].text.clone(), ..Task::emoji() };\n"
+                "say!(\"{}\", format_chat(&Dataset { task: task.clone(), ..rows.clone() }));\ntask",
                 "use emoji_lab::display::ComparisonRow;\n"
                 "fn asked(e: &Example) -> ComparisonRow { ComparisonRow { prompt: e.text.clone(), base: e.text.clone(), "
-                "tuned: e.emoji.clone(), expected: Some(e.text.clone()) } }\n"
+                "tuned: e.answer.clone(), expected: Some(e.text.clone()) } }\n"
                 "Comparison { rows: rows.examples.iter().map(asked).collect() }",
-                f'let model = load_model("{model}", &Device::Cpu)?;\nlet chat = format_chat(&rows, "");\n'
+                f'let model = load_model("{model}", &Device::Cpu)?;\nlet chat = format_chat(&rows);\n'
                 "emoji_lab::train::tokens_in_training(&chat.conversations[2], &model.tokenizer, &SftConfig::default())?",
                 # An error is plain even where it is printed with println!.
                 'let error = load_dataset(&missing, EmojiFilter::None).unwrap_err();\nprintln!("{error}\\n{error:?}");',

@@ -266,13 +266,31 @@ class Passing(unittest.TestCase):
             self.assertNotIn(b"MARKERmarker", content, name)
 
     def test_settings_reach_the_notebook(self):
-        show = 'for name in ["MODEL", "CSV", "ROWS", "EPOCHS", "SEED", "OUTPUT"] {\n'
-        show += '    println!("{name}={}", std::env::var(format!("EMOJI_LAB_{name}")).unwrap_or_default());\n}'
-        options = ["--model", "owner/name", "--data", __file__, "--rows", "64", "--epochs", "1", "--set", "seed=7"]
-        run = Run(show, options=options)
+        defaults = (
+            'let gemma_model = "embedded"; // Or another.\nlet custom_dataset_path = "";\n'
+            "let max_rows: usize = usize::MAX;\nlet num_train_epochs = 3.0;\nlet seed: u64 = 42;\n"
+            'let send_it = false;\nlet output_dir = "out";\nlet rate = 5e-5;'
+        )
+        show = 'println!("{gemma_model} {custom_dataset_path} {} {num_train_epochs:?} {seed} {send_it} {output_dir} {rate}", max_rows + 1);'
+        awkward = 'a "b"\\ {c}\u202e'
+        options = ["--data", __file__, "--rows", "64", "--epochs", "1", "--set", "seed=7", "--set", "rate=1e-3"]
+        run = Run((defaults, "parameters"), show, options=options, variables={"EMOJI_LAB_MODEL": awkward, "EMOJI_LAB_PUSH": "yes"})
         self.assertEqual(run.code, 0, run.log)
-        wanted = f"MODEL=owner/name\nCSV={Path(__file__).resolve()}\nROWS=64\nEPOCHS=1.0\nSEED=7\nOUTPUT=out\n"
-        self.assertEqual(run.text(0), wanted)
+        self.assertEqual(run.text(2), f"{awkward} {Path(__file__).resolve()} 65 1.0 7 true out 0.001\n")
+        self.assertEqual(run.cells[1]["metadata"]["tags"], ["injected-parameters"])
+        self.assertEqual(len(run.cells[1]["source"].splitlines() if isinstance(run.cells[1]["source"], str) else run.cells[1]["source"]), 8)
+        self.assertNotIn("output_dir", "".join(run.cells[1]["source"]), "what is as it was is not set again")
+        # A notebook that reads the environment itself is given it, too.
+        own = Run('println!("{}", std::env::var("EMOJI_LAB_ROWS").unwrap());', options=["--rows", "64"])
+        self.assertEqual((own.code, own.text(0)), (0, "64\n"), own.log)
+
+    def test_values_of_another_kind_are_named(self):
+        run = Run(("let max_rows: usize = 5;", "parameters"), "max_rows", variables={"EMOJI_LAB_ROWS": "-1"})
+        self.assertEqual(run.code, 2, run.log)
+        self.assertIn("EMOJI_LAB_ROWS=-1: max_rows is 5 by default", run.log)
+        run = Run(("let max_rows: usize = 5;", "parameters"), "max_rows", options=["--set", "row=1"])
+        self.assertEqual(run.code, 2, run.log)
+        self.assertIn("it.ipynb has no parameter row; it has max_rows", run.log)
 
 
 class CommandLine(unittest.TestCase):

@@ -222,7 +222,7 @@ class Checks:
             "tuned: e.emoji.clone(), expected: Some(e.text.clone()) } }\n"
             "Comparison { rows: hostile.examples.iter().map(asked).collect() }",
             "tokens": "emoji_lab::train::tokens_in_training(\n"
-            "    &format_chat(&hostile, SYSTEM_PROMPT).conversations[2], &base_model.tokenizer, &args)?",
+            "    &format_chat(&hostile).conversations[2], &base_model.tokenizer, &args)?",
             "error": f'load_dataset(&std::fs::read_to_string("{self.lab.folder}/name")?, EmojiFilter::None)?;',
             # Not ours, and text all the same: the pages escape what a cell prints.
             "printed": f'println!("{{}}", {json.dumps(hostile.PICTURE)});\nprintln!("{{}}", {json.dumps(hostile.TEXTS[8])});',

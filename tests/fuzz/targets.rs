@@ -58,7 +58,7 @@ fn file(name: &str, bytes: &[u8]) -> String {
 
 fn table(name: &str, bytes: &[u8]) {
     if let Ok(dataset) = load_dataset(&file(name, bytes), EmojiFilter::PurelyEmoji) {
-        let _ = (dataset.report.to_string(), format_chat(&dataset, SYSTEM_PROMPT));
+        let _ = (dataset.report.to_string(), format_chat(&dataset));
     }
 }
 

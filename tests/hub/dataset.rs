@@ -4,8 +4,9 @@
 use std::fs;
 use std::path::PathBuf;
 
-use emoji_lab::data::{EmojiFilter, load_dataset};
+use emoji_lab::data::load_dataset;
 use emoji_lab::hub::{HubEnv, download_dataset_with};
+use emoji_lab::task::EmojiFilter;
 
 use crate::assert_says;
 use crate::stand_in::StandIn;

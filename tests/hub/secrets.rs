@@ -38,8 +38,7 @@ fn show_paths<T: Debug>(outcome: emoji_lab::Result<T>) {
 /// and the card made from it all.
 fn train(home: &Path) -> (std::path::PathBuf, ModelCard) {
     let model = load_model("embedded", &emoji_lab::Device::Cpu).unwrap();
-    let rows =
-        format_chat(&load_dataset("embedded", EmojiFilter::PurelyEmoji).unwrap(), SYSTEM_PROMPT).take(6);
+    let rows = format_chat(&load_dataset("embedded", EmojiFilter::PurelyEmoji).unwrap()).take(6);
     let args = SftConfig {
         output_dir: home.join("out"),
         num_train_epochs: 2.0,

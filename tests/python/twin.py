@@ -1,6 +1,6 @@
 """A short run of ours that TRL's SFTTrainer repeats: same start, same rows, same order.
 
-twin/, as examples/export_for_python.rs fills it:
+twin/, as emoji_lab/tools/export_for_python fills it:
 
     train.jsonl, eval.jsonl  rows as messages, in dataset order
     args.json                settings, by their names in SFTConfig

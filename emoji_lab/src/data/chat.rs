@@ -1,4 +1,4 @@
-//! Rows in conversational form: system prompt, user text, assistant's emoji.
+//! Rows in conversational form: system prompt, user text, assistant's answer.
 
 use std::fmt::{self, Write};
 
@@ -7,9 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::dataset::Dataset;
 use super::show::notebook_text;
 use crate::display::write_plain;
-
-/// The notebook's instruction to the model, with the space at its end.
-pub const SYSTEM_PROMPT: &str = "Translate this text to emoji: ";
+use crate::task::Task;
 
 /// Who says a [`Message`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,9 +109,29 @@ impl fmt::Display for Conversation {
 pub struct ChatDataset {
     /// The examples, in dataset order.
     pub conversations: Vec<Conversation>,
+    /// What they teach.
+    pub task: Task,
+}
+
+impl Task {
+    /// The conversation that asks for an answer to `text`, as the model is trained on it.
+    pub fn prompt(&self, text: impl Into<String>) -> Vec<Message> {
+        vec![Message::system(&self.system_prompt), Message::user(text)]
+    }
 }
 
 impl ChatDataset {
+    /// Conversations of one's own; what they teach is taken for text to emoji unless
+    /// [`task`](Self::task) says otherwise.
+    pub fn new(conversations: Vec<Conversation>) -> Self {
+        Self { conversations, task: Task::emoji() }
+    }
+
+    /// Other conversations of the same task.
+    pub(super) fn with(&self, conversations: Vec<Conversation>) -> Self {
+        Self { conversations, task: self.task.clone() }
+    }
+
     /// How many conversations there are.
     pub fn len(&self) -> usize {
         self.conversations.len()
@@ -126,7 +144,7 @@ impl ChatDataset {
 
     /// The first `n` conversations, or all there are: for a run that is cut short.
     pub fn take(&self, n: usize) -> Self {
-        Self { conversations: self.conversations.iter().take(n).cloned().collect() }
+        self.with(self.conversations.iter().take(n).cloned().collect())
     }
 
     /// Shows it in a notebook as its `Display` does.
@@ -150,34 +168,36 @@ impl fmt::Display for ChatDataset {
     }
 }
 
-/// Puts each row in conversational form: `system_prompt`, the text as the user's words, the emoji
-/// as the assistant's answer.
-pub fn format_chat(dataset: &Dataset, system_prompt: &str) -> ChatDataset {
-    let conversation = |example: &super::Example| Conversation {
-        messages: vec![
-            Message::system(system_prompt),
-            Message::user(&example.text),
-            Message::assistant(&example.emoji),
-        ],
+/// Puts each row in conversational form: the task's system prompt, the text as the user's words, the
+/// answer as the assistant's.
+pub fn format_chat(dataset: &Dataset) -> ChatDataset {
+    let conversation = |example: &super::Example| {
+        let mut messages = dataset.task.prompt(&example.text);
+        messages.push(Message::assistant(&example.answer));
+        Conversation { messages }
     };
-    ChatDataset { conversations: dataset.examples.iter().map(conversation).collect() }
+    ChatDataset {
+        conversations: dataset.examples.iter().map(conversation).collect(),
+        task: dataset.task.clone(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{EmojiFilter, load_dataset};
+    use crate::data::load_dataset;
+    use crate::task::{EmojiFilter, SYSTEM_PROMPT};
 
     #[test]
     fn rows_become_conversations() {
         let dataset = load_dataset("embedded", EmojiFilter::PurelyEmoji).unwrap();
-        let chat = format_chat(&dataset, SYSTEM_PROMPT);
+        let chat = format_chat(&dataset);
         assert_eq!(chat.len(), dataset.len());
         for (conversation, example) in chat.conversations.iter().zip(&dataset.examples) {
             let roles: Vec<Role> = conversation.messages.iter().map(|m| m.role).collect();
             assert_eq!(roles, [Role::System, Role::User, Role::Assistant]);
             assert_eq!(conversation.user_text(), example.text);
-            assert_eq!(conversation.assistant_text(), example.emoji);
+            assert_eq!(conversation.assistant_text(), example.answer);
             let question = [Message::system(SYSTEM_PROMPT), Message::user(&example.text)];
             assert_eq!(conversation.prompt(), question);
         }
@@ -206,7 +226,7 @@ mod tests {
         let text = conversation.to_string();
         assert_eq!(serde_json::from_str::<Conversation>(&text).unwrap(), conversation);
         assert!(text.contains("\n  {\"role\": \"assistant\", \"content\": \"👨‍👩‍👧❤️\"}]}"), "{text}");
-        let chat = ChatDataset { conversations: vec![conversation; 60] };
+        let chat = ChatDataset::new(vec![conversation; 60]);
         assert!(chat.to_string().starts_with("60 conversations\nHere's example 40 from"));
         assert_eq!(chat.take(2).len(), 2);
         assert_eq!(chat.take(0).to_string(), "0 conversations");

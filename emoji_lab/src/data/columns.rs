@@ -1,8 +1,8 @@
 //! The two columns of a table that are wanted: finding them, and what is said if they are not there.
 
-use super::filter::purely_emoji;
 use super::show::shown;
 use crate::error::{Error, Result};
+use crate::task::{Task, purely_emoji};
 
 /// How many columns an error lists.
 const MOST: usize = 12;
@@ -11,12 +11,19 @@ const MOST: usize = 12;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Columns {
     pub text: String,
-    pub emoji: String,
+    pub answer: String,
 }
 
 impl Default for Columns {
     fn default() -> Self {
-        Self { text: "text".into(), emoji: "emoji".into() }
+        Self::of(&Task::emoji())
+    }
+}
+
+impl Columns {
+    /// Those that a task names.
+    pub fn of(task: &Task) -> Self {
+        Self { text: task.text_column.clone(), answer: task.answer_column.clone() }
     }
 }
 
@@ -52,7 +59,7 @@ impl Columns {
     ///
     /// `at` is what an error names.
     pub fn find<S: AsRef<str>>(&self, at: &str, header: &[S]) -> Result<(usize, usize)> {
-        match (self.place(at, header, &self.text)?, self.place(at, header, &self.emoji)?) {
+        match (self.place(at, header, &self.text)?, self.place(at, header, &self.answer)?) {
             (Some(text), Some(emoji)) => Ok((text, emoji)),
             _ => Err(self.wrong(at, header)),
         }
@@ -81,12 +88,12 @@ impl Columns {
     /// How many of the two columns a header has.
     pub fn found<S: AsRef<str>>(&self, header: &[S]) -> usize {
         let has = |wanted: &str| header.iter().any(|name| matches(name.as_ref(), wanted).is_some());
-        usize::from(has(&self.text)) + usize::from(has(&self.emoji))
+        usize::from(has(&self.text)) + usize::from(has(&self.answer))
     }
 
     /// Whether a row holds the columns' own names.
     pub fn are(&self, text: &str, emoji: &str) -> bool {
-        matches(text, &self.text).is_some() && matches(emoji, &self.emoji).is_some()
+        matches(text, &self.text).is_some() && matches(emoji, &self.answer).is_some()
     }
 
     /// The error for a table whose columns are others.
@@ -97,10 +104,10 @@ impl Columns {
             list.push(format!("and {} more", names.len() - MOST));
         }
         let has = |wanted: &str| names.iter().any(|name| matches(name, wanted).is_some());
-        let missing = match (has(&self.text), has(&self.emoji)) {
-            (true, _) => format!("there is no column `{}`", self.emoji),
+        let missing = match (has(&self.text), has(&self.answer)) {
+            (true, _) => format!("there is no column `{}`", self.answer),
             (_, true) => format!("there is no column `{}`", self.text),
-            _ => format!("there are no columns `{}` and `{}`", self.text, self.emoji),
+            _ => format!("there are no columns `{}` and `{}`", self.text, self.answer),
         };
         let problem = match list.is_empty() {
             true => format!("{missing}, nor any other"),
@@ -115,28 +122,27 @@ impl Columns {
             return format!(
                 "Its rows are conversations already (`{talk}`); here they are made from two columns: save the \
                  user's words as a column `{}` and the answer as `{}`",
-                self.text, self.emoji
+                self.text, self.answer
             );
         }
         if names.iter().any(|name| !name.is_empty() && purely_emoji(name)) {
             return format!(
                 "The first row looks like data: put a line with the columns' names above it, as {},{}",
-                self.text, self.emoji
+                self.text, self.answer
             );
         }
         let (text, emoji) = self.guess(names).unwrap_or(("…", "…"));
         format!(
-            "Name two of the columns `{}` and `{}`, or say which they are: load_dataset_with(source, \
-             &DatasetConfig {{ text_column: {text:?}.into(), emoji_column: {emoji:?}.into(), \
-             ..Default::default() }})",
-            self.text, self.emoji
+            "Name two of the columns `{}` and `{}`, or say which they are: load_dataset(source, &Task {{ \
+             text_column: {text:?}.into(), answer_column: {emoji:?}.into(), ..Task::emoji() }})",
+            self.text, self.answer
         )
     }
 
     /// Which columns may be meant. This is only ever said, never done.
     fn guess<'a>(&'a self, names: &[&'a str]) -> Option<(&'a str, &'a str)> {
         let known = |wanted: &str| names.iter().copied().find(|name| matches(name, wanted).is_some());
-        let (text, emoji) = (known(&self.text), known(&self.emoji));
+        let (text, emoji) = (known(&self.text), known(&self.answer));
         let rest: Vec<&str> = names
             .iter()
             .copied()
@@ -240,22 +246,22 @@ mod tests {
         };
         says(&["a", "b", "c"], "the columns are \"a\", \"b\", \"c\". Name two of the columns `text`");
         says(&["a", "b", "c"], "text_column: \"…\".into()");
-        says(&["input", "output"], "text_column: \"input\".into(), emoji_column: \"output\".into()");
+        says(&["input", "output"], "text_column: \"input\".into(), answer_column: \"output\".into()");
         says(
             &["Unnamed: 0", "emojis", "sentence"],
-            "text_column: \"sentence\".into(), emoji_column: \"emojis\"",
+            "text_column: \"sentence\".into(), answer_column: \"emojis\"",
         );
         says(
             &["id", "prompt", "x", "completion"],
-            "text_column: \"prompt\".into(), emoji_column: \"completion\"",
+            "text_column: \"prompt\".into(), answer_column: \"completion\"",
         );
         says(&["text", "label"], "there is no column `emoji`; the columns are \"text\", \"label\"");
-        says(&["text", "label"], "text_column: \"text\".into(), emoji_column: \"label\"");
-        says(&["", "one", "two"], "text_column: \"one\".into(), emoji_column: \"two\"");
+        says(&["text", "label"], "text_column: \"text\".into(), answer_column: \"label\"");
+        says(&["", "one", "two"], "text_column: \"one\".into(), answer_column: \"two\"");
         says(&["sun", "☀️"], "The first row looks like data: put a line with the columns' names above it");
         says(&["id", "messages"], "conversations already (`messages`)");
         says(&[], "nor any other");
-        let own = Columns { text: "Satz".into(), emoji: "Bild".into() };
+        let own = Columns { text: "Satz".into(), answer: "Bild".into() };
         assert_eq!(own.find("t", &["bild ", "satz"]).unwrap(), (1, 0));
         let error = own.find("t", &["text", "emoji"]).unwrap_err().to_string();
         assert!(error.contains("no columns `Satz` and `Bild`"), "{error}");

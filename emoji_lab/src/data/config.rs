@@ -1,25 +1,21 @@
 //! The settings of [`load_dataset_with`](super::load_dataset_with).
 
-use super::columns::Columns;
-use super::filter::EmojiFilter;
+use super::columns::{Columns, matches};
 use super::options::{CsvOptions, FileOptions, ReadOptions};
 use crate::error::{Error, Result};
+use crate::task::Task;
 
 /// How a dataset is loaded. The defaults are those of [`load_dataset`](super::load_dataset).
 ///
 /// ```
 /// use emoji_lab::prelude::*;
-/// let config = DatasetConfig { text_column: "sentence".into(), ..Default::default() };
-/// assert_eq!(config.emoji_column, "emoji");
+/// let config = DatasetConfig { split: "validation".into(), ..Default::default() };
+/// assert_eq!(config.task, Task::emoji());
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatasetConfig {
-    /// The column with the texts: `text`.
-    pub text_column: String,
-    /// The column with the emoji: `emoji`.
-    pub emoji_column: String,
-    /// Which rows are kept: [`EmojiFilter::PurelyEmoji`].
-    pub filter: EmojiFilter,
+    /// What the rows teach: which columns are read, and which rows are kept.
+    pub task: Task,
     /// What separates the fields of a CSV file. `None` takes what the dataset's card or the file's
     /// first line (`sep=;`) says, or finds comma, semicolon, tab or `|` by the header.
     pub separator: Option<char>,
@@ -32,33 +28,22 @@ pub struct DatasetConfig {
 
 impl Default for DatasetConfig {
     fn default() -> Self {
-        let Columns { text, emoji } = Columns::default();
-        Self {
-            text_column: text,
-            emoji_column: emoji,
-            filter: EmojiFilter::default(),
-            separator: None,
-            split: "train".into(),
-            config_name: None,
-        }
+        Self { task: Task::emoji(), separator: None, split: "train".into(), config_name: None }
     }
 }
 
 impl DatasetConfig {
     /// Checks the settings, and puts them together with what a card says about the files.
     pub(super) fn options(&self, files: FileOptions) -> Result<ReadOptions> {
-        for (name, value) in
-            [("text_column", &self.text_column), ("emoji_column", &self.emoji_column), ("split", &self.split)]
-        {
-            if value.trim().is_empty() {
-                return Err(Error::setting(name, format!("{value:?}"), "it needs a name"));
-            }
+        self.task.validate()?;
+        if self.split.trim().is_empty() {
+            return Err(Error::setting("split", format!("{:?}", self.split), "it needs a name"));
         }
-        let same = super::columns::matches(&self.text_column, &self.emoji_column).is_some();
-        if same {
+        let columns = Columns::of(&self.task);
+        if matches(&columns.text, &columns.answer).is_some() {
             return Err(Error::setting(
-                "emoji_column",
-                format!("{:?}", self.emoji_column),
+                "answer_column",
+                format!("{:?}", columns.answer),
                 "it is the text_column, too: name two columns",
             ));
         }
@@ -71,7 +56,7 @@ impl DatasetConfig {
             })?),
         };
         Ok(ReadOptions {
-            columns: Columns { text: self.text_column.clone(), emoji: self.emoji_column.clone() },
+            columns,
             files: FileOptions { csv: CsvOptions { separator, ..files.csv }, ..files },
         })
     }
@@ -92,8 +77,10 @@ mod tests {
     fn settings_that_cannot_work_are_named() {
         let error = |config: DatasetConfig| config.options(FileOptions::default()).unwrap_err().to_string();
         let default = DatasetConfig::default;
-        assert!(error(DatasetConfig { text_column: " ".into(), ..default() }).contains("text_column"));
-        assert!(error(DatasetConfig { emoji_column: "Text".into(), ..default() }).contains("emoji_column"));
+        let task = |task: Task| DatasetConfig { task, ..default() };
+        let (blank, same) = (" ".to_string(), "Text".to_string());
+        assert!(error(task(Task { text_column: blank, ..Task::emoji() })).contains("text_column"));
+        assert!(error(task(Task { answer_column: same, ..Task::emoji() })).contains("answer_column"));
         for c in ['a', '"', '\n', 'é', '7'] {
             assert!(error(DatasetConfig { separator: Some(c), ..default() }).contains("setting separator"));
         }

@@ -64,7 +64,7 @@ pub(super) fn read_csv(
         (None, _) => Err(Error::dataset(
             name,
             "the file has only blank lines",
-            format!("Give a file with columns `{}` and `{}`", options.columns.text, options.columns.emoji),
+            format!("Give a file with columns `{}` and `{}`", options.columns.text, options.columns.answer),
         )),
         (Some(_), 0) => Err(Error::dataset(name, "there is a header and no rows", "Add rows under it")),
         (Some(_), _) => Ok(()),
@@ -99,7 +99,7 @@ fn below(text: &str, records: &Records, options: &ReadOptions) -> Option<Error> 
 /// Where the wanted fields stand in a row.
 struct Table {
     text: usize,
-    emoji: usize,
+    answer: usize,
     fields: usize,
 }
 
@@ -119,8 +119,8 @@ impl Table {
                 }
             }
         }
-        let (text, emoji) = options.columns.find(at, &header)?;
-        Ok(Self { text, emoji, fields })
+        let (text, answer) = options.columns.find(at, &header)?;
+        Ok(Self { text, answer, fields })
     }
 
     fn take(
@@ -144,7 +144,7 @@ impl Table {
             }
         }
         let field = |place: usize| record.get(place).unwrap_or_default().to_owned();
-        rows.push(Row { line, text: field(self.text), emoji: field(self.emoji) });
+        rows.push(Row { line, text: field(self.text), answer: field(self.answer) });
         Ok(())
     }
 }
@@ -158,7 +158,7 @@ mod tests {
 
     fn read(bytes: &[u8], options: &ReadOptions) -> Result<Rows> {
         let mut rows = Vec::new();
-        let mut take = |row: Row| rows.push((row.line, row.text, row.emoji));
+        let mut take = |row: Row| rows.push((row.line, row.text, row.answer));
         read_csv("t.csv", bytes, options, b',', &mut Intake::new(&mut take))?;
         Ok(rows)
     }
@@ -348,7 +348,7 @@ mod tests {
         let files = FileOptions { encoding: latin, ..Default::default() };
         let options = ReadOptions { files, ..Default::default() };
         assert_eq!(read(b"text,emoji\ncaf\xe9,x\n", &options).unwrap(), [row(2, "café", "x")]);
-        let columns = super::super::columns::Columns { text: "Satz".into(), emoji: "Bild".into() };
+        let columns = super::super::columns::Columns { text: "Satz".into(), answer: "Bild".into() };
         let options = ReadOptions { columns, ..Default::default() };
         assert_eq!(read("satz,bild\na,b".as_bytes(), &options).unwrap(), [row(2, "a", "b")]);
     }

@@ -1,11 +1,10 @@
-//! Loading rows of text and emoji from a file, the Hub or this crate, and keeping the clean ones.
+//! Loading rows of text and answer from a file, the Hub or this crate, and keeping the clean ones.
 
 use std::fmt;
 use std::path::Path;
 
 use super::config::DatasetConfig;
 use super::csv::read_csv;
-use super::filter::EmojiFilter;
 use super::notes::Noticed;
 use super::options::FileOptions;
 use super::report::{CleaningReport, Counted};
@@ -15,23 +14,18 @@ use super::table::{Intake, Row, read_rows};
 use crate::display::plain;
 use crate::error::{Error, Result};
 use crate::hub::SplitFiles;
+use crate::task::Task;
 
 /// The rows that `"embedded"` loads.
 const EMBEDDED: &str = include_str!("../../assets/rows.csv");
 
-/// One row: a text and the emoji it becomes, both just as the file has them.
+/// One row: a text and the answer to it, both just as the file has them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Example {
-    /// The `text` column.
+    /// The task's text column.
     pub text: String,
-    /// The `emoji` column.
-    pub emoji: String,
-}
-
-impl fmt::Display for Example {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{{text: {}, emoji: {}}}", shown(&self.text), shown(&self.emoji))
-    }
+    /// The task's answer column.
+    pub answer: String,
 }
 
 /// The rows of a dataset that passed the filter, in the order of the file.
@@ -39,6 +33,8 @@ impl fmt::Display for Example {
 pub struct Dataset {
     /// Where they come from: a path, a Hub id or `embedded`.
     pub source: String,
+    /// What they teach.
+    pub task: Task,
     /// The rows.
     pub examples: Vec<Example>,
     /// What was read, kept and dropped.
@@ -69,14 +65,26 @@ impl fmt::Display for Dataset {
         write!(f, "{}: {} examples", plain(&self.source), self.len())?;
         let index = self.len().saturating_sub(1).min(10);
         match self.examples.get(index) {
-            Some(example) => write!(f, "\nHere's example {index} from the dataset: {example}"),
+            Some(example) => {
+                write!(f, "\nHere's example {index} from the dataset: {}", self.task.row(example))
+            }
             None => Ok(()),
         }
     }
 }
 
-/// Loads a dataset with columns `text` and `emoji`, and keeps the rows that `filter` keeps and
-/// that have a text. [`load_dataset_with`] has more settings, among them other columns.
+impl Task {
+    /// A row under the names of its columns.
+    fn row(&self, row: &Example) -> String {
+        let (text, answer) = (plain(&self.text_column), plain(&self.answer_column));
+        format!("{{{text}: {}, {answer}: {}}}", shown(&row.text), shown(&row.answer))
+    }
+}
+
+/// Loads a task's dataset: its two columns, and of the rows those that have a text and that its filter
+/// keeps. [`load_dataset_with`] has more settings.
+///
+/// An [`EmojiFilter`](crate::task::EmojiFilter) stands for text to emoji with that filter.
 ///
 /// `source` is the path of a `.csv`, `.tsv`, `.jsonl` or `.json` file, of a folder with such files,
 /// a dataset's id on the Hugging Face Hub (`owner/name` for its training split,
@@ -97,20 +105,16 @@ impl fmt::Display for Dataset {
 /// [`Error::Dataset`] naming the file, the line and the way out if there is no such file, it is
 /// not what its name says, or no row is left; [`Error::Io`] if it cannot be read; [`Error::Hub`]
 /// if the Hub does not give it.
-pub fn load_dataset(source: &str, filter: EmojiFilter) -> Result<Dataset> {
-    load_dataset_with(source, &DatasetConfig { filter, ..DatasetConfig::default() })
+pub fn load_dataset(source: &str, task: impl Into<Task>) -> Result<Dataset> {
+    load_dataset_with(source, &DatasetConfig { task: task.into(), ..DatasetConfig::default() })
 }
 
-/// [`load_dataset`] with settings: the columns, the separator, the split.
+/// [`load_dataset`] with settings: the separator, the split.
 ///
 /// ```no_run
 /// # use emoji_lab::prelude::*;
-/// let config = DatasetConfig {
-///     text_column: "sentence".into(),
-///     emoji_column: "emojis".into(),
-///     ..Default::default()
-/// };
-/// let dataset = load_dataset_with("rows.csv", &config)?;
+/// let config = DatasetConfig { split: "validation".into(), ..Default::default() };
+/// let dataset = load_dataset_with("owner/name", &config)?;
 /// # Ok::<(), Error>(())
 /// ```
 ///
@@ -130,7 +134,7 @@ pub fn load_dataset_with(source: &str, config: &DatasetConfig) -> Result<Dataset
         Source::Folder(path) => tables(crate::hub::folder_tables(source, &path, split, name)?)?,
         Source::Hub(id) => tables(crate::hub::dataset_tables(&id, split, name)?)?,
     };
-    let mut report = CleaningReport::new(source, config.filter);
+    let mut report = CleaningReport::new(source, config.task.clone());
     let mut examples = Vec::new();
     let (mut read, mut counted, mut bad_lines) = (0, Counted::Lines, Vec::new());
     let mut take = |mut row: Row| {
@@ -140,7 +144,7 @@ pub fn load_dataset_with(source: &str, config: &DatasetConfig) -> Result<Dataset
             row.line = read;
         }
         if report.judge(&row, &options.columns) {
-            examples.push(Example { text: row.text, emoji: row.emoji });
+            examples.push(Example { text: row.text, answer: row.answer });
         }
     };
     if files.is_empty() {
@@ -157,17 +161,14 @@ pub fn load_dataset_with(source: &str, config: &DatasetConfig) -> Result<Dataset
         report.note(Noticed::BadLines, rows, first, "");
     }
     if examples.is_empty() {
-        let column = &options.columns.emoji;
+        let column = &options.columns.answer;
         return Err(Error::dataset(
             source,
             format!("no row is left after cleaning ({})", report.summary()),
-            format!(
-                "Put emoji in the column `{column}`, or load with a filter that keeps more: \
-                 EmojiFilter::PurelyEmoji, or EmojiFilter::None for any text"
-            ),
+            format!("The answers are in the column `{column}`. {}", config.task.filter.way_out()),
         ));
     }
-    Ok(Dataset { source: source.to_owned(), examples, report })
+    Ok(Dataset { source: source.to_owned(), task: config.task.clone(), examples, report })
 }
 
 /// What errors call a file of a source with so many.
@@ -183,6 +184,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::task::EmojiFilter;
 
     fn failure(source: &str) -> String {
         let error = load_dataset(source, EmojiFilter::PurelyEmoji).unwrap_err().to_string();
@@ -257,7 +259,7 @@ mod tests {
     }
 
     fn pairs(dataset: &Dataset) -> Vec<(&str, &str)> {
-        dataset.examples.iter().map(|row| (row.text.as_str(), row.emoji.as_str())).collect()
+        dataset.examples.iter().map(|row| (row.text.as_str(), row.answer.as_str())).collect()
     }
 
     #[test]
@@ -288,28 +290,23 @@ mod tests {
         let twice = load("twice.csv", "text,emoji\nparty,ðŸŽ‰\nsun,☀️\n", &DatasetConfig::default());
         assert!(twice.report.to_string().contains("1  note: looks encoded twice"), "{}", twice.report);
         // A header in the middle stays out whatever the filter keeps.
-        let any = DatasetConfig { filter: EmojiFilter::None, ..Default::default() };
+        let any = DatasetConfig { task: EmojiFilter::None.into(), ..Default::default() };
         let headers = load("rows.csv", "text,emoji\na,b\nText, EMOJI\nc,d\n", &any);
         assert_eq!(pairs(&headers), [("a", "b"), ("c", "d")]);
     }
 
     #[test]
     fn columns_and_separator_are_settings() {
-        let config = DatasetConfig {
-            text_column: "sentence".into(),
-            emoji_column: "emojis".into(),
-            ..Default::default()
-        };
+        let task = Task { text_column: "sentence".into(), answer_column: "emojis".into(), ..Task::emoji() };
+        let config = DatasetConfig { task, ..Default::default() };
         let csv = "text;Sentence;Emojis\nx;sun;☀️\n";
         assert_eq!(pairs(&load("rows.csv", csv, &config)), [("sun", "☀️")]);
         let json = "{\"sentence\": \"sun\", \"emojis\": \"☀️\", \"text\": 3}\n";
         assert_eq!(pairs(&load("rows.jsonl", json, &config)), [("sun", "☀️")]);
         let colon = DatasetConfig { separator: Some(':'), ..Default::default() };
         assert_eq!(pairs(&load("rows.csv", "text:emoji\nsun:☀️\n", &colon)), [("sun", "☀️")]);
-        let same = DatasetConfig { emoji_column: "text".into(), ..Default::default() };
-        assert!(
-            load_dataset_with("embedded", &same).unwrap_err().to_string().contains("setting emoji_column")
-        );
+        let same = Task { answer_column: "text".into(), ..Task::emoji() };
+        assert!(load_dataset("embedded", &same).unwrap_err().to_string().contains("setting answer_column"));
     }
 
     #[test]
@@ -336,7 +333,7 @@ mod tests {
         );
         let dataset = load_dataset(source, EmojiFilter::PurelyEmoji).unwrap();
         assert_eq!(pairs(&dataset), [("party", "🎉"), ("sun", "☀️")]);
-        assert!(dataset.report.to_string().contains("an empty emoji (rows 2)"), "{}", dataset.report);
+        assert!(dataset.report.to_string().contains("an empty answer (rows 2)"), "{}", dataset.report);
         let test = DatasetConfig { split: "test".into(), ..Default::default() };
         assert_eq!(pairs(&load_dataset_with(source, &test).unwrap()), [("party", "🎉")]);
         write("data/rows.csv", "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 81234\n");
@@ -348,7 +345,7 @@ mod tests {
     fn no_row_left() {
         let error = failure_of("rows.csv", "text,emoji\nhello,world\nsun,\n,🎉\n");
         let summary = "3 rows read; 1 with text beside the emoji, first on line 2; \
-                       1 with an empty emoji, first on line 3; 1 with an empty text, first on line 4";
+                       1 with an empty answer, first on line 3; 1 with an empty text, first on line 4";
         assert!(error.contains(summary), "{error}");
     }
 

@@ -67,7 +67,7 @@ impl<'a, 'r, 's> RowReader<'a, 'r, 's> {
         while more {
             let key = json.name().map_err(wrong)?;
             let kind = json.kind().map_err(wrong)?;
-            let fits = [matches(&key, &columns.text), matches(&key, &columns.emoji)];
+            let fits = [matches(&key, &columns.text), matches(&key, &columns.answer)];
             match fits.iter().position(Option::is_some) {
                 Some(place) => {
                     let fit = fits[place].unwrap_or(Match::Loose);
@@ -109,7 +109,7 @@ impl<'a, 'r, 's> RowReader<'a, 'r, 's> {
         self.read += 1;
         let value =
             |found: Option<(Match, String, String)>| found.map(|(.., value)| value).unwrap_or_default();
-        self.rows.push(Row { line, text: value(text), emoji: value(emoji) });
+        self.rows.push(Row { line, text: value(text), answer: value(emoji) });
         Ok(())
     }
 
@@ -372,6 +372,6 @@ impl<'a, 'r, 's> RowReader<'a, 'r, 's> {
         self.seen = (true, true);
         self.first.get_or_insert_with(|| (at.to_owned(), Vec::new()));
         self.read += 1;
-        self.rows.push(Row { line: self.read, text, emoji });
+        self.rows.push(Row { line: self.read, text, answer: emoji });
     }
 }

@@ -107,7 +107,7 @@ mod tests {
     }
 
     fn row(line: usize, text: &str, emoji: &str) -> Row {
-        Row { line, text: text.into(), emoji: emoji.into() }
+        Row { line, text: text.into(), answer: emoji.into() }
     }
 
     fn failure(text: &str) -> String {

@@ -2,7 +2,7 @@
 
 use encoding_rs::WINDOWS_1252;
 
-use super::filter::purely_emoji;
+use crate::task::purely_emoji;
 
 /// What was noticed about a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

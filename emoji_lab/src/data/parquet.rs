@@ -51,7 +51,7 @@ fn read_file(name: &str, file: File, options: &ReadOptions, rows: &mut Intake) -
         rows.push(Row {
             line: number,
             text: value(&record, &text).map_err(|kind| no_text(&at(), &text, kind))?,
-            emoji: value(&record, &emoji).map_err(|kind| no_text(&at(), &emoji, kind))?,
+            answer: value(&record, &emoji).map_err(|kind| no_text(&at(), &emoji, kind))?,
         });
     }
     match number {
@@ -117,7 +117,7 @@ mod tests {
         for name in ["pandas.parquet", "datasets.parquet", "pyarrow-zstd-v2.parquet", "pyarrow-gzip.parquet"]
         {
             let rows = read(name).unwrap();
-            let pairs: Vec<_> = rows.iter().map(|row| (row.text.as_str(), row.emoji.as_str())).collect();
+            let pairs: Vec<_> = rows.iter().map(|row| (row.text.as_str(), row.answer.as_str())).collect();
             assert_eq!(pairs, expected, "{name}");
             assert_eq!(rows.iter().map(|row| row.line).collect::<Vec<_>>(), [1, 2, 3, 4, 5], "{name}");
         }

@@ -3,44 +3,16 @@
 use std::fmt::{self, Write};
 
 use super::columns::Columns;
-use super::filter::{EmojiFilter, purely_emoji};
 use super::notes::{Note, Noticed, is_encoded_twice, near_emoji};
 use super::show::shown;
 use super::table::Row;
 use crate::display::{Align, Cell, Table, show_both, write_plain};
+use crate::task::{DropReason, Task};
 
 /// How many dropped rows of each reason a report shows in full.
 const EXAMPLES: usize = 3;
 /// How many line numbers of each reason its table shows.
 const LINES: usize = 8;
-
-/// Why a row was dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DropReason {
-    /// Nothing in `text`.
-    EmptyText,
-    /// Nothing in `emoji`.
-    EmptyEmoji,
-    /// `emoji` holds something that is no emoji.
-    TextBesideEmoji,
-    /// `emoji` is all emoji, but one of them takes several characters, which
-    /// [`EmojiFilter::EveryCharacter`] does not count as emoji.
-    SeveralCharacters,
-    /// The columns' own names, once more.
-    RepeatedHeader,
-}
-
-impl DropReason {
-    fn says(self) -> &'static str {
-        match self {
-            Self::EmptyText => "an empty text",
-            Self::EmptyEmoji => "an empty emoji",
-            Self::TextBesideEmoji => "text beside the emoji",
-            Self::SeveralCharacters => "an emoji of several characters",
-            Self::RepeatedHeader => "the header once more",
-        }
-    }
-}
 
 /// What the numbers of a report count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +47,7 @@ pub struct Dropped {
     /// The line of the file where each row begins, or the row's own number: see
     /// [`CleaningReport::counted`]. Both from 1.
     pub lines: Vec<usize>,
-    /// `text` and `emoji` of the first few.
+    /// Text and answer of the first few.
     pub examples: Vec<(String, String)>,
 }
 
@@ -84,8 +56,8 @@ pub struct Dropped {
 pub struct CleaningReport {
     /// The path, Hub id or `embedded`.
     pub source: String,
-    /// The filter.
-    pub filter: EmojiFilter,
+    /// What the rows are to teach; its filter decided.
+    pub task: Task,
     /// What the numbers in `dropped` count.
     pub counted: Counted,
     /// Rows in the file.
@@ -99,10 +71,10 @@ pub struct CleaningReport {
 }
 
 impl CleaningReport {
-    pub(super) fn new(source: &str, filter: EmojiFilter) -> Self {
+    pub(super) fn new(source: &str, task: Task) -> Self {
         Self {
             source: source.to_owned(),
-            filter,
+            task,
             counted: Counted::Lines,
             rows_read: 0,
             rows_kept: 0,
@@ -114,18 +86,18 @@ impl CleaningReport {
     /// Counts a row of these columns, and says whether it stays.
     pub(super) fn judge(&mut self, row: &Row, columns: &Columns) -> bool {
         self.rows_read += 1;
-        if let Some(value) = [&row.emoji, &row.text].into_iter().find(|value| is_encoded_twice(value)) {
+        if let Some(value) = [&row.answer, &row.text].into_iter().find(|value| is_encoded_twice(value)) {
             self.note(Noticed::EncodedTwice, 1, row.line, value);
         }
-        let repeats = columns.are(&row.text, &row.emoji).then_some(DropReason::RepeatedHeader);
-        let Some(reason) = repeats.or_else(|| reason_to_drop(row, self.filter)) else {
+        let repeats = columns.are(&row.text, &row.answer).then_some(DropReason::RepeatedHeader);
+        let Some(reason) = repeats.or_else(|| reason_to_drop(row, &self.task)) else {
             self.rows_kept += 1;
             return true;
         };
         if reason == DropReason::TextBesideEmoji
-            && let Some(what) = near_emoji(&row.emoji)
+            && let Some(what) = near_emoji(&row.answer)
         {
-            self.note(what, 1, row.line, &row.emoji);
+            self.note(what, 1, row.line, &row.answer);
         }
         let place = match self.dropped.iter().position(|d| d.reason == reason) {
             Some(place) => place,
@@ -137,7 +109,7 @@ impl CleaningReport {
         let dropped = &mut self.dropped[place];
         dropped.lines.push(row.line);
         if dropped.examples.len() < EXAMPLES {
-            dropped.examples.push((row.text.clone(), row.emoji.clone()));
+            dropped.examples.push((row.text.clone(), row.answer.clone()));
         }
         false
     }
@@ -172,7 +144,7 @@ impl CleaningReport {
 
     /// The report as an HTML table.
     pub fn to_html(&self) -> String {
-        let mut table = Table::new(format!("{}, filter {:?}", self.source, self.filter))
+        let mut table = Table::new(format!("{}, filter {}", self.source, self.task.filter.name()))
             .column("What became of them", Align::Left)
             .column("Rows", Align::Right)
             .column(format!("{}s", self.counted.one_in_title()), Align::Left)
@@ -209,7 +181,7 @@ impl CleaningReport {
 impl fmt::Display for CleaningReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_plain(f, |f| {
-            writeln!(f, "{}, filter {:?}", self.source, self.filter)?;
+            writeln!(f, "{}, filter {}", self.source, self.task.filter.name())?;
             writeln!(f, "{:>7}  read", self.rows_read)?;
             write!(f, "{:>7}  kept", self.rows_kept)?;
             for d in &self.dropped {
@@ -247,17 +219,13 @@ fn said(note: &Note) -> String {
     }
 }
 
-fn reason_to_drop(row: &Row, filter: EmojiFilter) -> Option<DropReason> {
-    if row.emoji.is_empty() {
-        Some(DropReason::EmptyEmoji)
+fn reason_to_drop(row: &Row, task: &Task) -> Option<DropReason> {
+    if row.answer.is_empty() {
+        Some(DropReason::EmptyAnswer)
     } else if row.text.is_empty() {
         Some(DropReason::EmptyText)
-    } else if filter.keeps(&row.emoji) {
-        None
-    } else if filter == EmojiFilter::EveryCharacter && purely_emoji(&row.emoji) {
-        Some(DropReason::SeveralCharacters)
     } else {
-        Some(DropReason::TextBesideEmoji)
+        task.filter.reason_to_drop(&row.answer)
     }
 }
 
@@ -276,9 +244,10 @@ fn pair((text, emoji): &(String, String)) -> [String; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task::EmojiFilter;
 
     fn report(filter: EmojiFilter) -> CleaningReport {
-        let mut report = CleaningReport::new("a<b.csv", filter);
+        let mut report = CleaningReport::new("a<b.csv", filter.into());
         let rows = [
             ("party", "🎉"),
             ("sun", "☀️"),
@@ -292,7 +261,7 @@ mod tests {
             .iter()
             .enumerate()
             .map(|(i, (text, emoji))| {
-                let row = Row { line: i + 2, text: (*text).into(), emoji: (*emoji).into() };
+                let row = Row { line: i + 2, text: (*text).into(), answer: (*emoji).into() };
                 report.judge(&row, &Columns::default())
             })
             .collect();
@@ -309,8 +278,12 @@ mod tests {
         use DropReason::*;
         let strict = report(EmojiFilter::EveryCharacter);
         assert_eq!((strict.rows_read, strict.rows_kept, strict.rows_dropped()), (7, 1, 6));
-        let expected: [(DropReason, &[usize]); 4] =
-            [(SeveralCharacters, &[3]), (TextBesideEmoji, &[4, 8]), (EmptyText, &[5]), (EmptyEmoji, &[6, 7])];
+        let expected: [(DropReason, &[usize]); 4] = [
+            (SeveralCharacters, &[3]),
+            (TextBesideEmoji, &[4, 8]),
+            (EmptyText, &[5]),
+            (EmptyAnswer, &[6, 7]),
+        ];
         assert_eq!(reasons(&strict), expected);
         assert_eq!(reasons(&report(EmojiFilter::PurelyEmoji)), expected[1..]);
         assert_eq!(reasons(&report(EmojiFilter::None)), expected[2..]);
@@ -335,9 +308,9 @@ mod tests {
 
     #[test]
     fn what_rows_hold_stays_in_its_place() {
-        let mut report = CleaningReport::new("a\u{202e}\u{1b}.csv", EmojiFilter::PurelyEmoji);
+        let mut report = CleaningReport::new("a\u{202e}\u{1b}.csv", EmojiFilter::PurelyEmoji.into());
         for (text, emoji) in [("שלום", "עולם"), ("EVCXR_BEGIN_CONTENT x", "\u{2066}\u{9b}no")] {
-            report.judge(&Row { line: 2, text: text.into(), emoji: emoji.into() }, &Columns::default());
+            report.judge(&Row { line: 2, text: text.into(), answer: emoji.into() }, &Columns::default());
         }
         let (text, html) = (report.to_string(), report.to_html());
         for shown in [&text, &html] {
@@ -352,9 +325,9 @@ mod tests {
 
     #[test]
     fn long_lists_and_values_are_cut() {
-        let mut report = CleaningReport::new("t", EmojiFilter::PurelyEmoji);
+        let mut report = CleaningReport::new("t", EmojiFilter::PurelyEmoji.into());
         for line in 2..100 {
-            report.judge(&Row { line, text: "x".repeat(1000), emoji: "no".into() }, &Columns::default());
+            report.judge(&Row { line, text: "x".repeat(1000), answer: "no".into() }, &Columns::default());
         }
         let text = report.to_string();
         assert!(text.contains("(lines 2, 3, 4, 5, 6, 7, 8, 9, …)"), "{text}");
@@ -364,14 +337,14 @@ mod tests {
 
     #[test]
     fn what_was_noticed_is_said() {
-        let mut report = CleaningReport::new("t", EmojiFilter::PurelyEmoji);
+        let mut report = CleaningReport::new("t", EmojiFilter::PurelyEmoji.into());
         for (line, (text, emoji)) in
             [("a", " ☀️"), ("b", "ðŸŽ‰"), ("Text ", "EMOJI"), ("cafÃ©", "☕"), ("c", "☀️ ")]
                 .into_iter()
                 .enumerate()
         {
             report
-                .judge(&Row { line: line + 2, text: text.into(), emoji: emoji.into() }, &Columns::default());
+                .judge(&Row { line: line + 2, text: text.into(), answer: emoji.into() }, &Columns::default());
         }
         assert_eq!((report.rows_kept, reasons(&report)[1]), (1, (DropReason::RepeatedHeader, &[4][..])));
         let text = report.to_string();

@@ -91,7 +91,7 @@ pub fn split_at_rows(chat: &ChatDataset, test: &[usize]) -> Result<DatasetSplits
 }
 
 fn pick(chat: &ChatDataset, rows: &[usize]) -> ChatDataset {
-    ChatDataset { conversations: rows.iter().map(|&row| chat.conversations[row].clone()).collect() }
+    chat.with(rows.iter().map(|&row| chat.conversations[row].clone()).collect())
 }
 
 #[cfg(test)]
@@ -101,7 +101,7 @@ mod tests {
 
     fn chat(n: usize) -> ChatDataset {
         let conversation = |i: usize| Conversation { messages: vec![Message::user(i.to_string())] };
-        ChatDataset { conversations: (0..n).map(conversation).collect() }
+        ChatDataset::new((0..n).map(conversation).collect())
     }
 
     fn numbers(chat: &ChatDataset) -> Vec<usize> {

@@ -48,7 +48,7 @@ pub(super) struct Row {
     /// The line it begins on, from 1; the row's number in a format without lines.
     pub line: usize,
     pub text: String,
-    pub emoji: String,
+    pub answer: String,
 }
 
 /// What takes rows while a file is read, so that those nobody keeps take no memory.
@@ -103,7 +103,7 @@ pub(super) fn read_rows(name: &str, path: &Path, options: &ReadOptions, rows: &m
     }
     if kind.len() == 0 {
         let columns = &options.columns;
-        let help = format!("Give a file with columns `{}` and `{}`", columns.text, columns.emoji);
+        let help = format!("Give a file with columns `{}` and `{}`", columns.text, columns.answer);
         return Err(Error::dataset(name, "the file is empty", help));
     }
     let mut start = Vec::with_capacity(START);

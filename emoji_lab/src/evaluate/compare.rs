@@ -1,9 +1,9 @@
 //! Evaluations side by side.
 
 use super::evaluation::Evaluation;
-use super::judge::Unit;
 use crate::display::{Align, Table};
 use crate::error::{Error, Result};
+use crate::task::Unit;
 
 /// A table of several evaluations of the same rows, one a line under the name given: score with
 /// interval, gain over the first with the interval of the row by row difference, and the means of

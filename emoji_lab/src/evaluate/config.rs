@@ -2,18 +2,17 @@
 
 use std::sync::Arc;
 
-use super::emoji::EmojiJudge;
-use super::judge::Judge;
 use crate::error::{Error, Result};
 use crate::model::GenerationConfig;
+use crate::task::{self, Judge};
 
 /// How answers are asked for, and how they are judged.
 #[derive(Debug, Clone)]
 pub struct EvaluationConfig {
     /// How a model answers: greedy, at most 32 tokens.
     pub generation: GenerationConfig,
-    /// What answers are judged by: [`EmojiJudge`].
-    pub judge: Arc<dyn Judge>,
+    /// What answers are judged by, in place of the judge of the rows' task.
+    pub judge: Option<Arc<dyn Judge>>,
     /// Draws of the bootstrap that intervals come from, 100 or more.
     pub resamples: usize,
     /// Seed of those draws.
@@ -22,12 +21,7 @@ pub struct EvaluationConfig {
 
 impl Default for EvaluationConfig {
     fn default() -> Self {
-        Self {
-            generation: GenerationConfig::greedy(32),
-            judge: Arc::new(EmojiJudge),
-            resamples: 2000,
-            seed: 42,
-        }
+        Self { generation: GenerationConfig::greedy(32), judge: None, resamples: 2000, seed: 42 }
     }
 }
 
@@ -40,18 +34,14 @@ impl EvaluationConfig {
             let help = "use 100 to 1000000; with fewer draws the ends of an interval are chance";
             return Err(Error::setting("resamples", self.resamples, help));
         }
-        if self.judge.measures().is_empty() {
-            let help = "a judge needs at least one measure, the first of which is the score";
-            return Err(Error::setting("judge", format!("{:?}", self.judge), help));
-        }
-        Ok(())
+        self.judge.as_deref().map_or(Ok(()), task::check_judge)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evaluate::Measure;
+    use crate::task::Measure;
 
     #[derive(Debug)]
     struct Blind;
@@ -72,7 +62,7 @@ mod tests {
             ("max_new_tokens", EvaluationConfig { generation: GenerationConfig::greedy(0), ..good() }),
             ("resamples", EvaluationConfig { resamples: 99, ..good() }),
             ("resamples", EvaluationConfig { resamples: usize::MAX, ..good() }),
-            ("judge", EvaluationConfig { judge: Arc::new(Blind), ..good() }),
+            ("judge", EvaluationConfig { judge: Some(Arc::new(Blind)), ..good() }),
         ] {
             let said = wrong.validate().unwrap_err().to_string();
             assert!(said.starts_with(&format!("setting {name} = ")), "{said}");

@@ -2,9 +2,9 @@
 
 use super::bootstrap::Estimate;
 use super::config::EvaluationConfig;
-use super::judge::Measure;
 use super::questions::Question;
 use crate::error::{Error, Result};
+use crate::task::{Judge, Measure};
 
 /// A row's answer, judged.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,19 +50,19 @@ impl Evaluation {
         questions: Vec<Question>,
         answers: Vec<(String, Option<usize>)>,
         seconds: f64,
-        config: &EvaluationConfig,
+        (judge, config): (&dyn Judge, &EvaluationConfig),
     ) -> Result<Self> {
-        let measures = config.judge.measures();
+        let measures = judge.measures();
         let mut rows = Vec::with_capacity(questions.len());
         for (question, (answer, tokens)) in questions.into_iter().zip(answers) {
-            let values = config.judge.judge(&answer, &question.expected);
+            let values = judge.judge(&answer, &question.expected);
             if values.len() != measures.len() || values.iter().any(|value| !value.is_finite()) {
                 let help = format!(
                     "it gave {values:?} for the answer \"{answer}\": it must give a finite number for each \
                      of its {} measures",
                     measures.len()
                 );
-                return Err(Error::setting("judge", format!("{:?}", config.judge), help));
+                return Err(Error::setting("judge", format!("{judge:?}"), help));
             }
             let Question { text, expected, .. } = question;
             rows.push(EvaluatedRow { text, expected, answer, values, tokens });

@@ -22,7 +22,7 @@ where
     R: Questions + ?Sized,
 {
     config.validate()?;
-    let questions = asked(rows)?;
+    let (questions, judge) = asked(rows, config)?;
     let known = train.questions();
     let started = Instant::now();
     let index = TfIdf::new(known.iter().map(|row| row.text.as_str()));
@@ -33,5 +33,5 @@ where
     let Some(answers) = answers else {
         return Err(Error::setting("train", "no rows", "give at least one training row to look up"));
     };
-    Evaluation::new("look-up", questions, answers, started.elapsed().as_secs_f64(), config)
+    Evaluation::new("look-up", questions, answers, started.elapsed().as_secs_f64(), (&*judge, config))
 }

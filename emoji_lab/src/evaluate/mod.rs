@@ -1,6 +1,6 @@
 //! How good are the answers? Measured by what people see, not by the loss.
 //!
-//! [`evaluate`] asks a model every row of a held-out part and has a [`Judge`] compare each answer
+//! [`evaluate`] asks a model every row of a held-out part and has the task's [judge](crate::task::Judge) compare each answer
 //! with the row's; [`look_up`] answers the same rows without any model, from the training rows alone,
 //! which is what a model has to beat. Both give an [`Evaluation`]: a value for each row, means with
 //! their intervals, the worst rows. [`compare_evaluations`] puts several side by side, and
@@ -9,7 +9,7 @@
 //!
 //! ```
 //! use emoji_lab::prelude::*;
-//! let chat = format_chat(&load_dataset("embedded", EmojiFilter::PurelyEmoji)?, SYSTEM_PROMPT);
+//! let chat = format_chat(&load_dataset("embedded", EmojiFilter::PurelyEmoji)?);
 //! let splits = train_test_split(&chat, 0.02, 42)?;
 //! let model = load_model("embedded", &Device::Cpu)?;
 //! let config = EvaluationConfig::default();
@@ -21,12 +21,11 @@
 //! ```
 
 mod bootstrap;
+mod card;
 mod compare;
 mod config;
 mod difference;
-mod emoji;
 mod evaluation;
-mod judge;
 mod look_up;
 mod questions;
 mod run;
@@ -39,9 +38,7 @@ pub use bootstrap::Estimate;
 pub use compare::compare_evaluations;
 pub use config::EvaluationConfig;
 pub use difference::Difference;
-pub use emoji::{EmojiJudge, emoji_f1};
 pub use evaluation::{EvaluatedRow, Evaluation};
-pub use judge::{Judge, Measure, Unit};
 pub use look_up::look_up;
 pub use questions::{Question, Questions};
 pub use run::{evaluate, judge_answers};

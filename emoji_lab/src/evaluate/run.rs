@@ -1,5 +1,6 @@
 //! From rows to an evaluation.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::config::EvaluationConfig;
@@ -7,6 +8,7 @@ use super::evaluation::Evaluation;
 use super::questions::{Question, Questions};
 use crate::error::{Error, Result};
 use crate::model::{Model, answer_text, answers};
+use crate::task::{self, Judge};
 
 /// Asks `model` every row and judges its answers.
 ///
@@ -21,7 +23,7 @@ where
     R: Questions + ?Sized,
 {
     config.validate()?;
-    let questions = asked(rows)?;
+    let (questions, judge) = asked(rows, config)?;
     let conversations: Vec<_> = questions.iter().map(|question| question.messages.clone()).collect();
     let started = Instant::now();
     let tokens = answers(model, &conversations, &config.generation)?;
@@ -30,7 +32,7 @@ where
         .map(|tokens| Ok((answer_text(model, tokens)?, Some(tokens.len()))))
         .collect::<Result<Vec<_>>>()?;
     let seconds = started.elapsed().as_secs_f64();
-    Evaluation::new(&model.origin, questions, answers, seconds, config)
+    Evaluation::new(&model.origin, questions, answers, seconds, (&*judge, config))
 }
 
 /// Judges answers that came from elsewhere; `name` says from where.
@@ -49,20 +51,25 @@ where
     S: AsRef<str>,
 {
     config.validate()?;
-    let questions = asked(rows)?;
+    let (questions, judge) = asked(rows, config)?;
     if questions.len() != answers.len() {
         let help = format!("there are {} rows; give an answer for each, in their order", questions.len());
         return Err(Error::setting("answers", format!("{} answers", answers.len()), help));
     }
     let answers = answers.iter().map(|answer| (answer.as_ref().to_string(), None)).collect();
-    Evaluation::new(name, questions, answers, 0.0, config)
+    Evaluation::new(name, questions, answers, 0.0, (&*judge, config))
 }
 
-/// The rows' questions, of which there must be some.
-pub(super) fn asked<R: Questions + ?Sized>(rows: &R) -> Result<Vec<Question>> {
+/// The rows' questions, of which there must be some, and what their answers are judged by.
+pub(super) fn asked<R: Questions + ?Sized>(
+    rows: &R,
+    config: &EvaluationConfig,
+) -> Result<(Vec<Question>, Arc<dyn Judge>)> {
     let questions = rows.questions();
-    match questions.is_empty() {
-        true => Err(Error::setting("rows", "no rows", "give at least one row to evaluate on")),
-        false => Ok(questions),
+    if questions.is_empty() {
+        return Err(Error::setting("rows", "no rows", "give at least one row to evaluate on"));
     }
+    let judge = config.judge.clone().unwrap_or_else(|| rows.judge());
+    task::check_judge(&*judge)?;
+    Ok((questions, judge))
 }

@@ -1,8 +1,8 @@
 //! An evaluation as people read it.
 
 use super::evaluation::Evaluation;
-use super::judge::Unit;
 use crate::display::{Align, Table, human_duration, notebook_view, thousands};
+use crate::task::Unit;
 
 /// The worst rows that are shown.
 const WORST: usize = 5;

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::data::{EmojiFilter, Example, SYSTEM_PROMPT, format_chat, load_dataset, train_test_split};
+use crate::data::{Example, format_chat, load_dataset, train_test_split};
 use crate::display::Table;
 use crate::model::{generate, load_model};
+use crate::task::{EmojiFilter, Judge, Measure, Unit, emoji_f1};
 
 fn rows(pairs: &[(&str, &str)]) -> Vec<Example> {
-    let row = |(text, emoji): &(&str, &str)| Example { text: text.to_string(), emoji: emoji.to_string() };
+    let row = |(text, answer): &(&str, &str)| Example { text: text.to_string(), answer: answer.to_string() };
     pairs.iter().map(row).collect()
 }
 
@@ -22,7 +23,7 @@ const FOUR: [(&str, &str); 4] =
 #[test]
 fn a_models_answers_are_those_it_gives() {
     let dataset = load_dataset("embedded", EmojiFilter::PurelyEmoji).unwrap();
-    let splits = train_test_split(&format_chat(&dataset, SYSTEM_PROMPT), 0.03, 7).unwrap();
+    let splits = train_test_split(&format_chat(&dataset), 0.03, 7).unwrap();
     let model = load_model("embedded", &crate::Device::Cpu).unwrap();
     let config = EvaluationConfig::default();
     let evaluation = evaluate(&model, &splits.test, &config).unwrap();
@@ -117,7 +118,7 @@ fn what_cannot_be_compared_says_why() {
         assert!(compare_evaluations(&[("one", &one), ("other", &other)]).is_err());
     }
     assert!(compare_evaluations::<&str>(&[]).unwrap_err().to_string().contains("setting evaluations"));
-    let config = EvaluationConfig { judge: Arc::new(Lengths), ..Default::default() };
+    let config = EvaluationConfig { judge: Some(Arc::new(Lengths)), ..Default::default() };
     let lengths = judge_answers("lengths", &all, &["a"; 4], &config).unwrap();
     assert!(one.difference(&lengths).unwrap_err().to_string().contains("by characters"));
     let said = compare_evaluations(&[("one", &one), ("lengths", &lengths)]).unwrap_err().to_string();
@@ -139,7 +140,7 @@ impl Judge for Lengths {
 
 #[test]
 fn another_task_brings_its_judge() {
-    let config = EvaluationConfig { judge: Arc::new(Lengths), ..Default::default() };
+    let config = EvaluationConfig { judge: Some(Arc::new(Lengths)), ..Default::default() };
     let rows = rows(&FOUR);
     let evaluation = judge_answers("words", &rows, &["a", "bb", "cc", "ddd"], &config).unwrap();
     assert_eq!(evaluation.score().mean, 2.0);

@@ -26,11 +26,11 @@ use std::time::Instant;
 pub use gguf_type::GgufType;
 pub use report::{ExportReport, TypeCount};
 
-use crate::data::SYSTEM_PROMPT;
 use crate::error::{Error, Result};
 use crate::files::{write_atomic, write_bytes_atomic, write_into_dir};
 use crate::model::Model;
 use crate::model::gguf::Out;
+use crate::task::SYSTEM_PROMPT;
 use metadata::metadata;
 use ollama::asking;
 use tensors::{ALIGNMENT, Stored, tensors};

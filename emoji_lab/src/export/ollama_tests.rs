@@ -1,6 +1,6 @@
 use super::*;
-use crate::data::SYSTEM_PROMPT;
 use crate::model::open_pretrained;
+use crate::task::SYSTEM_PROMPT;
 
 /// A Modelfile as Ollama reads it (its `parser.go`): command and value, until a line ends in what
 /// closes the value; characters that are not printable are dropped.

@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use serde_json::json;
 
 use super::*;
-use crate::data::{EmojiFilter, Message, load_dataset};
+use crate::data::{Message, load_dataset};
 use crate::device::Device;
 use crate::model::gguf::writer::{golden_config, golden_weights};
 use crate::model::gguf_tokenizer::tests::tiny_tokenizer;
@@ -16,6 +16,7 @@ use crate::model::{
     generate_ids, load_model, open_gguf,
 };
 use crate::quant::Nf4Tensor;
+use crate::task::EmojiFilter;
 
 fn embedded() -> Model {
     load_model("embedded", &Device::Cpu).unwrap()
@@ -97,7 +98,7 @@ fn every_type_is_loaded_again() {
             assert_eq!(back.tokenizer.token(id), model.tokenizer.token(id), "{kind}");
         }
         for row in &rows.examples {
-            let chat = [Message::system(crate::data::SYSTEM_PROMPT), Message::user(row.text.as_str())];
+            let chat = rows.task.prompt(&row.text);
             let ids = |model: &Model| model.tokenizer.encode_chat(&chat, true).unwrap();
             assert_eq!(ids(&back), ids(&model), "{kind}: {}", row.text);
         }

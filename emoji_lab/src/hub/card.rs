@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::yaml::Yaml;
 use crate::display::{ComparisonRow, plain};
+use crate::task::Task;
 use crate::train::LogEntry;
 
 /// The file that holds the loss curve beside the card.
@@ -45,8 +46,12 @@ pub struct ModelCard {
     pub library_name: String,
     /// What the model does, as the Hub calls it.
     pub pipeline_tag: String,
+    /// What it does, as the end of "fine-tuned to …".
+    pub description: String,
     /// The instruction that the model was trained with.
     pub system_prompt: String,
+    /// A text to ask, in the example of use.
+    pub example: String,
     /// How it was made, as the end of a sentence.
     pub method: String,
     /// The training settings: name and value.
@@ -62,7 +67,15 @@ pub struct ModelCard {
 }
 
 impl Default for ModelCard {
+    /// Of text to emoji.
     fn default() -> Self {
+        Self::of(&Task::emoji())
+    }
+}
+
+impl ModelCard {
+    /// What a task alone says.
+    pub fn of(task: &Task) -> Self {
         let texts = |list: &[&str]| list.iter().map(|text| text.to_string()).collect();
         Self {
             title: String::new(),
@@ -70,10 +83,12 @@ impl Default for ModelCard {
             datasets: Vec::new(),
             license: "gemma".to_string(),
             language: texts(&["en"]),
-            tags: texts(&["emoji", "gemma3", "lora", "sft"]),
+            tags: texts(&[&task.name, "gemma3", "lora", "sft"]),
             library_name: "transformers".to_string(),
             pipeline_tag: "text-generation".to_string(),
-            system_prompt: "Translate this text to emoji: ".to_string(),
+            description: task.description.clone(),
+            system_prompt: task.system_prompt.clone(),
+            example: task.example.clone(),
             method: "LoRA fine-tuning in Rust, merged into the base model's weights".to_string(),
             settings: Vec::new(),
             log_history: Vec::new(),
@@ -99,7 +114,7 @@ impl ModelCard {
         let mut parts = vec![
             format!("---\n{}---", Yaml::document(self.front_matter(name))),
             format!("# {}", line(title)),
-            format!("{} fine-tuned to translate text into emoji.", link(&self.base_model, "")),
+            format!("{} fine-tuned to {}.", link(&self.base_model, ""), line(&self.description)),
         ];
         parts.push(self.how_to_load(repo_id));
         if !self.samples.is_empty() {
@@ -174,13 +189,17 @@ impl ModelCard {
         // JSON's quoting is Python's as well, and a Rust string's but for `\u`, which line() leaves none of.
         let quote = |text: &str| serde_json::Value::from(text).to_string();
         let (repo, prompt) = (quote(repo_id), quote(&line_keeping_space(&self.system_prompt)));
+        let text = quote(&line_keeping_space(&self.example));
         format!(
             "## Use\n\nIn Python:\n\n```python\nfrom transformers import pipeline\n\npipe = pipeline(\"text-generation\", \
              model={repo})\nmessages = [\n    {{\"role\": \"system\", \"content\": {prompt}}},\n    {{\"role\": \"user\", \
-             \"content\": \"let's go to the beach\"}},\n]\nprint(pipe(messages, max_new_tokens=64, \
+             \"content\": {text}}},\n]\nprint(pipe(messages, max_new_tokens=64, \
              do_sample=False)[0][\"generated_text\"][-1][\"content\"])\n```\n\nIn Rust, with `emoji_lab`:\n\n```rust\n\
              {}```",
-            IN_RUST.replace("\"OWNER/NAME\"", &repo).replace("\"SYSTEM PROMPT\"", &prompt)
+            IN_RUST
+                .replace("\"OWNER/NAME\"", &repo)
+                .replace("\"SYSTEM PROMPT\"", &prompt)
+                .replace("\"TEXT\"", &text)
         )
     }
 

@@ -30,7 +30,7 @@ impl SftTrainer {
             license: if base.is_embedded() { "apache-2.0" } else { "gemma" }.to_string(),
             settings,
             log_history: self.log_history().to_vec(),
-            ..ModelCard::default()
+            ..ModelCard::of(&dataset.task)
         };
         if self.lora_config().is_none() {
             card.method = "fine-tuning of every weight in Rust".to_string();
@@ -57,18 +57,19 @@ impl ModelCard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{EmojiFilter, SYSTEM_PROMPT, format_chat, load_dataset};
+    use crate::data::{format_chat, load_dataset};
     use crate::device::Device;
     use crate::lora::LoraConfig;
     use crate::model::load_model;
     use crate::quant::QuantConfig;
+    use crate::task::EmojiFilter;
     use crate::train::{SftConfig, Strategy};
 
     #[test]
     fn a_card_says_what_the_run_was() {
         let base = load_model("embedded", &Device::Cpu).unwrap();
         let dataset = load_dataset("embedded", EmojiFilter::PurelyEmoji).unwrap();
-        let rows = format_chat(&dataset, SYSTEM_PROMPT).take(4);
+        let rows = format_chat(&dataset).take(4);
         let args = SftConfig { eval_strategy: Strategy::No, learning_rate: 2e-3, ..SftConfig::default() };
         let card = |lora: Option<&LoraConfig>| {
             let trainer = SftTrainer::new(&base, &rows, None, &QuantConfig::none(), lora, &args).unwrap();

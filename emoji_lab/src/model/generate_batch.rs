@@ -35,7 +35,8 @@ const PROMPT_TOKENS: usize = 4096;
 /// ```
 /// use emoji_lab::prelude::*;
 /// let model = load_model("embedded", &Device::Cpu)?;
-/// let prompts = [prompt("a day at the beach"), prompt("pizza with my friends tonight")];
+/// let task = Task::emoji();
+/// let prompts = [task.prompt("a day at the beach"), task.prompt("pizza with my friends tonight")];
 /// let answers = generate_batch(&model, &prompts, &GenerationConfig::greedy(32))?;
 /// assert_eq!(answers[1], generate(&model, &prompts[1], &GenerationConfig::greedy(32))?);
 /// # Ok::<(), Error>(())
@@ -218,8 +219,8 @@ impl<'a> Batch<'a> {
 mod tests {
     use super::super::{generate, generate_ids, load_model};
     use super::*;
-    use crate::compare::prompt;
-    use crate::data::{EmojiFilter, load_dataset};
+    use crate::data::load_dataset;
+    use crate::task::{EmojiFilter, Task};
 
     fn embedded() -> Model {
         load_model("embedded", &crate::Device::Cpu).unwrap()
@@ -229,7 +230,7 @@ mod tests {
     /// by side, and more tokens than are taken in at once.
     fn prompts(model: &Model) -> Vec<Vec<u32>> {
         let rows = load_dataset("embedded", EmojiFilter::PurelyEmoji).unwrap().examples;
-        let text: String = rows.iter().map(|row| format!("{} {} ", row.text, row.emoji)).collect();
+        let text: String = rows.iter().map(|row| format!("{} {} ", row.text, row.answer)).collect();
         let tokens = model.tokenizer.encode(&text).unwrap();
         let lengths = (0..90).map(|i| 1 + i * 67 % 293);
         let prompts: Vec<Vec<u32>> =
@@ -271,7 +272,9 @@ mod tests {
     fn conversations_are_answered_as_one_by_one() {
         let model = embedded();
         let config = GenerationConfig::greedy(32);
-        let asked: Vec<_> = ["pizza", "a day at the beach with my dog", "pizza"].map(prompt).into();
+        let asked: Vec<_> = ["pizza", "a day at the beach with my dog", "pizza"]
+            .map(|text| Task::emoji().prompt(text))
+            .into();
         let answers = generate_batch(&model, &asked, &config).unwrap();
         for (asked, answer) in asked.iter().zip(&answers) {
             assert_eq!(*answer, generate(&model, asked, &config).unwrap());

@@ -308,18 +308,18 @@ fn another_run(dir: &Path, differences: &[String]) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{EmojiFilter, SYSTEM_PROMPT, format_chat, load_dataset};
+    use crate::data::{format_chat, load_dataset};
     use crate::device::Device;
     use crate::lora::LoraConfig;
     use crate::model::load_model;
     use crate::quant::QuantConfig;
+    use crate::task::EmojiFilter;
     use crate::train::{SftConfig, Strategy};
 
     /// A run of 10 steps, a checkpoint after every fourth and at the end.
     fn trainer(output_dir: &Path, save_strategy: Strategy) -> SftTrainer {
         let model = load_model("embedded", &Device::Cpu).unwrap();
-        let rows =
-            format_chat(&load_dataset("embedded", EmojiFilter::PurelyEmoji).unwrap(), SYSTEM_PROMPT).take(20);
+        let rows = format_chat(&load_dataset("embedded", EmojiFilter::PurelyEmoji).unwrap()).take(20);
         let args = SftConfig {
             output_dir: output_dir.to_path_buf(),
             max_steps: Some(10),

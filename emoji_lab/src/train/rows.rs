@@ -219,7 +219,7 @@ pub fn tokens_in_training(
     tokenizer: &Tokenizer,
     args: &SftConfig,
 ) -> Result<TokenStrip> {
-    let one = ChatDataset { conversations: vec![conversation.clone()] };
+    let one = ChatDataset::new(vec![conversation.clone()]);
     let (rows, _) = tokenize_quietly(&one, "to be shown", tokenizer, args)?;
     let batch = Batch::from_rows(&rows);
     let ids = &batch.tokens.ids;
@@ -295,7 +295,7 @@ mod tests {
         let tokenizer = load_model("embedded", &Device::Cpu)?.tokenizer;
         let refused = |odd: &[(Role, &str)], args: &SftConfig| {
             let conversations = vec![talk(&[USER, ANSWER]), talk(odd)];
-            tokenize(&ChatDataset { conversations }, "for training", &tokenizer, args)
+            tokenize(&ChatDataset::new(conversations), "for training", &tokenizer, args)
                 .unwrap_err()
                 .to_string()
         };
@@ -327,11 +327,11 @@ mod tests {
         assert!(refused(&[], &args(false, 256)).contains("row 1: chat template: there are no messages"));
         // Without the setting every token counts, answer or not.
         for fine in [talk(&[USER]), talk(&[SYSTEM, USER]), talk(&[USER, (Role::Assistant, "")])] {
-            let dataset = ChatDataset { conversations: vec![fine] };
+            let dataset = ChatDataset::new(vec![fine]);
             assert_eq!(tokenize(&dataset, "for training", &tokenizer, &args(false, 256))?.len(), 1);
         }
         let conversations = vec![talk(&[USER]), talk(&[USER, ANSWER]), talk(&[SYSTEM, USER])];
-        let said = tokenize(&ChatDataset { conversations }, "for training", &tokenizer, &only).unwrap_err();
+        let said = tokenize(&ChatDataset::new(conversations), "for training", &tokenizer, &only).unwrap_err();
         assert!(said.to_string().contains("2 of 3 rows have no answer"), "{said}");
         assert!(said.to_string().contains(": rows 0, 2. Give"), "{said}");
         Ok(())
@@ -347,7 +347,7 @@ mod tests {
         let max_length = prompt + 2;
         assert!(late_prompt > max_length);
         let mut short = talk(&[USER]);
-        let dataset = ChatDataset { conversations: vec![long.clone(), late, short.clone()] };
+        let dataset = ChatDataset::new(vec![long.clone(), late, short.clone()]);
         let (rows, cut) = tokenize_quietly(&dataset, "for training", &tokenizer, &args(false, max_length))?;
         assert_eq!(cut, Cut { rows: 2, answers: 1 });
         assert_eq!((rows[0].ids.len(), rows[0].target_count()), (max_length, max_length - 1));
@@ -363,7 +363,7 @@ mod tests {
         assert_eq!(one, "1 of 3 rows for evaluation is longer than max_length = 7 and is cut");
         // Where nothing but the answer counts, a lost one is an error that says how much is needed.
         short.messages.push(Message::assistant("👑"));
-        let dataset = ChatDataset { conversations: vec![long, dataset.conversations[1].clone(), short] };
+        let dataset = ChatDataset::new(vec![long, dataset.conversations[1].clone(), short]);
         let said =
             tokenize(&dataset, "for training", &tokenizer, &args(true, max_length)).unwrap_err().to_string();
         assert!(said.contains("row 1 has no token to learn within max_length"), "{said}");

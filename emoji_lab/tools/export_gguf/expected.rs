@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use emoji_lab::data::{EmojiFilter, Message, SYSTEM_PROMPT, load_dataset};
+use emoji_lab::data::load_dataset;
 use emoji_lab::model::{Gemma3, KvCache, Model, Rounding, open_gguf};
+use emoji_lab::task::EmojiFilter;
 use emoji_lab::{Device, Error, Result};
 use serde_json::{Value, json};
 
@@ -44,7 +45,7 @@ pub fn texts(model: &Model, file: Option<&Path>) -> Result<Vec<Value>> {
         }
     }
     for row in &load_dataset("embedded", EmojiFilter::None)?.examples {
-        texts.push(format!("{} {}", row.text, row.emoji));
+        texts.push(format!("{} {}", row.text, row.answer));
     }
     texts.into_iter().map(|text| Ok(json!({"ids": model.tokenizer.encode(&text)?, "text": text}))).collect()
 }
@@ -52,7 +53,7 @@ pub fn texts(model: &Model, file: Option<&Path>) -> Result<Vec<Value>> {
 /// The token ids with which the first `rows` embedded rows are asked.
 pub fn prompts(model: &Model, rows: usize) -> Result<Vec<Vec<u32>>> {
     let dataset = load_dataset("embedded", EmojiFilter::None)?;
-    let ask = |text: &str| [Message::system(SYSTEM_PROMPT), Message::user(text)];
+    let ask = |text: &str| dataset.task.prompt(text);
     let texts = dataset.examples.iter().map(|row| row.text.as_str()).take(rows);
     texts.map(|text| model.tokenizer.encode_chat(&ask(text), true)).collect()
 }

@@ -61,7 +61,7 @@ fn tokenize(model: &Model, entry: &Value) -> Result<Vec<u32>> {
     }
     let part = |name: &str| entry["row"][name].as_str().unwrap_or_default();
     let messages = [
-        Message::system(emoji_lab::data::SYSTEM_PROMPT),
+        Message::system(emoji_lab::task::SYSTEM_PROMPT),
         Message::user(part("text")),
         Message::assistant(part("emoji")),
     ];

@@ -1,6 +1,6 @@
 //! How fast training and generation are on a GPU, with the floor beside it.
 //!
-//! `cargo run --release --features cuda --example bench_gpu -- [--gguf FILE] [--data CSV]
+//! `cargo bench -p emoji_lab --features cuda --bench gpu -- [--gguf FILE] [--data CSV]
 //!  [--split JSON] [--dtype bf16|f32] [--moments f32|bf16] [--device cuda:0]
 //!  [--rounds 3] [--only steps|generation] [--out DIR]`
 //!
@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use emoji_lab::ops::adamw::AdamW;
 use emoji_lab::{DType, Device, Result};
 
-const USAGE: &str = "usage: bench_gpu [--gguf FILE [--data CSV] [--split JSON]] [--dtype bf16|f32] [--moments f32|bf16] [--device cuda:0] [--rounds 3] [--only steps|generation] [--out DIR]";
+const USAGE: &str = "usage: cargo bench -p emoji_lab --features cuda --bench gpu -- [--gguf FILE [--data CSV] [--split JSON]] [--dtype bf16|f32] [--moments f32|bf16] [--device cuda:0] [--rounds 3] [--only steps|generation] [--out DIR]";
 
 /// What the command line says.
 pub struct Options {
@@ -44,7 +44,8 @@ fn options() -> Option<Options> {
     let (mut gguf, mut data, mut split) = (None, None, None);
     let (mut device, mut dtype, mut out) = ("cuda".to_string(), None, "bench-gpu-run".to_string());
     let (mut rounds, mut only, mut moments) = (3, None, DType::F32);
-    let mut args = std::env::args().skip(1);
+    // `cargo bench` says `--bench` to it.
+    let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--gguf" => gguf = Some(args.next()?),

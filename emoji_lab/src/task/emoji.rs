@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
-/// Which rows a dataset keeps, by what is in the `emoji` column. An empty one is never kept.
+use super::filter::{AnswerFilter, DropReason};
+
+/// Which rows a dataset keeps, by the emoji in their answer. An empty one is never kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EmojiFilter {
     /// Each character is an emoji by itself (the notebook's Hub dataset cell). Strict: ❤️, ☀️,
@@ -17,7 +19,7 @@ pub enum EmojiFilter {
 }
 
 impl EmojiFilter {
-    /// Whether a row with this `emoji` value stays.
+    /// Whether a row with this answer stays.
     pub fn keeps(self, emoji: &str) -> bool {
         !emoji.is_empty()
             && match self {
@@ -25,6 +27,22 @@ impl EmojiFilter {
                 Self::PurelyEmoji => purely_emoji(emoji),
                 Self::None => true,
             }
+    }
+}
+
+impl AnswerFilter for EmojiFilter {
+    fn reason_to_drop(&self, answer: &str) -> Option<DropReason> {
+        match self {
+            _ if self.keeps(answer) => None,
+            Self::EveryCharacter if purely_emoji(answer) => Some(DropReason::SeveralCharacters),
+            _ => Some(DropReason::TextBesideEmoji),
+        }
+    }
+
+    fn way_out(&self) -> String {
+        "Put emoji there, or load with a filter that keeps more: EmojiFilter::PurelyEmoji, or \
+         EmojiFilter::None for any text"
+            .into()
     }
 }
 

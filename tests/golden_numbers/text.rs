@@ -1,7 +1,8 @@
 //! `text/emoji.jsonl` and `text/chat.jsonl`.
 
-use emoji_lab::data::{ChatTemplate, Message, emoji_list, is_every_character_emoji, purely_emoji};
+use emoji_lab::data::{ChatTemplate, Message};
 use emoji_lab::model::{Rounding, Tokenizer, open_gguf};
+use emoji_lab::task::{emoji_list, is_every_character_emoji, purely_emoji};
 use emoji_lab::{Error, Result};
 use serde_json::Value;
 

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
+use super::emoji::{emoji_list, purely_emoji};
 use super::judge::{Judge, Measure, Unit};
-use crate::data::{emoji_list, purely_emoji};
 
 /// Judges emoji by which they are, not by their order.
 ///

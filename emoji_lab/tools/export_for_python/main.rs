@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use emoji_lab::model::{Gemma3, PackedTokens, Tokenizer, write_safetensors};
 use emoji_lab::prelude::*;
+use emoji_lab::task::SYSTEM_PROMPT;
 use emoji_lab::train::Batch;
 use emoji_lab::{DType, Tensor};
 use serde_json::{Value, json};
@@ -18,8 +19,10 @@ const TEXTS: [&str; 3] = ["let's go to the beach", "Happy birthday, dear Ada!", 
 
 /// Right-padded ids and mask, and the model's logits with zeros on the padding.
 fn export(dir: &Path, gemma: &Gemma3, tokenizer: &Tokenizer) -> Result<()> {
-    let rows: Vec<Vec<u32>> =
-        TEXTS.iter().map(|text| tokenizer.encode_chat(&prompt(text), true)).collect::<Result<_>>()?;
+    let rows: Vec<Vec<u32>> = TEXTS
+        .iter()
+        .map(|text| tokenizer.encode_chat(&Task::emoji().prompt(*text), true))
+        .collect::<Result<_>>()?;
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let logits = gemma.logits(&gemma.hidden_states(&PackedTokens::new(&rows))?)?;
     let vocab = gemma.config().vocab_size;
@@ -46,7 +49,7 @@ fn export_answer(dir: &Path, model: &Model) -> Result<()> {
     const MAX_NEW_TOKENS: usize = 24;
     let config = GenerationConfig::greedy(MAX_NEW_TOKENS);
     let answers = TEXTS.iter().map(|text| {
-        let messages = prompt(text);
+        let messages = Task::emoji().prompt(*text);
         let answer = generate(model, &messages, &config)?;
         Ok(json!({"messages": messages, "max_new_tokens": MAX_NEW_TOKENS, "answer": answer}))
     });
@@ -93,7 +96,7 @@ fn talks(rows: &ChatDataset) -> ChatDataset {
         }
         Conversation { messages }
     };
-    ChatDataset { conversations: rows.conversations.windows(3).enumerate().map(talk).collect() }
+    ChatDataset::new(rows.conversations.windows(3).enumerate().map(talk).collect())
 }
 
 /// Every parameter trained, with a weight decay that shows: norms do not decay.
@@ -215,7 +218,7 @@ fn run(out: &Path) -> Result<()> {
     // From the folder, so that the adapters name a base that Python finds.
     let base = load_model(&folder.display().to_string(), &Device::Cpu)?;
     let dataset = load_dataset("embedded", EmojiFilter::PurelyEmoji)?;
-    let splits = train_test_split(&format_chat(&dataset, SYSTEM_PROMPT).take(80), 0.1, 42)?;
+    let splits = train_test_split(&format_chat(&dataset).take(80), 0.1, 42)?;
     for tied in [true, false] {
         let form = if tied { "tied" } else { "untied" };
         let lora = LoraConfig { ensure_weight_tying: tied, ..LoraConfig::default() };

@@ -1,7 +1,7 @@
 //! What a batch gains over one stream, on the CPU: the same prompts answered one after the other and
 //! side by side.
 //!
-//!     cargo run --release -p emoji_lab --example bench_batch -- [MODEL [DATA [ROWS [TOKENS]]]]
+//!     cargo bench -p emoji_lab --bench batch -- [MODEL [DATA [ROWS [TOKENS]]]]
 //!
 //! MODEL and DATA are what `load_model` and `load_dataset` take (default: both embedded), ROWS how many
 //! prompts (256), TOKENS the most an answer has (32).
@@ -15,13 +15,14 @@ use emoji_lab::prelude::*;
 const RUNS: usize = 3;
 
 fn main() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // `cargo bench` says `--bench` to it.
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let given = |i: usize, default: &str| arguments.get(i).cloned().unwrap_or_else(|| default.to_string());
     let model = load_model(&given(0, "embedded"), &Device::Cpu)?;
     let data = load_dataset(&given(1, "embedded"), EmojiFilter::PurelyEmoji)?;
     let rows = number("ROWS", &given(2, "256"))?.min(data.len());
     let config = GenerationConfig::greedy(number("TOKENS", &given(3, "32"))?);
-    let asked = data.examples.iter().take(rows).map(|row| prompt(&row.text));
+    let asked = data.examples.iter().take(rows).map(|row| data.task.prompt(&row.text));
     let prompts: Vec<Vec<u32>> =
         asked.map(|messages| model.tokenizer.encode_chat(&messages, true)).collect::<Result<_>>()?;
     let mut stop = model.stop_ids()?;

@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use emoji_lab::data::{Conversation, Message, SYSTEM_PROMPT};
+use emoji_lab::data::{Conversation, Message};
+use emoji_lab::task::SYSTEM_PROMPT;
 
 use crate::Result;
 use crate::patterns::{Filler, capitalised};

@@ -20,9 +20,10 @@ mod words;
 
 use std::path::{Path, PathBuf};
 
-use emoji_lab::data::{Conversation, Message, SYSTEM_PROMPT, is_every_character_emoji};
+use emoji_lab::data::{Conversation, Message};
 use emoji_lab::files::write_bytes_atomic;
 use emoji_lab::model::Gemma3;
+use emoji_lab::task::{Task, is_every_character_emoji};
 
 use rng::Rng;
 use words::Words;
@@ -94,7 +95,7 @@ fn rehearse(base: &Gemma3, codec: &train::Codec, rows: &[rows::Row]) -> Result<(
     let (test, train) = chats.split_at(chats.len() / 10);
     let tuned = train::rehearse(base, codec, (train, test), rate)?;
     for text in rows::ASKED {
-        let prompt = [Message::system(SYSTEM_PROMPT), Message::user(text)];
+        let prompt = Task::emoji().prompt(text);
         println!(
             "{text} -> base: {} -> tuned: {}",
             codec.answer(base, &prompt)?,

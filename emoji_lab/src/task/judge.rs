@@ -2,6 +2,8 @@
 
 use std::fmt::Debug;
 
+use crate::error::{Error, Result};
+
 /// How a measure's values are to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
@@ -26,10 +28,11 @@ pub struct Measure {
 
 /// Compares an answer with the one that a row has.
 ///
-/// [`EmojiJudge`](super::EmojiJudge) is the one for emoji; another task brings its own:
+/// [`EmojiJudge`](super::EmojiJudge) is the one for emoji, [`OneOf`](super::OneOf) for labels; another
+/// task brings its own:
 ///
 /// ```
-/// use emoji_lab::evaluate::{Judge, Measure, Unit};
+/// use emoji_lab::task::{Judge, Measure, Unit};
 /// #[derive(Debug)]
 /// struct SameWords;
 /// impl Judge for SameWords {
@@ -48,4 +51,29 @@ pub trait Judge: Debug + Send + Sync {
 
     /// A finite value for each of [`Self::measures`], in their order.
     fn judge(&self, answer: &str, expected: &str) -> Vec<f64>;
+}
+
+/// Refuses a judge that measures nothing.
+pub(crate) fn check(judge: &dyn Judge) -> Result<()> {
+    match judge.measures().is_empty() {
+        true => {
+            let help = "a judge needs at least one measure, the first of which is the score";
+            Err(Error::setting("judge", format!("{judge:?}"), help))
+        }
+        false => Ok(()),
+    }
+}
+
+/// Judges by whether an answer is the row's, but for blanks around it (`exact_match`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ExactMatch;
+
+impl Judge for ExactMatch {
+    fn measures(&self) -> Vec<Measure> {
+        vec![Measure { name: "exact_match", label: "exact match", unit: Unit::Score }]
+    }
+
+    fn judge(&self, answer: &str, expected: &str) -> Vec<f64> {
+        vec![f64::from(answer.trim() == expected.trim())]
+    }
 }

@@ -2,12 +2,11 @@
 
 use std::time::Instant;
 
-use emoji_lab::data::{
-    EmojiFilter, SYSTEM_PROMPT, format_chat, load_dataset, split_at_rows, train_test_split,
-};
+use emoji_lab::data::{format_chat, load_dataset, split_at_rows, train_test_split};
 use emoji_lab::lora::LoraConfig;
 use emoji_lab::model::load_model;
 use emoji_lab::quant::QuantConfig;
+use emoji_lab::task::Task;
 use emoji_lab::train::{SftConfig, SftTrainer};
 use emoji_lab::{DType, Error, Result};
 
@@ -40,7 +39,7 @@ fn once(gguf: &str, options: &Options, table: &mut Table) -> Result<()> {
         table.memory.add(found.bytes as f64 / 1e9);
         return Ok(());
     };
-    let chat = format_chat(&load_dataset(data, EmojiFilter::default())?, SYSTEM_PROMPT);
+    let chat = format_chat(&load_dataset(data, Task::emoji())?);
     let splits = match &options.split {
         Some(path) => split_at_rows(&chat, &held_out(path)?)?,
         None => train_test_split(&chat, 0.1, 42)?,

@@ -16,7 +16,7 @@ const CONFIG: &str = r#"{
 }"#;
 
 pub fn model(device: &Device) -> Result<Gemma3> {
-    let config = Gemma3Config::from_json(CONFIG, "bench_gpu")?;
+    let config = Gemma3Config::from_json(CONFIG, "random model")?;
     let mut random = Philox::new(1, 0);
     let mut weights = Weights { origin: "random weights".into(), ..Weights::default() };
     for (name, dims) in tensor_shapes(&config) {
