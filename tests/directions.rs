@@ -26,13 +26,13 @@ const USES: &str = "
     device: cuda error
     data: display error hub rng sniff task
     model: cuda data device display error files host hub ops sniff
-    hub: data display error files model task train
+    evaluate: data display error model rng task
+    hub: data display error evaluate files model task train
     lora: display error files model ops quant rng sniff
-    train: cuda data device display error files host lora model ops python_json quant rng
+    train: cuda data device display error evaluate files host lora model ops python_json quant rng
     plot: display error files train
     export: data display error files host model ops quant task
     compare: display error model task
-    evaluate: data display error hub model rng task
 ";
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -49,7 +49,7 @@ impl Evaluation {
     }
 
     /// What the score is, as in a table.
-    pub(super) fn label(&self) -> &'static str {
+    pub(crate) fn label(&self) -> &'static str {
         self.measures.first().map_or("score", |measure| measure.label)
     }
 

@@ -105,7 +105,7 @@ impl Evaluation {
         self.measures.iter().position(|measure| measure.name == name)
     }
 
-    pub(super) fn mean_at(&self, place: usize) -> f64 {
+    pub(crate) fn mean_at(&self, place: usize) -> f64 {
         let values = self.rows.iter().filter_map(|row| row.values.get(place));
         values.sum::<f64>() / self.rows.len().max(1) as f64
     }

@@ -21,7 +21,6 @@
 //! ```
 
 mod bootstrap;
-mod card;
 mod compare;
 mod config;
 mod difference;

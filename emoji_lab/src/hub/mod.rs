@@ -24,6 +24,7 @@
 mod builder_args;
 mod cache;
 mod card;
+mod card_of_evaluation;
 mod card_of_run;
 mod choose;
 mod commit;

@@ -230,6 +230,26 @@ impl Card {
     }
 }
 
+/// Several cards, one below the other, as one document.
+pub(super) fn stacked(title: &str, cards: &[String]) -> String {
+    const BETWEEN: u32 = 12;
+    let height_of = |card: &str| {
+        let height = card.split_once(" height=\"").and_then(|(_, rest)| rest.split_once('"'));
+        height.and_then(|(height, _)| height.parse::<u32>().ok()).unwrap_or(0)
+    };
+    let (mut inner, mut y) = (String::new(), 0);
+    for card in cards {
+        inner += &card.replacen("<svg ", &format!("<svg y=\"{y}\" "), 1);
+        inner.push('\n');
+        y += height_of(card) + BETWEEN;
+    }
+    let (height, name) = (y.saturating_sub(BETWEEN), escape_html(title));
+    format!(
+        "<svg width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {WIDTH} {height}\" \
+         xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" aria-label=\"{name}\">\n{inner}</svg>\n"
+    )
+}
+
 /// A place on the card, in the pixels it is shown with.
 fn at(x: u32, y: u32) -> (i32, i32) {
     ((x * SCALE) as i32, (y * SCALE) as i32)

@@ -9,7 +9,7 @@ use super::scale;
 use super::verdict::Verdict;
 use crate::display::epochs;
 use crate::error::{Error, Result};
-use crate::train::{LogEntry, LossCurves, LossPoint, loss_table};
+use crate::train::{LogEntry, LossCurves, LossPoint, MetricCurve, loss_table};
 
 /// More training losses than the plot has room for are drawn as averages.
 const MAX_POINTS: usize = 300;
@@ -49,7 +49,8 @@ impl std::fmt::Display for LossPlot {
     }
 }
 
-/// Plots training and validation loss (nats per token) against the epoch, with the verdict in words.
+/// Plots training and validation loss (nats per token) against the epoch, with the verdict in words; and
+/// below them the metric of the answers, where a run measured it (`predict_with_generate`).
 ///
 /// Losses that are not finite are left out and counted below the plot.
 ///
@@ -94,7 +95,7 @@ pub fn plot_losses(log_history: &[LogEntry]) -> Result<LossPlot> {
         y: Axis::new("Loss (nats per token)", y_range, 8, false),
         foot,
     };
-    let svg = card.draw(|chart| {
+    let losses = card.draw(|chart| {
         canvas::curve(chart, &train, Mark::Disc(BLUE))?;
         canvas::curve(chart, &eval, Mark::Square(ORANGE))?;
         if let Some((epoch, loss)) = best.as_ref().and_then(|best| Some((best.epoch, best.eval?))) {
@@ -102,6 +103,13 @@ pub fn plot_losses(log_history: &[LogEntry]) -> Result<LossPlot> {
         }
         Ok(())
     })?;
+
+    let svg = match &curves.metric {
+        Some(metric) if !metric.points.is_empty() => {
+            canvas::stacked("Losses and answers", &[losses, metric_card(metric, x_range)?])
+        }
+        _ => losses,
+    };
 
     let mut text = loss_table(log_history).to_text();
     for sentence in &verdict.sentences {
@@ -111,6 +119,35 @@ pub fn plot_losses(log_history: &[LogEntry]) -> Result<LossPlot> {
         text += &format!("{}\n", Verdict::thresholds());
     }
     Ok(LossPlot { figure: Figure { svg, text }, verdict })
+}
+
+/// The answers' metric, on the epochs of the losses.
+fn metric_card(metric: &MetricCurve, x_range: (f64, f64)) -> Result<String> {
+    let points: Vec<(f64, f64)> = metric.points.iter().map(|(epoch, _, value)| (*epoch, *value)).collect();
+    let first_best = |best: (f64, usize, f64), point: &(f64, usize, f64)| match point.2 > best.2 {
+        true => *point,
+        false => best,
+    };
+    let best = metric.points.iter().skip(1).fold(metric.points[0], first_best);
+    let mut legend = vec![(Mark::Square(ORANGE), "Answers to the held-out rows".to_string())];
+    if points.len() > 1 {
+        legend.push((Mark::Ring(GREEN), format!("Best: epoch {}, checkpoint-{}", epochs(best.0), best.1)));
+    }
+    let y_range = scale::padded(points.iter().map(|point| point.1), 0.15, 0.05);
+    let card = Card {
+        title: format!("{} of the answers", metric.label()),
+        legend,
+        x: Axis::new("Epoch", x_range, 10, x_range.1 - x_range.0 >= 1.0),
+        y: Axis::new(&metric.label(), y_range, 6, false),
+        foot: vec![],
+    };
+    card.draw(|chart| {
+        canvas::curve(chart, &points, Mark::Square(ORANGE))?;
+        if points.len() > 1 {
+            canvas::ring(chart, (best.0, best.2), GREEN)?;
+        }
+        Ok(())
+    })
 }
 
 fn nothing_to_plot(log_history: &[LogEntry], curves: &LossCurves) -> Error {
@@ -177,6 +214,27 @@ mod tests {
         let text = plot.to_string();
         assert!(text.contains("← best") && text.contains("Overfitting at epoch 3"), "{text}");
         assert!(text.contains("within 5 %") && text.contains("beyond 25 %"), "{text}");
+    }
+
+    #[test]
+    fn answers_are_drawn_below_the_losses() {
+        let mut log = vec![];
+        for (epoch, f1) in [(1.0, 0.25), (2.0, 0.5), (3.0, 0.45)] {
+            log.push(train(epoch, epoch as usize * 10, 2.0 / epoch));
+            let mut entry = eval(epoch, epoch as usize * 10, 2.0);
+            entry.other.insert("eval_f1".into(), f1.into());
+            log.push(entry);
+        }
+        let plot = plot_losses(&log).unwrap();
+        let svg = plot.svg();
+        assert_eq!(svg.matches("<svg ").count(), 3, "two cards on a sheet");
+        assert_eq!(svg.matches("</svg>").count(), 3);
+        for words in
+            ["F1 of the answers", "Best: epoch 2, checkpoint-20", "aria-label=\"Losses and answers\""]
+        {
+            assert!(svg.contains(words), "{words}");
+        }
+        assert!(plot.to_string().contains("Answers best: epoch 2"), "{plot}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What two loss curves say, by the rules of the lesson.
+//! What the curves say, by the rules of the lesson: answers first, then losses.
 
 use crate::display::{epochs, nats};
 use crate::train::{LossCurves, LossRow};
@@ -63,7 +63,9 @@ impl std::fmt::Display for Fit {
 pub struct Verdict {
     /// The state at the last evaluation; `None` if one of the two losses is missing.
     pub fit: Option<Fit>,
-    /// The lowest validation loss: it generalises best.
+    /// The best answers, by the task's metric; `None` where they were not measured.
+    pub answers_best: Option<LossRow>,
+    /// The lowest validation loss: it generalises best, as far as losses tell.
     pub generalises_best: Option<LossRow>,
     /// The highest ratio of validation to training loss: it memorises most. If validation is
     /// nowhere above training, the lowest training loss.
@@ -91,7 +93,16 @@ impl Verdict {
                 .map(|row| (row.clone(), "lowest training loss; none overfits yet")),
         };
 
+        let answers_best = curves.best_answers();
         let mut sentences = Vec::new();
+        if let (Some(row), Some(metric)) = (&answers_best, &curves.metric) {
+            let (label, value) = (metric.label(), row.metric.unwrap_or_default());
+            let what = if metric.points.len() > 1 { "highest" } else { "the only" };
+            sentences.push(format!("Answers best: {} ({what} {label}, {value:.3}).", checkpoint(row)));
+            if metric.points.len() > 1 && metric.points.last().is_some_and(|last| last.1 == row.step) {
+                sentences.push(format!("{label} was still rising at the end: more epochs may help."));
+            }
+        }
         if let (Some(fit), Some(row)) = (fit, last) {
             sentences.push(state(fit, row));
         }
@@ -102,8 +113,13 @@ impl Verdict {
                     1 => format!("the only validation loss, {eval}"),
                     _ => format!("lowest validation loss, {eval}"),
                 };
-                sentences.push(format!("Generalises best: {} ({what}).", checkpoint(best)));
-                sentences.extend(trend(&rows, best));
+                match &answers_best {
+                    None => {
+                        sentences.push(format!("Generalises best: {} ({what}).", checkpoint(best)));
+                        sentences.extend(trend(&rows, best));
+                    }
+                    Some(answers) => sentences.push(beside_answers(best, answers, &what)),
+                }
             }
             None => sentences.push(
                 "No validation losses: train with an evaluation set to see over- or underfitting."
@@ -120,7 +136,13 @@ impl Verdict {
             }
             _ => {}
         }
-        Self { fit, generalises_best: best, memorises_most: memorises.map(|(row, _)| row), sentences }
+        Self {
+            fit,
+            answers_best,
+            generalises_best: best,
+            memorises_most: memorises.map(|(row, _)| row),
+            sentences,
+        }
     }
 
     /// How the thresholds are set, for the foot of a table or plot.
@@ -171,6 +193,24 @@ fn state(fit: Fit, row: &LossRow) -> String {
 
 fn checkpoint(row: &LossRow) -> String {
     format!("epoch {}, checkpoint-{}", epochs(row.epoch), row.step)
+}
+
+/// What the lowest validation loss means beside the best answers.
+fn beside_answers(best: &LossRow, answers: &LossRow, what: &str) -> String {
+    let what = what.replacen("lowest validation", "its lowest", 1);
+    match best.step.cmp(&answers.step) {
+        std::cmp::Ordering::Equal => format!("Validation loss agrees: it is there at {what}."),
+        std::cmp::Ordering::Less => format!(
+            "Validation loss says {} ({what}): after it the model grows surer of what it says, wrong answers \
+             included. The loss charges for that, the metric does not. Go by the answers.",
+            checkpoint(best)
+        ),
+        std::cmp::Ordering::Greater => format!(
+            "Validation loss says {} ({what}): it also counts how likely the other words are. Go by the \
+             answers, and look at some of both.",
+            checkpoint(best)
+        ),
+    }
 }
 
 /// What more or fewer epochs would do.
@@ -242,6 +282,30 @@ mod tests {
         assert!(text.contains("Generalises best: epoch 2, checkpoint-200"), "{text}");
         assert!(text.contains("Memorises most: epoch 3, checkpoint-300"), "{text}");
         assert!(text.contains("rose after that"), "{text}");
+    }
+
+    #[test]
+    fn answers_go_before_losses() {
+        let measured = |losses: &[(f64, f64, f64)]| {
+            let mut history = log(&losses.iter().map(|(train, eval, _)| (*train, *eval)).collect::<Vec<_>>());
+            let entries = history.iter_mut().filter(|entry| entry.eval_loss.is_some());
+            for (entry, (_, _, f1)) in entries.zip(losses) {
+                entry.other.insert("eval_f1".into(), (*f1).into());
+            }
+            Verdict::of(&LossCurves::from_log(&history))
+        };
+        let apart = measured(&[(2.0, 1.8, 0.1), (1.2, 1.5, 0.3), (0.7, 1.9, 0.4)]);
+        assert_eq!(apart.answers_best.as_ref().map(|row| row.step), Some(300));
+        let text = apart.to_string();
+        assert!(text.starts_with("Answers best: epoch 3, checkpoint-300 (highest F1, 0.400)."), "{text}");
+        assert!(
+            text.contains("still rising")
+                && text.contains("epoch 2, checkpoint-200 (its lowest loss, 1.5000)"),
+            "{text}"
+        );
+        assert!(text.contains("Go by the answers.") && !text.contains("Generalises best"), "{text}");
+        let same = measured(&[(2.0, 1.8, 0.1), (1.2, 1.5, 0.3), (0.7, 1.9, 0.2)]).to_string();
+        assert!(same.contains("Validation loss agrees: it is there at its lowest loss, 1.5000."), "{same}");
     }
 
     #[test]

@@ -92,8 +92,19 @@ pub struct SftConfig {
     pub save_strategy: Strategy,
     /// How many checkpoints are kept; `None` for all.
     pub save_total_limit: Option<usize>,
-    /// Whether to end with the parameters of the checkpoint with the lowest evaluation loss.
+    /// Whether to answer the evaluation rows, too, and have the task's judge look at the answers: its
+    /// measures are logged beside the loss, as `eval_f1`.
+    pub predict_with_generate: bool,
+    /// How many of the evaluation rows are answered at most.
+    pub max_predict_samples: usize,
+    /// Whether to end with the parameters of the best checkpoint.
     pub load_best_model_at_end: bool,
+    /// What the best checkpoint is chosen by: `loss` (`None`), or a measure of the task's judge, as `f1`.
+    pub metric_for_best_model: Option<String>,
+    /// Whether more of it is better; `None` for yes, unless its name ends in `loss`.
+    pub greater_is_better: Option<bool>,
+    /// Evaluations without a better one after which training ends; `None` for never.
+    pub early_stopping_patience: Option<usize>,
     /// Whether to write TensorBoard event files, under `output_dir/runs`.
     pub report_to_tensorboard: bool,
     /// Seed of the adapters' start, the row order and dropout.
@@ -127,7 +138,12 @@ impl Default for SftConfig {
             eval_strategy: Strategy::Epoch,
             save_strategy: Strategy::Epoch,
             save_total_limit: None,
+            predict_with_generate: false,
+            max_predict_samples: 256,
             load_best_model_at_end: false,
+            metric_for_best_model: None,
+            greater_is_better: None,
+            early_stopping_patience: None,
             report_to_tensorboard: true,
             seed: 42,
             progress_lines: 15,
@@ -160,7 +176,12 @@ settings_view!(
     eval_strategy,
     save_strategy,
     save_total_limit,
+    predict_with_generate,
+    max_predict_samples,
     load_best_model_at_end,
+    metric_for_best_model,
+    greater_is_better,
+    early_stopping_patience,
     report_to_tensorboard,
     seed,
     progress_lines,
@@ -230,6 +251,38 @@ impl SftConfig {
                 return Err(Error::setting(name, "Steps(0)", "use Steps of 1 or more, Epoch, or No"));
             }
         }
+        for (name, value, ends) in [
+            ("predict_with_generate", self.predict_with_generate.to_string(), self.predict_with_generate),
+            (
+                "metric_for_best_model",
+                format!("{:?}", self.metric_for_best_model),
+                self.metric_for_best_model.is_some(),
+            ),
+            (
+                "early_stopping_patience",
+                format!("{:?}", self.early_stopping_patience),
+                self.early_stopping_patience.is_some(),
+            ),
+        ] {
+            if ends && self.eval_strategy == Strategy::No {
+                return Err(Error::setting(name, value, "it needs evaluations: give an eval_strategy"));
+            }
+        }
+        for (name, value) in [
+            ("early_stopping_patience", self.early_stopping_patience.unwrap_or(1)),
+            ("max_predict_samples", self.max_predict_samples),
+        ] {
+            if value == 0 {
+                return Err(Error::setting(name, value, positive));
+            }
+        }
+        if self.best_metric() != "loss" && !self.predict_with_generate {
+            return Err(Error::setting(
+                "metric_for_best_model",
+                self.best_metric(),
+                "answers are measured with predict_with_generate: true; without it there is `loss` alone",
+            ));
+        }
         if self.load_best_model_at_end && self.save_strategy != self.eval_strategy {
             return Err(Error::setting(
                 "load_best_model_at_end",
@@ -245,6 +298,12 @@ impl SftConfig {
             ));
         }
         Ok(())
+    }
+
+    /// The name of what the best checkpoint is chosen by, without `eval_`.
+    pub(super) fn best_metric(&self) -> &str {
+        let name = self.metric_for_best_model.as_deref().unwrap_or("loss");
+        name.strip_prefix("eval_").unwrap_or(name)
     }
 
     pub(super) fn optimizer(&self) -> AdamW {
@@ -283,6 +342,15 @@ mod tests {
             ("use 3 or more", SftConfig { max_length: 0, ..plain.clone() }),
             ("per_device_eval_batch_size", SftConfig { per_device_eval_batch_size: 0, ..plain.clone() }),
             ("logging_strategy", SftConfig { logging_strategy: Strategy::Steps(0), ..plain.clone() }),
+            (
+                "metric_for_best_model",
+                SftConfig { metric_for_best_model: Some("f1".into()), ..plain.clone() },
+            ),
+            ("early_stopping_patience", SftConfig { early_stopping_patience: Some(0), ..plain.clone() }),
+            (
+                "predict_with_generate = true",
+                SftConfig { predict_with_generate: true, eval_strategy: Strategy::No, ..plain.clone() },
+            ),
         ] {
             let said = wrong.validate().unwrap_err().to_string();
             assert!(said.contains(name) && said.lines().count() == 1, "{said}");

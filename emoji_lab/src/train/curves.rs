@@ -1,4 +1,4 @@
-//! The loss curves in a log history.
+//! The curves in a log history: losses, and the metric of the answers.
 
 use super::log::LogEntry;
 
@@ -26,6 +26,8 @@ pub struct LossRow {
     pub train: Option<f64>,
     /// Validation loss.
     pub eval: Option<f64>,
+    /// The metric of the answers.
+    pub metric: Option<f64>,
 }
 
 impl LossRow {
@@ -41,13 +43,56 @@ impl LossRow {
     }
 }
 
-/// The two curves of a log history, in the order of the steps.
+/// How good the answers were, evaluation by evaluation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MetricCurve {
+    /// The measure's name, as `f1`; more of it is better.
+    pub name: String,
+    /// Epochs done, optimizer steps done, the measure's mean.
+    pub points: Vec<(f64, usize, f64)>,
+}
+
+impl MetricCurve {
+    /// The measure's name as people write it.
+    pub fn label(&self) -> String {
+        match self.name.len() {
+            0..=3 => self.name.to_uppercase(),
+            _ => self.name.replace('_', " "),
+        }
+    }
+
+    /// The curve of the score among the measures of a history: the first that its entries name. A
+    /// file has them by the alphabet, so the usual scores go first.
+    fn of(log_history: &[LogEntry]) -> Option<Self> {
+        let names: Vec<&str> = log_history.iter().find_map(|entry| {
+            let names: Vec<&str> = entry.metrics().collect();
+            (!names.is_empty()).then_some(names)
+        })?;
+        let usual = ["f1", "accuracy", "exact_match"].into_iter().find(|name| names.contains(name));
+        let name = usual.unwrap_or(names[0]);
+        let points = log_history.iter().filter_map(|entry| {
+            let value = entry.metric(name).filter(|value| value.is_finite() && entry.epoch.is_finite())?;
+            Some((entry.epoch, entry.step, value))
+        });
+        let mut points: Vec<_> = points.collect();
+        points.sort_by_key(|point| point.1);
+        Some(Self { name: name.to_string(), points })
+    }
+
+    fn at(&self, step: usize) -> Option<f64> {
+        self.points.iter().find(|point| point.1 == step).map(|point| point.2)
+    }
+}
+
+/// The curves of a log history, in the order of the steps.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LossCurves {
     /// Training losses.
     pub train: Vec<LossPoint>,
     /// Validation losses.
     pub eval: Vec<LossPoint>,
+    /// How good the answers were, if they were measured (`predict_with_generate`).
+    pub metric: Option<MetricCurve>,
     /// Entries left out because their loss or epoch is not a finite number.
     pub skipped: usize,
 }
@@ -55,7 +100,7 @@ pub struct LossCurves {
 impl LossCurves {
     /// Takes the entries that have a `loss` or an `eval_loss`.
     pub fn from_log(log_history: &[LogEntry]) -> Self {
-        let mut curves = Self::default();
+        let mut curves = Self { metric: MetricCurve::of(log_history), ..Self::default() };
         for entry in log_history {
             for (loss, points) in [(entry.loss, &mut curves.train), (entry.eval_loss, &mut curves.eval)] {
                 match loss {
@@ -89,12 +134,25 @@ impl LossCurves {
             }
             // Evaluations between two training entries see the one before.
             latest = mean(&since).or(latest);
-            rows.push(LossRow { epoch: eval.epoch, step: eval.step, train: latest, eval: Some(eval.loss) });
+            let metric = self.metric.as_ref().and_then(|metric| metric.at(eval.step));
+            rows.push(LossRow {
+                epoch: eval.epoch,
+                step: eval.step,
+                train: latest,
+                eval: Some(eval.loss),
+                metric,
+            });
         }
         let mut rest: Vec<&LossPoint> = Vec::new();
         let mut close = |points: &mut Vec<&LossPoint>| {
             if let Some(last) = points.last() {
-                rows.push(LossRow { epoch: last.epoch, step: last.step, train: mean(points), eval: None });
+                rows.push(LossRow {
+                    epoch: last.epoch,
+                    step: last.step,
+                    train: mean(points),
+                    eval: None,
+                    metric: None,
+                });
             }
             points.clear();
         };
@@ -116,6 +174,14 @@ impl LossCurves {
             .into_iter()
             .filter(|row| row.eval.is_some())
             .reduce(|best, row| if row.eval < best.eval { row } else { best })
+    }
+
+    /// The row with the best answers, the first of equals; `None` where they were not measured.
+    pub fn best_answers(&self) -> Option<LossRow> {
+        self.rows()
+            .into_iter()
+            .filter(|row| row.metric.is_some())
+            .reduce(|best, row| if row.metric > best.metric { row } else { best })
     }
 
     /// What the reader has to know about entries that are not shown.

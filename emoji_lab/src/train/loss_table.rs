@@ -7,13 +7,15 @@ use crate::display::{Align, Table, epochs, nats, thousands};
 /// Longer tables are thinned: nobody reads five hundred rows in a cell.
 const MAX_ROWS: usize = 24;
 
-/// Training and validation loss at each evaluation, the lowest validation loss marked.
+/// Training and validation loss at each evaluation, the lowest validation loss marked; with the metric
+/// of the answers where they were measured, and then the best answers.
 ///
 /// Without evaluations it has one row an epoch. Losses are in nats per token.
 pub fn loss_table(log_history: &[LogEntry]) -> Table {
     let curves = LossCurves::from_log(log_history);
     let rows = curves.rows();
-    let best = curves.best().filter(|_| curves.eval.len() > 1).map(|best| best.step);
+    let best = curves.best_answers().or_else(|| curves.best());
+    let best = best.filter(|_| curves.eval.len() > 1).map(|best| best.step);
     let shown = thin(&rows, best);
 
     let mut table = Table::new("Loss, nats per token")
@@ -22,16 +24,18 @@ pub fn loss_table(log_history: &[LogEntry]) -> Table {
         .column("Training", Align::Right)
         .column("Validation", Align::Right)
         .column("Gap", Align::Right);
+    if let Some(metric) = &curves.metric {
+        table = table.column(metric.label(), Align::Right);
+    }
     for (index, row) in shown.iter().enumerate() {
         let number = |loss: Option<f64>| loss.map_or("–".to_string(), nats);
         let gap = row.gap().map_or("–".to_string(), |gap| format!("{gap:+.4}"));
-        table = table.row([
-            epochs(row.epoch),
-            thousands(row.step as u64),
-            number(row.train),
-            number(row.eval),
-            gap,
-        ]);
+        let mut cells =
+            vec![epochs(row.epoch), thousands(row.step as u64), number(row.train), number(row.eval), gap];
+        if curves.metric.is_some() {
+            cells.push(row.metric.map_or("–".to_string(), |value| format!("{value:.3}")));
+        }
+        table = table.row(cells);
         if row.eval.is_some() && Some(row.step) == best {
             table = table.highlight(index, "best");
         }
@@ -70,6 +74,21 @@ mod tests {
         let marked: Vec<&str> = text.lines().filter(|line| line.contains("← best")).collect();
         assert_eq!(marked.len(), 1, "{text}");
         assert!(marked[0].contains("200") && marked[0].contains("1.2500") && marked[0].contains("+0.0500"));
+    }
+
+    #[test]
+    fn the_best_answers_are_marked_where_they_were_measured() {
+        let mut log = Vec::new();
+        for (epoch, eval, f1) in [(1, 1.5, 0.2), (2, 1.25, 0.3), (3, 1.4, 0.4)] {
+            let mut entry = entry(epoch as f64, epoch * 100, None, Some(eval));
+            entry.other.insert("eval_f1".into(), f1.into());
+            entry.other.insert("eval_distinct".into(), 1.5.into());
+            log.push(entry);
+        }
+        let text = loss_table(&log).to_text();
+        let marked: Vec<&str> = text.lines().filter(|line| line.contains("← best")).collect();
+        assert!(marked.len() == 1 && marked[0].contains("300") && marked[0].contains("0.400"), "{text}");
+        assert!(text.contains("  F1") && !text.contains("distinct"), "{text}");
     }
 
     #[test]

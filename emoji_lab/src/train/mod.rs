@@ -1,6 +1,7 @@
 //! Supervised fine-tuning: settings, batches, trainer, optimizer, checkpoints, logs.
 
 mod batch;
+mod best;
 mod checkpoint;
 mod config;
 mod cpu;
@@ -31,7 +32,7 @@ mod weights_io;
 pub use batch::{Batch, Row};
 pub use checkpoint::CheckpointDir;
 pub use config::{SftConfig, Strategy};
-pub use curves::{LossCurves, LossPoint, LossRow};
+pub use curves::{LossCurves, LossPoint, LossRow, MetricCurve};
 pub use engine::StepResult;
 pub use finetune::{Finetune, Pending};
 pub use layout::{Buffer, Slot};

@@ -21,6 +21,8 @@ pub struct TrainOutput {
     pub log_history: Vec<LogEntry>,
     /// The checkpoint whose parameters the trainer ended with, under `load_best_model_at_end`.
     pub best_checkpoint: Option<String>,
+    /// Whether it ended before its last step, since nothing got better (`early_stopping_patience`).
+    pub stopped_early: bool,
 }
 
 impl TrainOutput {
@@ -33,10 +35,9 @@ impl TrainOutput {
             human_duration(time),
         );
         if self.global_step < self.total_steps {
-            text += &format!(
-                "; interrupted, {} steps to go",
-                thousands((self.total_steps - self.global_step) as u64)
-            );
+            let why = if self.stopped_early { "ended early" } else { "interrupted" };
+            text +=
+                &format!("; {why}, {} steps to go", thousands((self.total_steps - self.global_step) as u64));
         }
         if let Some(best) = &self.best_checkpoint {
             text += &format!("; parameters of the best checkpoint, {best}");

@@ -96,7 +96,7 @@ impl SftTrainer {
         let plan = self.plan()?;
         let mut call = self.begin(&plan)?;
         let interrupt = InterruptGuard::install();
-        while self.state.global_step < plan.total_steps {
+        while self.state.global_step < plan.total_steps && !self.stopped_early() {
             self.submit_ahead(&plan, &mut call, ahead, &interrupt)?;
             let result = self.complete_next(&plan, ahead)?;
             self.say_progress(&plan, &mut call, &result);
@@ -232,7 +232,7 @@ impl SftTrainer {
         }
         self.due.logged = true;
         if plan.is_due(self.args.eval_strategy, step) && !self.due.evaluated {
-            self.log_evaluation()?;
+            self.log_evaluation(plan)?;
         }
         self.due.evaluated = true;
         let save = plan.is_due(self.args.save_strategy, step);
@@ -253,35 +253,39 @@ impl SftTrainer {
         Ok(())
     }
 
-    fn log_evaluation(&mut self) -> Result<()> {
+    fn log_evaluation(&mut self, plan: &Plan) -> Result<()> {
         let started = Instant::now();
         let eval_loss = self.evaluate()?;
         let seconds = started.elapsed().as_secs_f64();
         let rows: usize = self.eval_batches.iter().map(|b| b.rows).sum();
+        let answers = match self.args.predict_with_generate {
+            true => Some(self.evaluate_answers()?),
+            false => None,
+        };
         if self.args.progress_lines > 0 {
-            say(format_args!(
-                "epoch {:.2}  validation loss {eval_loss:.4}  ({rows} rows in {seconds:.1} s)",
-                self.state.epoch
-            ));
+            let epoch = self.state.epoch;
+            let mut line =
+                format!("epoch {epoch:.2}  validation loss {eval_loss:.4}  ({rows} rows in {seconds:.1} s)");
+            if let Some(answers) = &answers {
+                let score = answers.score().mean;
+                line += &format!("  {} {score:.3}  ({:.1} s)", answers.label(), answers.seconds);
+            }
+            say(line);
         }
-        self.log(LogEntry {
+        let mut entry = LogEntry {
             eval_loss: Some(eval_loss),
             eval_runtime: Some(seconds),
             eval_samples_per_second: Some(rows as f64 / seconds),
             eval_steps_per_second: Some(self.eval_batches.len() as f64 / seconds),
             eval_num_tokens: Some(self.position.tokens as f64),
             ..LogEntry::default()
-        })?;
-        let state = &mut self.state;
-        // A loss that is no number is better than none, and worse than any.
-        let is_better = eval_loss.is_finite()
-            && state.best_metric.is_none_or(|best| !best.is_finite() || eval_loss < best);
-        if self.args.load_best_model_at_end && is_better {
-            state.best_metric = Some(eval_loss);
-            state.best_global_step = Some(state.global_step);
-            let path = self.args.output_dir.join(format!("checkpoint-{}", state.global_step));
-            state.best_model_checkpoint = Some(path.display().to_string());
+        };
+        if let Some(answers) = &answers {
+            Self::put_measures(&mut entry, answers);
         }
+        self.log(entry.clone())?;
+        let saved = plan.is_due(self.args.save_strategy, self.state.global_step);
+        self.note_best(&entry, saved);
         Ok(())
     }
 
@@ -298,7 +302,8 @@ impl SftTrainer {
         };
         let rows = whole as f64 * steps as f64 / plan.total_steps as f64;
         let train_loss = self.position.loss_total / self.state.global_step.max(1) as f64;
-        let complete = self.state.global_step == plan.total_steps;
+        let stopped_early = self.stopped_early();
+        let complete = self.state.global_step == plan.total_steps || stopped_early;
         if steps > 0 && complete {
             self.log(LogEntry {
                 train_runtime: Some(seconds),
@@ -325,6 +330,7 @@ impl SftTrainer {
             tokens: self.position.tokens,
             log_history: self.state.log_history.clone(),
             best_checkpoint: best,
+            stopped_early,
         })
     }
 }

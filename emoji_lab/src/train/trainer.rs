@@ -32,6 +32,8 @@ pub struct SftTrainer {
     pub(super) finetune: Finetune,
     pub(super) train_rows: Vec<Row>,
     pub(super) eval_batches: Vec<Batch>,
+    /// The evaluation rows that are answered.
+    pub(super) eval_questions: Option<ChatDataset>,
     pub(super) state: TrainerState,
     pub(super) position: Position,
     /// The run that this is; complete once `knows_base`.
@@ -108,6 +110,7 @@ impl SftTrainer {
             finetune,
             train_rows,
             eval_batches,
+            eval_questions: eval_dataset.map(|rows| rows.take(args.max_predict_samples)),
             state: TrainerState::default(),
             position: Position::default(),
             identity: RunIdentity::default(),
@@ -123,6 +126,7 @@ impl SftTrainer {
         let parameters: u64 = trainer.parameter_report().rows.iter().map(|row| row.parameters).sum();
         let embedding = trainer.finetune.start().embed_tokens.value.elem_count() as u64;
         trainer.flops_per_token = 6.0 * (parameters - embedding) as f64;
+        trainer.check_metric()?;
         let plan = trainer.plan()?;
         trainer.identity =
             RunIdentity::new(args, quant, lora, &trainer.train_rows, (plan.total_steps, plan.warmup));

@@ -1,7 +1,7 @@
 //! Evaluations in a model card.
 
-use super::evaluation::Evaluation;
-use crate::hub::ModelCard;
+use super::card::ModelCard;
+use crate::evaluate::Evaluation;
 use crate::task::Unit;
 
 impl ModelCard {
