@@ -33,6 +33,7 @@ const USES: &str = "
     plot: display error files train
     export: data display error files host model ops quant task
     compare: display error model task
+    sweep: data display error evaluate lora model quant train
 ";
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -37,6 +37,7 @@
 //! | merge | [`lora::merge_adapters`] | [`lora`] |
 //! | compare | [`compare::compare`] | [`compare`] |
 //! | measure | [`evaluate::evaluate`] | [`evaluate`] |
+//! | try other recipes | [`sweep::sweep`] | [`sweep`] |
 //! | push | [`hub::push_to_hub`] | [`hub`] |
 //! | take it elsewhere | [`export::export_gguf`] | [`export`] |
 //!
@@ -67,6 +68,7 @@ pub mod quant;
 pub mod rng;
 pub mod settings;
 mod sniff;
+pub mod sweep;
 pub mod task;
 pub mod train;
 pub mod tutorial;
@@ -96,6 +98,7 @@ pub mod prelude {
     pub use crate::plot::{LossPlot, plot_losses};
     pub use crate::quant::{QuantConfig, QuantType};
     pub use crate::settings::{setting, setting_or};
+    pub use crate::sweep::{Recipe, Sweep, sweep};
     pub use crate::task::{EmojiFilter, EmojiJudge, Judge, Measure, OneOf, Task, Unit};
     pub use crate::train::{LogEntry, Scheduler, SftConfig, SftTrainer, Strategy, TrainOutput};
     pub use crate::{DType, Device, Error, Result, say};
