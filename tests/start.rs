@@ -115,7 +115,7 @@ fn a_template_with_todays_date() {
     assert!(month.chars().all(|c| c.is_ascii_alphabetic()) && year.parse::<u32>().unwrap() > 2024, "{date}");
 }
 
-/// With two tokens a row the attention has nothing to choose from; with three every parameter gets a
+/// With two tokens per row the attention has nothing to choose from; with three every parameter gets a
 /// gradient.
 #[test]
 fn three_tokens_are_the_least_that_trains() {

@@ -44,7 +44,7 @@ fn resuming_goes_on_bit_for_bit_from_every_step() {
     assert!(LoraConfig::default().lora_dropout > 0.0);
     let data = rows(18); // 5 batches an epoch, the last one of 2 rows
     let plain = settings(Path::new(""));
-    // 3 steps an epoch, the last one of a single batch.
+    // 3 steps per epoch, the last one of a single batch.
     let scheduled = SftConfig {
         gradient_accumulation_steps: 2,
         lr_scheduler_type: Scheduler::Cosine,

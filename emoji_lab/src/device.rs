@@ -37,7 +37,7 @@ impl Device {
     /// The GPU number `ordinal`, computing in bf16 where it can, else in f32.
     ///
     /// # Errors
-    /// [`Error::Device`] if this build has no CUDA, or driver, libraries or card are missing or too
+    /// [`Error::Device`] if this build has no CUDA, or driver, libraries or GPU are missing or too
     /// old.
     pub fn cuda(ordinal: usize) -> Result<Self> {
         #[cfg(feature = "cuda")]

@@ -27,7 +27,7 @@ pub fn model(device: &Device) -> Result<Gemma3> {
     Gemma3::new(&config, &weights, device)
 }
 
-/// 569 batches, as one epoch of Google's rows has: 29 tokens a row in the mean, 20 to 45.
+/// 569 batches, as one epoch of Google's rows has: 29 tokens per row on average, 20 to 45.
 pub fn batches(rows_a_batch: usize, vocab: u64) -> Vec<Batch> {
     let mut random = Philox::new(2, 0);
     (0..569)

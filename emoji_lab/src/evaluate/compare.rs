@@ -5,7 +5,7 @@ use crate::display::{Align, Table};
 use crate::error::{Error, Result};
 use crate::task::Unit;
 
-/// A table of several evaluations of the same rows, one a line under the name given: score with
+/// A table of several evaluations of the same rows, one per line under the name given: score with
 /// interval, gain over the first with the interval of the row by row difference, and the means of
 /// the other measures but those that count (an evaluation's own table has all). The best score is
 /// marked.

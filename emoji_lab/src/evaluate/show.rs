@@ -23,7 +23,7 @@ impl Unit {
 }
 
 impl Evaluation {
-    /// The means with their intervals, a measure a row.
+    /// The means with their intervals, a measure per row.
     pub fn table(&self) -> Table {
         let mut table = Table::new(format!("{}: {} answers", self.name, thousands(self.rows.len() as u64)))
             .column("Measure", Align::Left)

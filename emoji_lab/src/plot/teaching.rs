@@ -60,7 +60,7 @@ pub fn plot_weight_histogram(weights: &[f32], levels: &[f32]) -> Result<Figure> 
 
 /// Quantisation error of each block, in the order of the blocks.
 ///
-/// `errors` holds one number a block, as the root mean square of (weight - dequantised weight).
+/// `errors` holds one number per block, as the root mean square of (weight - dequantised weight).
 /// More blocks than fit side by side are drawn as neighbours' means and maxima.
 ///
 /// # Errors

@@ -70,7 +70,7 @@ pub struct Verdict {
     /// The highest ratio of validation to training loss: it memorises most. If validation is
     /// nowhere above training, the lowest training loss.
     pub memorises_most: Option<LossRow>,
-    /// The same in sentences, one a line.
+    /// The same in sentences, one per line.
     pub sentences: Vec<String>,
 }
 

@@ -95,7 +95,7 @@ impl SftTrainer {
             Some(dataset) => tokenize(dataset, "for evaluation", &base.tokenizer, args)?,
             None => vec![],
         };
-        // The base's form on the card makes room for its training; it comes back when it is asked.
+        // The base's form on the GPU makes room for its training; it comes back when it is asked.
         base.gemma.release_device();
         let mut finetune =
             Finetune::new(&base.gemma, quant, lora, args.optimizer(), args.max_grad_norm, args.seed)?;
