@@ -1,0 +1,81 @@
+//! How good the answers of several recipes are, on rows that none of them saw.
+//!
+//! ```text
+//! cargo bench -p emoji_lab [--features cuda] --bench quality -- --model MODEL --data DATA
+//!     [--split FILE]… [--split-seed N]… [--seeds 1,2,3] [--device cuda] [--epochs 3] [--rows N]
+//! ```
+//!
+//! MODEL and DATA are what `load_model` and `load_dataset` take. FILE names the held-out rows, from 0, as
+//! `{"test": [3, 14]}`; `--split-seed` holds out a tenth instead. Every recipe is trained on each split
+//! with each seed, and compared with the first one row by row: a row's score is its mean over the seeds,
+//! and intervals are from 2,000 draws of the rows of all splits. Recipes are written in `recipes`, and
+//! were chosen on rows of the training parts (`sweep`), not on what this prints.
+
+mod options;
+mod recipes;
+mod scores;
+
+use std::time::Instant;
+
+use emoji_lab::data::split_at_rows;
+use emoji_lab::model::Model;
+use emoji_lab::prelude::*;
+
+use options::{Options, Split};
+use scores::Scores;
+
+fn main() -> Result<()> {
+    let options = Options::from_arguments()?;
+    let device = Device::by_name(&options.device)?;
+    let base = load_model(&options.model, &device)?;
+    let chat = format_chat(&load_dataset(&options.data, Task::emoji())?).take(options.rows);
+    say!("{base}\n{} rows of {}", chat.len(), options.data);
+    let recipes = recipes::recipes(&options);
+    let mut all: Vec<Scores> = recipes.iter().map(|recipe| Scores::new(&recipe.name)).collect();
+    let mut tables = Scores::new("look-up, no model");
+    for split in &options.splits {
+        let rows = match split {
+            Split::Seed(seed) => train_test_split(&chat, 0.1, *seed)?,
+            Split::Rows(rows) => split_at_rows(&chat, rows)?,
+        };
+        say!("\n{split}: {rows}");
+        let nearest = look_up(&rows.train, &rows.test, &EvaluationConfig::default())?;
+        tables.begin_split(rows.test.len());
+        tables.add(&nearest);
+        for (recipe, scores) in recipes.iter().zip(&mut all) {
+            scores.begin_split(rows.test.len());
+            for &seed in &options.seeds {
+                let args = SftConfig { seed, ..recipe.args.clone() };
+                let (tuned, seconds, trainable) = tuned(&base, &rows, recipe, &args)?;
+                let evaluation = evaluate(&tuned, &rows.test, &EvaluationConfig::default())?;
+                tuned.gemma.release_device();
+                say!(
+                    "  {}, seed {seed}: {:.3}; trained in {seconds:.1} s, answered in {:.2} s",
+                    recipe.name,
+                    evaluation.score().mean,
+                    evaluation.seconds
+                );
+                scores.add(&evaluation);
+                scores.add_run(seconds, evaluation.seconds, trainable);
+            }
+        }
+    }
+    say!("\n{}", scores::table(&tables, &all));
+    Ok(())
+}
+
+/// The base trained by a recipe on the training part, with seconds and trained numbers.
+fn tuned(
+    base: &Model,
+    rows: &DatasetSplits,
+    recipe: &Recipe,
+    args: &SftConfig,
+) -> Result<(Model, f64, usize)> {
+    let (quant, lora) = (&recipe.quant, recipe.lora.as_ref());
+    let mut trainer = SftTrainer::new(base, &rows.train, None, quant, lora, args)?;
+    let started = Instant::now();
+    trainer.train()?;
+    let seconds = started.elapsed().as_secs_f64();
+    let trainable = trainer.finetune().trainable();
+    Ok((Model { gemma: trainer.model()?, ..base.clone() }, seconds, trainable))
+}
