@@ -17,7 +17,7 @@ use super::step::{Inputs, SLOTS, Step, StepResult};
 use super::trouble::caught;
 use crate::error::{Error, Result};
 use crate::host;
-use crate::model::{EMBED_TOKENS, Gemma3, LM_HEAD};
+use crate::model::Gemma3;
 use crate::ops::adamw::{self, Factors};
 use crate::ops::grad_norm;
 use crate::ops::linear_cross_entropy::LossSum;
@@ -120,14 +120,14 @@ impl CudaFinetune {
         // Before anything is uploaded.
         limits::check(model.config(), Plan::of(model, true), gpu.limits())?;
         let gpu = &gpu.new_lane()?;
-        let head_name = if model.lm_head.is_none() { EMBED_TOKENS } else { LM_HEAD };
+        let head = model.head_parameter();
         let head =
-            slots.iter().find(|s| s.name == head_name).map_or((0, 0), |s| (s.offset, s.offset + s.len()));
+            slots.iter().find(|s| s.parameter == head).map_or((0, 0), |s| (s.offset, s.offset + s.len()));
         let bf16_moments = settings.optimizer.state_dtype == DType::BF16;
         let arena = host::read(values, |values| Ok(DeviceArena::new(gpu, values, head, bf16_moments)))??;
         let positions = model.config().max_position_embeddings.min(8192);
         let network = Network::new(gpu, model, Some((&arena, slots)), positions)?;
-        let loras = model.layers.iter().flat_map(|l| &l.linears).filter_map(|l| l.lora.as_ref());
+        let loras = model.linears().filter_map(|l| l.lora.as_ref());
         let adapter_scale = loras.map(|l| l.scale as f32).next().unwrap_or(0.0);
         Ok(Self {
             partials: Memory::zeros(gpu, grad_norm::cuda::PARTIALS * 8, "partial sums")?,

@@ -17,7 +17,7 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn of(model: &Gemma3, training: bool) -> Self {
-        let adapters = || model.layers.iter().flat_map(|l| &l.linears).filter_map(|l| l.lora.as_ref());
+        let adapters = || model.linears().filter_map(|l| l.lora.as_ref());
         Self {
             rank: adapters().map(|l| l.a.value.dim(0).unwrap_or(0)).max().unwrap_or(0),
             dropout: training && adapters().any(|l| l.dropout > 0.0),

@@ -11,15 +11,15 @@ use super::memory::{Layout, Memory};
 use crate::error::{Error, Result};
 use crate::host;
 use crate::model::layer::DecoderLayer;
-use crate::model::{Gemma3, Gemma3Config, LayerType, Linear};
+use crate::model::{Gemma3, Gemma3Config, LayerType, LinearName, Parameter};
 use crate::ops::embedding;
 use crate::ops::lora_linear::Weight;
 use crate::ops::lora_linear::cuda::{AdapterGradient, Adapters, Unpack};
 use crate::ops::rope::RopeTable;
 use crate::train::Slot;
 
-/// The linear layers that read one activation, as indices of [`crate::model::LINEARS`].
-pub(super) const GROUPS: [&[usize]; 4] = [&[0, 1, 2], &[3], &[4, 5], &[6]];
+/// The linear layers that read one activation.
+pub(super) const GROUPS: [&[LinearName]; 4] = LinearName::GROUPS;
 pub(super) const QKV: usize = 0;
 pub(super) const O: usize = 1;
 pub(super) const GATE_UP: usize = 2;
@@ -98,8 +98,8 @@ pub(super) struct Layer {
     pub(super) adapter_gradients: u64,
     pub(super) adapter_count: usize,
     pub(super) gradient_tiles: usize,
-    /// What is needed to make them: linear's index, and offsets of A and B in the arena.
-    sources: Vec<(usize, usize, usize)>,
+    /// What is needed to make them: the linear layer, and offsets of A and B in the arena.
+    sources: Vec<(LinearName, usize, usize)>,
 }
 
 /// Where rows of the embedding are looked up: f32, bf16, or f32 in halves, if `low` is not 0.
@@ -217,7 +217,7 @@ impl Network {
         arena: Option<(&DeviceArena, &[Slot])>,
         positions: usize,
     ) -> Result<Self> {
-        let linears = || model.layers.iter().flat_map(|l| &l.linears);
+        let linears = || model.linears();
         let plan = Plan::of(model, arena.is_some());
         limits::check(model.config(), plan, gpu.limits())?;
         let sizes = Sizes::new(model.config(), plan.rank);
@@ -237,7 +237,7 @@ impl Network {
         for (layer, &room) in model.layers.iter().zip(rooms.iter().cycle()) {
             layers.push(builder.layer(layer, room, angles)?);
         }
-        let final_norm = builder.upload(&values_of(&model.norm.value)?, "the final norm")?;
+        let final_norm = builder.upload(&values_of(&model.norm.weight.value)?, "the final norm")?;
         let table = builder.table(model)?;
         let units = |group: usize| {
             let (ins, outs) = sizes.group(group);
@@ -282,7 +282,7 @@ impl Network {
             let mut all = vec![];
             for &(linear, offset_a, offset_b) in &layer.sources {
                 let group = (0..4).find(|g| GROUPS[*g].contains(&linear)).unwrap_or(0);
-                let place = linear - GROUPS[group][0];
+                let place = GROUPS[group].iter().position(|other| *other == linear).unwrap_or(0);
                 let (width, outs) = s.group(group);
                 let ld = width + s.tails[group];
                 let (x, dy, d_x) = match group {
@@ -306,7 +306,7 @@ impl Network {
                     ldx: ld as i32,
                     ldy: outs as i32,
                     ldu: ld as i32,
-                    linear: (index * 7 + linear) as i32,
+                    linear: linear.number(index) as i32,
                     scale,
                 });
             }
@@ -322,15 +322,15 @@ impl Network {
 
 impl Sizes {
     /// A linear layer's first row in its group's matrix, and how many it has.
-    fn rows(&self, linear: usize) -> (usize, usize) {
+    fn rows(&self, linear: LinearName) -> (usize, usize) {
         let (queries, keys) = (self.heads * self.dim, self.kv_heads * self.dim);
         match linear {
-            0 => (0, queries),
-            1 => (queries, keys),
-            2 => (queries + keys, keys),
-            4 => (0, self.inner),
-            5 => (self.inner, self.inner),
-            _ => (0, self.hidden),
+            LinearName::QProj => (0, queries),
+            LinearName::KProj => (queries, keys),
+            LinearName::VProj => (queries + keys, keys),
+            LinearName::GateProj => (0, self.inner),
+            LinearName::UpProj => (self.inner, self.inner),
+            LinearName::OProj | LinearName::DownProj => (0, self.hidden),
         }
     }
 }
@@ -357,8 +357,8 @@ impl Builder<'_> {
     }
 
     /// Where the arena has a tensor.
-    fn slot(&self, name: &str) -> Option<usize> {
-        self.arena?.1.iter().find(|slot| slot.name == name).map(|slot| slot.offset)
+    fn slot(&self, parameter: Parameter) -> Option<usize> {
+        self.arena?.1.iter().find(|slot| slot.parameter == parameter).map(|slot| slot.offset)
     }
 
     /// Room for the four matrices of `layers` layers.
@@ -404,9 +404,9 @@ impl Builder<'_> {
         for (group, linears) in GROUPS.iter().enumerate() {
             let (width, _) = s.group(group);
             let ld = width + s.tails[group];
-            for (place, &index) in linears.iter().enumerate() {
-                let linear: &Linear = &layer.linears[index];
-                let (first, rows) = s.rows(index);
+            for (place, &which) in linears.iter().enumerate() {
+                let linear = layer.linear(which);
+                let (first, rows) = s.rows(which);
                 let out = matrices[group] + (first * ld * size) as u64;
                 let mut entry = Unpack {
                     out,
@@ -432,12 +432,12 @@ impl Builder<'_> {
                     }
                 }
                 let to = &mut adapters[group];
-                to.linear[place] = (layer.index * 7 + index) as i32;
+                to.linear[place] = which.number(layer.index) as i32;
                 if let Some(lora) = &linear.lora {
-                    let name = format!("model.layers.{}.{}", layer.index, crate::model::LINEARS[index]);
-                    let a = self.slot(&format!("{name}.lora_A.weight"));
-                    let b = self.slot(&format!("{name}.lora_B.weight"));
+                    let a = self.slot(Parameter::LoraA(layer.index, which));
+                    let b = self.slot(Parameter::LoraB(layer.index, which));
                     let (Some((arena, _)), Some(a), Some(b)) = (self.arena, a, b) else {
+                        let name = which.module_path(layer.index);
                         return Err(Error::training(
                             format!("the adapter of {name} is not among the trained parameters"),
                             "This is a fault of emoji_lab",
@@ -447,7 +447,7 @@ impl Builder<'_> {
                     to.set_dropout(lora.dropout);
                     entry.b = arena.value_ptr(b);
                     entry.scale = lora.scale as f32;
-                    sources.push((index, a, b));
+                    sources.push((which, a, b));
                 }
                 unpack.push((entry, packed_at));
             }
@@ -458,8 +458,8 @@ impl Builder<'_> {
             }
         }
         let mut norms_at = [0; 6];
-        for (at, norm) in norms_at.iter_mut().zip(&layer.norms) {
-            *at = staging.put_f32(&values_of(&norm.value)?);
+        for (at, (_, norm)) in norms_at.iter_mut().zip(layer.norms()) {
+            *at = staging.put_f32(&values_of(&norm.weight.value)?);
         }
         let base = self.upload(&staging.bytes, "the layers' packed weights")?;
         let unpack: Vec<Unpack> = unpack
@@ -503,9 +503,9 @@ impl Builder<'_> {
     fn table(&mut self, model: &Gemma3) -> Result<Table> {
         let s = self.sizes;
         let bf16 = self.gpu.bf16();
-        let embedding = self.slot("model.embed_tokens.weight");
+        let embedding = self.slot(Parameter::EmbedTokens);
         let tied = model.lm_head.is_none();
-        let head = if tied { embedding } else { self.slot("lm_head.weight") };
+        let head = if tied { embedding } else { self.slot(Parameter::LmHead) };
         let gradient = |offset: usize| self.arena.map(|(arena, _)| arena.gradient_ptr(offset));
         let (d_lookup, d_head) = (embedding.and_then(gradient), head.and_then(gradient));
         let arena = self.arena.map(|(arena, _)| arena);

@@ -8,8 +8,8 @@ use super::gguf_type::GgufType;
 use super::quantize::{largest, largest_of, write_values};
 use crate::error::{Error, Result};
 use crate::host;
-use crate::model::gguf::{Kind, Out, gguf_name};
-use crate::model::{EMBED_TOKENS, Gemma3, LINEARS, LM_HEAD, NORMS, parameter_name};
+use crate::model::gguf::{Kind, Out};
+use crate::model::{Gemma3, Parameter};
 use crate::ops::lora_linear::Weight;
 use crate::quant::Nf4Tensor;
 
@@ -29,6 +29,7 @@ pub(super) struct Stored<'a> {
     pub(super) kind: Kind,
     /// Whether its rows cannot be cut into blocks, so that it is stored otherwise than asked for.
     pub(super) fell_back: bool,
+    is_norm: bool,
     dims: Vec<usize>,
     source: Source<'a>,
 }
@@ -38,9 +39,11 @@ pub(super) struct Stored<'a> {
 /// # Errors
 /// [`Error::Model`] if a layer has an adapter, which a GGUF of a model has no place for.
 pub(super) fn tensors<'a>(gemma: &'a Gemma3, kind: GgufType, origin: &str) -> Result<Vec<Stored<'a>>> {
-    let mut found = vec![Stored::new(EMBED_TOKENS, Source::Dense(&gemma.embed_tokens.value), kind)];
+    let dense =
+        |parameter: Parameter, values: &'a Tensor| Stored::new(parameter, Source::Dense(values), kind);
+    let mut found = vec![dense(Parameter::EmbedTokens, &gemma.embed_tokens.value)];
     for layer in &gemma.layers {
-        for (name, linear) in LINEARS.iter().zip(&layer.linears) {
+        for (which, linear) in layer.linears() {
             if linear.lora.is_some() {
                 let help = "Merge the saved adapter with merge_adapters, and export what that gives";
                 return Err(Error::model(origin, "its adapter is not merged", help));
@@ -49,37 +52,37 @@ pub(super) fn tensors<'a>(gemma: &'a Gemma3, kind: GgufType, origin: &str) -> Re
                 Weight::Dense(values) => Source::Dense(values),
                 Weight::Nf4(values) => Source::Nf4(values),
             };
-            found.push(Stored::new(&parameter_name(layer.index, name), source, kind));
+            found.push(Stored::new(Parameter::Linear(layer.index, which), source, kind));
         }
-        for (name, norm) in NORMS.iter().zip(&layer.norms) {
-            found.push(Stored::new(&parameter_name(layer.index, name), Source::Dense(&norm.value), kind));
+        for (which, norm) in layer.norms() {
+            found.push(dense(Parameter::Norm(layer.index, which), &norm.weight.value));
         }
     }
-    found.push(Stored::new("model.norm.weight", Source::Dense(&gemma.norm.value), kind));
+    found.push(dense(Parameter::FinalNorm, &gemma.norm.weight.value));
     if let Some(head) = &gemma.lm_head {
-        found.push(Stored::new(LM_HEAD, Source::Dense(&head.value), kind));
+        found.push(dense(Parameter::LmHead, &head.value));
     }
     Ok(found)
 }
 
 impl<'a> Stored<'a> {
-    fn new(name: &str, source: Source<'a>, kind: GgufType) -> Self {
+    fn new(parameter: Parameter, source: Source<'a>, kind: GgufType) -> Self {
         let dims = match &source {
             Source::Dense(values) => values.dims().to_vec(),
             Source::Nf4(values) => values.dims().to_vec(),
         };
-        // llama.cpp's own: four bits for the embedding cost more than they save.
-        let is_table = name == EMBED_TOKENS || name == LM_HEAD;
         let wanted = match kind {
-            GgufType::Q4_0 if is_table => Kind::Q8_0,
-            _ if dims.len() < 2 => Kind::F32,
+            // llama.cpp's own: four bits for the embedding cost more than they save.
+            GgufType::Q4_0 if parameter.is_embedding() => Kind::Q8_0,
+            _ if parameter.is_norm() => Kind::F32,
             _ => kind.kind(),
         };
         let row = dims.last().copied().unwrap_or(0);
         let fits = row.is_multiple_of(wanted.block_values());
         Self {
-            // Every name that a model has is known; a test holds that.
-            name: gguf_name(name).unwrap_or_else(|| name.to_string()),
+            // Every parameter of a model has one; a test holds that.
+            name: parameter.gguf_name().unwrap_or_else(|| parameter.name()),
+            is_norm: parameter.is_norm(),
             kind: if fits { wanted } else { Kind::F16 },
             fell_back: !fits,
             dims,
@@ -154,9 +157,8 @@ impl<'a> Stored<'a> {
                 &copy
             }
         };
-        let is_norm = self.dims.len() < 2;
         host::read(plain, |values| {
-            match is_norm {
+            match self.is_norm {
                 true => f(&values.iter().map(|value| value + 1.0).collect::<Vec<_>>()),
                 false => f(values),
             }

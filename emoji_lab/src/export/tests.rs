@@ -148,7 +148,7 @@ fn an_untied_head_goes_along() {
 fn a_quantised_base_is_exported_as_it_computes() {
     let mut model = embedded();
     for layer in &mut model.gemma.layers {
-        for linear in &mut layer.linears {
+        for (_, linear) in layer.linears_mut() {
             let crate::ops::lora_linear::Weight::Dense(dense) = &linear.weight else { unreachable!() };
             let packed = Nf4Tensor::quantize(dense, 64).unwrap();
             linear.weight = crate::ops::lora_linear::Weight::Nf4(packed);
@@ -166,7 +166,7 @@ fn an_adapter_that_is_not_merged_is_refused() {
     let zeros = |dims: (usize, usize)| {
         Param::frozen(Tensor::zeros(dims, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap())
     };
-    model.gemma.layers[2].linears[0].lora =
+    model.gemma.layers[2].q_proj.lora =
         Some(LoraAdapter { a: zeros((2, 128)), b: zeros((128, 2)), scale: 1.0, dropout: 0.0 });
     let folder = tempfile::tempdir().unwrap();
     let said = export_gguf(&model, folder.path().join("m.gguf"), GgufType::Q8_0).unwrap_err().to_string();

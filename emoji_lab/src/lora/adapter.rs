@@ -4,15 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use super::adapter_config::AdapterConfig;
-use super::config::ALL_LINEAR;
 use super::{folder, names};
 use crate::display::say;
 use crate::error::{Error, Result};
 use crate::files::{write_bytes_atomic, write_into_dir};
-use crate::model::{Gemma3Config, read_safetensors, write_safetensors};
+use crate::model::{LinearName, Parameter, layer_of, read_safetensors, write_safetensors};
 
 pub(crate) const CONFIG_FILE: &str = "adapter_config.json";
 pub(super) const TENSOR_FILE: &str = "adapter_model.safetensors";
@@ -20,40 +19,13 @@ pub(super) const TENSOR_FILE: &str = "adapter_model.safetensors";
 /// What PEFT puts before a module's name: its own wrapper, and LoRA's.
 pub(super) const PREFIX: &str = "base_model.model.";
 
-pub use crate::model::{EMBED_TOKENS, LM_HEAD};
-
-/// The path of a linear layer in the model: `module_path(0, "q_proj")` is
-/// `model.layers.0.self_attn.q_proj`.
-#[must_use]
-pub fn module_path(layer: usize, name: &str) -> String {
-    let block = if matches!(name, "gate_proj" | "up_proj" | "down_proj") { "mlp" } else { "self_attn" };
-    format!("model.layers.{layer}.{block}.{name}")
-}
-
-/// The name of a layer's A, shape `[r, in_features]`.
-#[must_use]
-pub fn lora_a(layer: usize, name: &str) -> String {
-    format!("{}.lora_A.weight", module_path(layer, name))
-}
-
-/// The name of a layer's B, shape `[out_features, r]`.
-#[must_use]
-pub fn lora_b(layer: usize, name: &str) -> String {
-    format!("{}.lora_B.weight", module_path(layer, name))
-}
-
-/// The name of a layer's magnitudes in weight-decomposed LoRA, shape `[out_features]`.
-pub(super) fn magnitude(layer: usize, name: &str) -> String {
-    format!("{}.lora_magnitude_vector", module_path(layer, name))
-}
-
 /// A trained adapter: its settings and its tensors.
 #[derive(Debug, Clone)]
 pub struct Adapter {
     /// Rank, scale, layers, base model.
     pub config: AdapterConfig,
-    /// By the model's own names: [`lora_a`], [`lora_b`], [`LM_HEAD`], [`EMBED_TOKENS`]. In the tied
-    /// form head and embedding are there both, and are one tensor.
+    /// By the model's own names, as [`Parameter::name`] gives them. In the tied form head and embedding
+    /// are there both, and are one tensor.
     pub tensors: BTreeMap<String, Tensor>,
 }
 
@@ -82,7 +54,7 @@ impl Adapter {
             .map_err(|e| Error::io(&config_file, "reading the adapter's settings", e))?;
         // The settings first: what they refuse should not wait for a gigabyte of tensors.
         let origin = config_file.display().to_string();
-        AdapterConfig::from_json(&text, &origin, &ALL_LINEAR)?;
+        AdapterConfig::from_json(&text, &origin, &LinearName::ALL)?;
         let names::Named { tensors, prefix, passed_over } = names::own_names(read_safetensors(&tensor_file)?)
             .map_err(|(name, other)| {
                 let help = "Take the adapter again from its source: the file names one tensor twice";
@@ -94,10 +66,9 @@ impl Adapter {
                 tensor_file.display()
             ));
         }
-        let found: Vec<&str> = ALL_LINEAR
-            .into_iter()
-            .filter(|name| tensors.keys().any(|key| key.contains(&format!(".{name}.lora_"))))
-            .collect();
+        let on: BTreeSet<LinearName> =
+            tensors.keys().filter_map(|name| Parameter::from_name(name)?.adapts()).collect();
+        let found: Vec<LinearName> = on.into_iter().collect();
         let mut config = AdapterConfig::from_json(&text, &origin, &found)?;
         if let Some(selection) = &mut config.selection {
             selection.prefix = prefix;
@@ -127,183 +98,7 @@ impl Adapter {
     /// How many layers have an adapter.
     #[must_use]
     pub fn num_layers(&self) -> usize {
-        layer_count(&self.tensors)
-    }
-
-    /// Checks that the adapter fits a model of this shape: as many layers, and each tensor as
-    /// wide as its layer.
-    ///
-    /// # Errors
-    /// [`Error::Model`] that names the first tensor which does not fit.
-    pub fn check_fits(&self, model: &Gemma3Config) -> Result<()> {
-        let origin = self.config.base_model_name_or_path.as_deref().unwrap_or("another model");
-        let help = format!("The adapter was trained on {origin}: merge it into that one");
-        let wrong = |problem: String| Error::model("adapter", problem, &help);
-        let layers = model.num_hidden_layers;
-        if self.config.selection.is_none() && self.num_layers() != layers {
-            return Err(wrong(format!("it has {} layers, the model {layers}", self.num_layers())));
-        }
-        if let Some(beyond) =
-            self.tensors.keys().find(|name| layer_of(name).is_some_and(|layer| layer >= layers))
-        {
-            return Err(wrong(format!("it has tensor {beyond}, the model has {layers} layers")));
-        }
-        let fits = |name: &str, dims: [usize; 2]| match self.tensors.get(name) {
-            Some(tensor) if tensor.dims() != dims => {
-                Err(wrong(format!("tensor {name} has shape {:?}, the model needs {dims:?}", tensor.dims())))
-            }
-            _ => Ok(()),
-        };
-        for layer in 0..layers {
-            for name in ALL_LINEAR {
-                let [out, width] = linear_dims(model, name);
-                let r = self.config.module_rank(layer, name);
-                if self.config.is_on(layer, name) && !self.tensors.contains_key(&lora_a(layer, name)) {
-                    return Err(wrong(format!("it has no tensor {}", lora_a(layer, name))));
-                }
-                fits(&lora_a(layer, name), [r, width])?;
-                fits(&lora_b(layer, name), [out, r])?;
-            }
-        }
-        fits(LM_HEAD, [model.vocab_size, model.hidden_size])?;
-        fits(EMBED_TOKENS, [model.vocab_size, model.hidden_size])
-    }
-
-    fn checked(
-        mut config: AdapterConfig,
-        mut tensors: BTreeMap<String, Tensor>,
-        origin: &str,
-    ) -> Result<Self> {
-        let wrong = |problem: String| {
-            let help = "The tensors and adapter_config.json do not belong together, or some are missing";
-            Error::model(origin, problem, help)
-        };
-        share_tied(&mut config, &mut tensors)?;
-        let layers: BTreeSet<usize> = tensors.keys().filter_map(|name| layer_of(name)).collect();
-        let (mut expected, mut magnitudes) = (BTreeMap::new(), BTreeSet::new());
-        // Without a selection every block from the first on must be there.
-        let blocks: Vec<usize> = match &config.selection {
-            Some(_) => layers.iter().copied().collect(),
-            None => (0..layers.len()).collect(),
-        };
-        for layer in blocks {
-            for name in ALL_LINEAR.into_iter().filter(|name| config.is_on(layer, name)) {
-                let r = config.module_rank(layer, name);
-                expected.insert(lora_a(layer, name), Some((0, r)));
-                expected.insert(lora_b(layer, name), Some((1, r)));
-                if config.use_dora {
-                    magnitudes.insert(magnitude(layer, name));
-                }
-            }
-        }
-        for whole in &config.lora.modules_to_save {
-            expected.insert(if whole == "lm_head" { LM_HEAD } else { EMBED_TOKENS }.to_string(), None);
-        }
-        // PEFT saves the embedding beside the adapter where it was made larger, or on request.
-        for whole in [LM_HEAD, EMBED_TOKENS] {
-            if tensors.contains_key(whole) {
-                expected.entry(whole.to_string()).or_insert(None);
-            }
-        }
-        if layers.is_empty() && config.lora.modules_to_save.is_empty() {
-            return Err(wrong("no lora_A tensor of a model layer".into()));
-        }
-        let is_known = |name: &String| expected.contains_key(name) || magnitudes.contains(name);
-        if let Some(stray) = tensors.keys().find(|name| !is_known(name)) {
-            return Err(wrong(format!("tensor {stray} is not one that the settings ask for")));
-        }
-        if let Some(name) = magnitudes.iter().find(|name| !tensors.contains_key(*name)) {
-            return Err(wrong(format!("no tensor {name}, which use_dora = true asks for")));
-        }
-        for (name, rank) in &expected {
-            let tensor = tensors.get(name).ok_or_else(|| wrong(format!("no tensor {name}")))?;
-            let dims = tensor.dims();
-            if dims.len() != 2 {
-                return Err(wrong(format!("tensor {name} has shape {dims:?}, not two axes")));
-            }
-            if let Some((axis, r)) = rank
-                && dims.get(*axis) != Some(r)
-            {
-                return Err(wrong(format!(
-                    "tensor {name} has shape {dims:?}, axis {axis} should be r = {r}"
-                )));
-            }
-        }
-        if let Some(selection) = config.selection.take() {
-            let blocks: Vec<usize> = layers.into_iter().collect();
-            let usual = (config.lora.r, config.lora.lora_alpha);
-            config.selection = Some(Box::new(selection.in_own_names(&blocks, usual)));
-        }
-        Ok(Self { config, tensors })
-    }
-}
-
-/// Layers that have a tensor of their own, counted.
-fn layer_count(tensors: &BTreeMap<String, Tensor>) -> usize {
-    tensors.keys().filter_map(|name| layer_of(name)).collect::<BTreeSet<_>>().len()
-}
-
-/// The number of the block that a tensor belongs to.
-fn layer_of(name: &str) -> Option<usize> {
-    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
-}
-
-/// Makes head and embedding one tensor where `config` says so and their values agree.
-///
-/// `ensure_weight_tying` is also found on adapters of a base that was never tied; there the two
-/// differ, and the adapter is of the untied form.
-fn share_tied(config: &mut AdapterConfig, tensors: &mut BTreeMap<String, Tensor>) -> Result<()> {
-    if !config.tied {
-        return Ok(());
-    }
-    match (tensors.get(LM_HEAD).cloned(), tensors.get(EMBED_TOKENS).cloned()) {
-        (Some(head), Some(embed)) if same_values(&head, &embed)? => {
-            tensors.insert(LM_HEAD.into(), embed);
-        }
-        (Some(_), Some(_)) => config.tied = false,
-        (Some(only), None) => {
-            tensors.insert(EMBED_TOKENS.into(), only);
-        }
-        (None, Some(only)) => {
-            tensors.insert(LM_HEAD.into(), only);
-        }
-        (None, None) => {}
-    }
-    Ok(())
-}
-
-pub(super) fn same_values(a: &Tensor, b: &Tensor) -> Result<bool> {
-    if a.id() == b.id() {
-        return Ok(true);
-    }
-    if a.dims() != b.dims() || a.rank() == 0 {
-        return Ok(false);
-    }
-    // In blocks: the embedding of the real model is 671 MB.
-    const ROWS: usize = 8192;
-    let bits = |tensor: &Tensor, start: usize, rows: usize| -> Result<Vec<u32>> {
-        let values = tensor.narrow(0, start, rows)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-        Ok(values.into_iter().map(f32::to_bits).collect())
-    };
-    let rows = a.dims().first().copied().unwrap_or(0);
-    for start in (0..rows).step_by(ROWS) {
-        let count = ROWS.min(rows - start);
-        if bits(a, start, count)? != bits(b, start, count)? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// `[out_features, in_features]` of a linear layer.
-fn linear_dims(model: &Gemma3Config, name: &str) -> [usize; 2] {
-    let queries = model.num_attention_heads * model.head_dim;
-    match name {
-        "q_proj" => [queries, model.hidden_size],
-        "o_proj" => [model.hidden_size, queries],
-        "gate_proj" | "up_proj" => [model.intermediate_size, model.hidden_size],
-        "down_proj" => [model.hidden_size, model.intermediate_size],
-        _ => [model.num_key_value_heads * model.head_dim, model.hidden_size],
+        self.tensors.keys().filter_map(|name| layer_of(name)).collect::<BTreeSet<_>>().len()
     }
 }
 
@@ -313,7 +108,7 @@ mod tests {
 
     use super::*;
     use crate::lora::LoraConfig;
-    use crate::model::LayerType;
+    use crate::model::{EMBED_TOKENS, Gemma3Config, LM_HEAD, LayerType};
 
     fn model() -> Gemma3Config {
         Gemma3Config {
@@ -348,10 +143,10 @@ mod tests {
         let mut lora = LoraConfig { r: 2, ensure_weight_tying: tied, ..Default::default() };
         let mut tensors = BTreeMap::new();
         for layer in 0..2 {
-            for name in ALL_LINEAR {
-                let [out, width] = linear_dims(&model(), name);
-                tensors.insert(lora_a(layer, name), random([2, width]));
-                tensors.insert(lora_b(layer, name), random([out, 2]));
+            for which in LinearName::ALL {
+                let [out, width] = which.dims(&model());
+                tensors.insert(Parameter::LoraA(layer, which).name(), random([2, width]));
+                tensors.insert(Parameter::LoraB(layer, which).name(), random([out, 2]));
             }
         }
         if whole {
@@ -367,12 +162,6 @@ mod tests {
 
     fn values(tensor: &Tensor) -> Vec<f32> {
         tensor.flatten_all().unwrap().to_vec1().unwrap()
-    }
-
-    #[test]
-    fn names_are_those_of_transformers() {
-        assert_eq!(module_path(0, "q_proj"), "model.layers.0.self_attn.q_proj");
-        assert_eq!(lora_a(17, "down_proj"), "model.layers.17.mlp.down_proj.lora_A.weight");
     }
 
     #[test]
@@ -454,11 +243,11 @@ mod tests {
         says("no adapter_model.safetensors");
 
         let mut short = good.clone();
-        short.tensors.remove(&lora_b(1, "v_proj"));
+        short.tensors.remove(&Parameter::LoraB(1, LinearName::VProj).name());
         short.save(dir.path()).unwrap();
         says("no tensor model.layers.1.self_attn.v_proj.lora_B.weight");
         let mut wide = good.clone();
-        wide.tensors.insert(lora_a(0, "q_proj"), random([3, 8]));
+        wide.tensors.insert(Parameter::LoraA(0, LinearName::QProj).name(), random([3, 8]));
         wide.save(dir.path()).unwrap();
         says("model.layers.0.self_attn.q_proj.lora_A.weight has shape [3, 8], axis 0 should be r = 2");
         let mut stray = good.clone();

@@ -2,13 +2,26 @@
 
 use crate::display::settings_view;
 use crate::error::{Error, Result};
+use crate::model::{LinearName, Parameter};
 
-/// The seven linear layers of a Gemma 3 block: what `target_modules="all-linear"` means here.
-pub const ALL_LINEAR: [&str; 7] =
-    ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+/// The layers that can be trained whole, by their names in `modules_to_save`.
+pub(super) const WHOLE_MODULES: [(&str, Parameter); 2] =
+    [("lm_head", Parameter::LmHead), ("embed_tokens", Parameter::EmbedTokens)];
 
-/// The layers that can be trained whole.
-pub(super) const WHOLE_MODULES: [&str; 2] = ["lm_head", "embed_tokens"];
+/// The layer of [`WHOLE_MODULES`] that is called `name`.
+pub(super) fn whole_module(name: &str) -> Option<Parameter> {
+    WHOLE_MODULES.into_iter().find(|(module, _)| *module == name).map(|(_, parameter)| parameter)
+}
+
+/// What `target_modules="all-linear"` means here, written out.
+pub(super) fn all_linear() -> Vec<String> {
+    LinearName::ALL.map(|which| which.name().to_string()).to_vec()
+}
+
+/// Both of [`WHOLE_MODULES`].
+pub(super) fn all_whole() -> Vec<String> {
+    WHOLE_MODULES.map(|(module, _)| module.to_string()).to_vec()
+}
 
 /// Low-rank adapters (Hu et al. 2021): each target layer computes `W x + lora_alpha / r · B A x`.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,9 +45,9 @@ impl Default for LoraConfig {
         Self {
             r: 16,
             lora_alpha: 32.0,
-            target_modules: ALL_LINEAR.map(String::from).to_vec(),
+            target_modules: all_linear(),
             lora_dropout: 0.05,
-            modules_to_save: WHOLE_MODULES.map(String::from).to_vec(),
+            modules_to_save: all_whole(),
             ensure_weight_tying: true,
         }
     }
@@ -72,13 +85,13 @@ impl LoraConfig {
         self.validate_whole_modules()
     }
 
-    /// The layers that get an adapter, each once, in the order of [`ALL_LINEAR`].
+    /// The layers that get an adapter, each once, in the order of [`LinearName::ALL`].
     ///
-    /// Names outside [`ALL_LINEAR`] are left out; [`validate`](Self::validate) refuses them.
+    /// Names that are none of a linear layer are left out; [`validate`](Self::validate) refuses them.
     #[must_use]
-    pub fn targets(&self) -> Vec<&'static str> {
-        let named = |name: &str| self.target_modules.iter().any(|target| target == name);
-        ALL_LINEAR.into_iter().filter(|name| self.is_all_linear() || named(name)).collect()
+    pub fn targets(&self) -> Vec<LinearName> {
+        let named = |which: &LinearName| self.target_modules.iter().any(|target| target == which.name());
+        LinearName::ALL.into_iter().filter(|which| self.is_all_linear() || named(which)).collect()
     }
 
     /// Whether the head and the embedding are trained whole.
@@ -92,11 +105,11 @@ impl LoraConfig {
     }
 
     fn validate_targets(&self) -> Result<()> {
-        let known = format!("use [\"all-linear\"] or names out of {}", ALL_LINEAR.join(", "));
+        let known = format!("use [\"all-linear\"] or names out of {}", all_linear().join(", "));
         if self.target_modules.is_empty() {
             return Err(Error::setting("target_modules", "[]", known));
         }
-        let unknown = self.target_modules.iter().find(|name| !ALL_LINEAR.contains(&name.as_str()));
+        let unknown = self.target_modules.iter().find(|name| LinearName::from_name(name).is_none());
         match unknown {
             Some(name) if !self.is_all_linear() => Err(Error::setting("target_modules", name, known)),
             _ => Ok(()),
@@ -105,12 +118,12 @@ impl LoraConfig {
 
     fn validate_whole_modules(&self) -> Result<()> {
         let name = "modules_to_save";
-        if let Some(other) =
-            self.modules_to_save.iter().find(|module| !WHOLE_MODULES.contains(&module.as_str()))
-        {
+        let unknown = self.modules_to_save.iter().find(|module| whole_module(module).is_none());
+        if let Some(other) = unknown {
             return Err(Error::setting(name, other, "only lm_head and embed_tokens can be trained whole"));
         }
-        let present = WHOLE_MODULES.iter().filter(|whole| self.modules_to_save.iter().any(|m| m == *whole));
+        let present =
+            WHOLE_MODULES.iter().filter(|(whole, _)| self.modules_to_save.iter().any(|m| m == whole));
         match present.count() {
             0 | 2 => Ok(()),
             _ => Err(Error::setting(
@@ -131,14 +144,14 @@ mod tests {
         LoraConfig::default().validate().unwrap();
         let short = LoraConfig { target_modules: vec!["all-linear".into()], ..Default::default() };
         short.validate().unwrap();
-        assert_eq!(short.targets(), ALL_LINEAR);
+        assert_eq!(short.targets(), LinearName::ALL);
         let two = LoraConfig {
             target_modules: vec!["v_proj".into(), "q_proj".into(), "v_proj".into()],
             modules_to_save: vec![],
             ..Default::default()
         };
         two.validate().unwrap();
-        assert_eq!(two.targets(), ["q_proj", "v_proj"]);
+        assert_eq!(two.targets(), [LinearName::QProj, LinearName::VProj]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::rng::{Philox, streams};
 
 /// Puts the linear layers into NF4, in blocks of `blocksize` values.
 pub(crate) fn quantize_linears(model: &mut Gemma3, blocksize: usize) -> Result<()> {
-    for linear in model.layers.iter_mut().flat_map(|l| &mut l.linears) {
+    for (_, linear) in model.layers.iter_mut().flat_map(|layer| layer.linears_mut()) {
         if let Weight::Dense(weight) = &linear.weight {
             linear.weight = Weight::Nf4(Nf4Tensor::quantize(weight, blocksize)?);
         }
@@ -26,10 +26,7 @@ pub(crate) fn add_adapters(model: &mut Gemma3, lora: &LoraConfig, seed: u64) -> 
     let mut random = Philox::new(seed, streams::INIT);
     let targets = lora.targets();
     for layer in &mut model.layers {
-        for (name, linear) in crate::model::LINEARS.iter().zip(&mut layer.linears) {
-            if !targets.iter().any(|target| name.ends_with(target)) {
-                continue;
-            }
+        for (_, linear) in layer.linears_mut().into_iter().filter(|(which, _)| targets.contains(which)) {
             let (outs, ins) = linear.weight.dims2()?;
             let bound = 1.0 / (ins as f32).sqrt();
             let a: Vec<f32> = (0..lora.r * ins).map(|_| (2.0 * random.next_f32() - 1.0) * bound).collect();

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use candle_core::Tensor;
 
-use super::adapter::{Adapter, EMBED_TOKENS, LM_HEAD, lora_a, lora_b, magnitude, module_path, same_values};
-use super::config::ALL_LINEAR;
+use super::adapter::Adapter;
+use super::adapter_checks::same_values;
 use crate::display::say;
 use crate::error::{Error, Result};
-use crate::model::{Gemma3, Model, Param};
+use crate::model::{Gemma3, Model, Param, Parameter};
 use crate::ops::lora_linear::Weight;
 
 /// `base` with the adapter of the folder `adapter` merged in: `W + scale · B A` for every adapted
@@ -39,31 +39,32 @@ pub fn merge_adapters(base: &Model, adapter: impl AsRef<Path>) -> Result<Model> 
 pub fn merge_into(base: &Gemma3, adapter: &Adapter) -> Result<Gemma3> {
     adapter.check_fits(base.config())?;
     let mut gemma = base.clone();
-    let get = |name: &str| adapter.tensors.get(name).cloned();
+    let get = |parameter: Parameter| adapter.tensors.get(&parameter.name()).cloned();
     for layer in &mut gemma.layers {
         let index = layer.index;
-        for (name, linear) in ALL_LINEAR.iter().zip(&mut layer.linears) {
-            let (Some(a), Some(b)) = (get(&lora_a(index, name)), get(&lora_b(index, name))) else { continue };
+        for (which, linear) in layer.linears_mut() {
+            let (a, b) = (get(Parameter::LoraA(index, which)), get(Parameter::LoraB(index, which)));
+            let (Some(a), Some(b)) = (a, b) else { continue };
             let weight = match &linear.weight {
                 Weight::Dense(weight) => weight.clone(),
                 Weight::Nf4(weight) => weight.dequantize()?,
             };
-            let mut merged = (weight + (b.matmul(&a)? * adapter.config.module_scaling(index, name))?)?;
-            if let Some(magnitude) = get(&magnitude(index, name)) {
+            let mut merged = (weight + (b.matmul(&a)? * adapter.config.module_scaling(index, which))?)?;
+            if let Some(magnitude) = get(Parameter::LoraMagnitude(index, which)) {
                 merged = with_lengths(&merged, &magnitude)?;
             }
             if !merged.sum_all()?.to_scalar::<f32>()?.is_finite() {
-                return Err(not_finite(&module_path(index, name)));
+                return Err(not_finite(&which.module_path(index)));
             }
             linear.weight = Weight::Dense(merged);
         }
     }
-    let (embedding, head) = (get(EMBED_TOKENS), get(LM_HEAD));
-    for (name, tensor) in [(EMBED_TOKENS, &embedding), (LM_HEAD, &head)] {
+    let (embedding, head) = (get(Parameter::EmbedTokens), get(Parameter::LmHead));
+    for (parameter, tensor) in [(Parameter::EmbedTokens, &embedding), (Parameter::LmHead, &head)] {
         if let Some(tensor) = tensor
             && !tensor.sum_all()?.to_scalar::<f32>()?.is_finite()
         {
-            return Err(not_finite(name));
+            return Err(not_finite(&parameter.name()));
         }
     }
     match adapter.config.lora.trains_embeddings() {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 use super::adapter::PREFIX;
+use crate::model::{EMBED_TOKENS, LM_HEAD};
 
 /// Tensors under the model's own names.
 pub(super) struct Named {
@@ -70,10 +71,10 @@ fn own_name(name: &str) -> (String, Option<String>) {
         return (format!("model.{}", parts[at..].join(".")), Some(prefix));
     }
     let own = match parts[..] {
-        [.., "embed_tokens", _, "weight"] if is_saved => "model.embed_tokens.weight".to_string(),
-        [.., "lm_head", _, "weight"] if is_saved => "lm_head.weight".to_string(),
-        [.., "embed_tokens", "weight"] => "model.embed_tokens.weight".to_string(),
-        [.., "lm_head", "weight"] => "lm_head.weight".to_string(),
+        [.., "embed_tokens", _, "weight"] if is_saved => EMBED_TOKENS.to_string(),
+        [.., "lm_head", _, "weight"] if is_saved => LM_HEAD.to_string(),
+        [.., "embed_tokens", "weight"] => EMBED_TOKENS.to_string(),
+        [.., "lm_head", "weight"] => LM_HEAD.to_string(),
         _ => parts.join("."),
     };
     (own, None)

@@ -4,9 +4,9 @@
 use fancy_regex::Regex;
 use serde_json::{Map, Value, json};
 
-use super::adapter::module_path;
-use super::adapter_config::{strings, whole_or_float};
-use super::config::ALL_LINEAR;
+use super::adapter_config::whole_or_float;
+use super::adapter_json::strings;
+use crate::model::LinearName;
 
 /// The modules of an adapter that is not simply on the same layers of every block.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,7 +66,7 @@ impl Selection {
     }
 
     fn is_plain(&self) -> bool {
-        let plain = |name: &String| ALL_LINEAR.contains(&name.as_str());
+        let plain = |name: &String| LinearName::from_name(name).is_some();
         let targets = match &self.targets {
             Names::List(names) => names.iter().all(plain),
             Names::Pattern(pattern) => pattern.eq_ignore_ascii_case("all-linear"),
@@ -100,9 +100,9 @@ impl Selection {
         Ok(())
     }
 
-    /// Whether the adapter is on the linear layer `name` of block `layer`.
-    pub(super) fn has(&self, layer: usize, name: &str) -> bool {
-        let path = self.path(layer, name);
+    /// Whether the adapter is on the linear layer `which` of block `layer`.
+    pub(super) fn has(&self, layer: usize, which: LinearName) -> bool {
+        let path = self.path(layer, which);
         if self.exclude.has(&path) {
             return false;
         }
@@ -125,16 +125,16 @@ impl Selection {
         if self.prefix == "model." {
             return self;
         }
-        let all = blocks.iter().flat_map(|layer| ALL_LINEAR.map(|name| (*layer, name)));
-        let chosen: Vec<_> = all.filter(|(layer, name)| self.has(*layer, name)).collect();
-        let paths: Vec<String> = chosen.iter().map(|(layer, name)| module_path(*layer, name)).collect();
-        let by_path = |value: &dyn Fn(usize, &str) -> f64, usual: f64| -> Vec<(String, f64)> {
-            let values = chosen.iter().map(|(layer, name)| value(*layer, name));
+        let all = blocks.iter().flat_map(|layer| LinearName::ALL.map(|which| (*layer, which)));
+        let chosen: Vec<_> = all.filter(|(layer, which)| self.has(*layer, *which)).collect();
+        let paths: Vec<String> = chosen.iter().map(|(layer, which)| which.module_path(*layer)).collect();
+        let by_path = |value: &dyn Fn(usize, LinearName) -> f64, usual: f64| -> Vec<(String, f64)> {
+            let values = chosen.iter().map(|(layer, which)| value(*layer, *which));
             let pairs = paths.iter().cloned().zip(values);
             pairs.filter(|(_, value)| *value != usual).collect()
         };
-        let rank_pattern = by_path(&|layer, name| self.rank(layer, name, r) as f64, r as f64);
-        let alpha_pattern = by_path(&|layer, name| self.alpha(layer, name, alpha), alpha);
+        let rank_pattern = by_path(&|layer, which| self.rank(layer, which, r) as f64, r as f64);
+        let alpha_pattern = by_path(&|layer, which| self.alpha(layer, which, alpha), alpha);
         let object = |pairs: &[(String, f64)]| {
             Value::Object(pairs.iter().map(|(path, value)| (path.clone(), whole_or_float(*value))).collect())
         };
@@ -175,24 +175,24 @@ impl Selection {
     }
 
     /// The rank of a module, where `r` is that of the others.
-    pub(super) fn rank(&self, layer: usize, name: &str, r: usize) -> usize {
-        self.first_match(&self.rank_pattern, layer, name).map_or(r, |rank| rank as usize)
+    pub(super) fn rank(&self, layer: usize, which: LinearName, r: usize) -> usize {
+        self.first_match(&self.rank_pattern, layer, which).map_or(r, |rank| rank as usize)
     }
 
     /// `lora_alpha` of a module, where `alpha` is that of the others.
-    pub(super) fn alpha(&self, layer: usize, name: &str, alpha: f64) -> f64 {
-        self.first_match(&self.alpha_pattern, layer, name).unwrap_or(alpha)
+    pub(super) fn alpha(&self, layer: usize, which: LinearName, alpha: f64) -> f64 {
+        self.first_match(&self.alpha_pattern, layer, which).unwrap_or(alpha)
     }
 
-    fn first_match(&self, patterns: &[(String, f64)], layer: usize, name: &str) -> Option<f64> {
-        let path = self.path(layer, name);
+    fn first_match(&self, patterns: &[(String, f64)], layer: usize, which: LinearName) -> Option<f64> {
+        let path = self.path(layer, which);
         let fits = |pattern: &str| suffix(pattern).is_ok_and(|regex| regex.is_match(&path).unwrap_or(false));
         patterns.iter().find(|(pattern, _)| fits(pattern)).map(|(_, value)| *value)
     }
 
     /// The module's path as the adapter's tool has it.
-    fn path(&self, layer: usize, name: &str) -> String {
-        let path = module_path(layer, name);
+    fn path(&self, layer: usize, which: LinearName) -> String {
+        let path = which.module_path(layer);
         format!("{}{}", self.prefix, path.strip_prefix("model.").unwrap_or(&path))
     }
 }
@@ -257,9 +257,9 @@ mod tests {
     }
 
     fn chosen(selection: &Selection) -> Vec<String> {
-        let all = (0..3).flat_map(|layer| ALL_LINEAR.map(|name| (layer, name)));
-        all.filter(|(layer, name)| selection.has(*layer, name))
-            .map(|(layer, name)| format!("{layer}.{name}"))
+        let all = (0..3).flat_map(|layer| LinearName::ALL.map(|which| (layer, which)));
+        all.filter(|(layer, which)| selection.has(*layer, *which))
+            .map(|(layer, which)| format!("{layer}.{which}"))
             .collect()
     }
 
@@ -330,9 +330,9 @@ mod tests {
         selection.prefix = "model.language_model.".to_string();
         let own = selection.in_own_names(&[0, 1], (4, 8.0));
         assert_eq!(own.fields["rank_pattern"], json!({"model.layers.1.self_attn.q_proj": 2}));
-        assert_eq!([0, 1].map(|layer| own.rank(layer, "q_proj", 4)), [4, 2]);
-        assert_eq!([0, 1].map(|layer| own.alpha(layer, "v_proj", 8.0)), [3.5, 3.5]);
-        assert_eq!(own.alpha(0, "q_proj", 8.0), 8.0);
+        assert_eq!([0, 1].map(|layer| own.rank(layer, LinearName::QProj, 4)), [4, 2]);
+        assert_eq!([0, 1].map(|layer| own.alpha(layer, LinearName::VProj, 8.0)), [3.5, 3.5]);
+        assert_eq!(own.alpha(0, LinearName::QProj, 8.0), 8.0);
     }
 
     #[test]
@@ -342,10 +342,10 @@ mod tests {
             "rank_pattern": {"layers.1.self_attn.q_proj": 2, "q_proj": 6},
             "alpha_pattern": {r"^model\.layers\.\d+\.self_attn\.v_proj": 3.5}
         }));
-        assert_eq!([0, 1].map(|layer| selection.rank(layer, "q_proj", 4)), [6, 2]);
-        assert_eq!(selection.rank(0, "v_proj", 4), 4);
-        assert_eq!(selection.alpha(0, "q_proj", 8.0), 8.0);
-        assert_eq!(selection.alpha(2, "v_proj", 8.0), 3.5);
+        assert_eq!([0, 1].map(|layer| selection.rank(layer, LinearName::QProj, 4)), [6, 2]);
+        assert_eq!(selection.rank(0, LinearName::VProj, 4), 4);
+        assert_eq!(selection.alpha(0, LinearName::QProj, 8.0), 8.0);
+        assert_eq!(selection.alpha(2, LinearName::VProj, 8.0), 3.5);
     }
 
     #[test]

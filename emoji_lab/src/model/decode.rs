@@ -6,7 +6,6 @@ use super::layer::Pass;
 use super::{Gemma3, KvCache};
 use crate::error::{Error, Result};
 use crate::ops::attention::Segment;
-use crate::ops::rms_norm;
 
 impl Gemma3 {
     /// Feeds the next tokens of the sequence in `cache`; returns the logits `[vocab]` that follow
@@ -53,7 +52,7 @@ impl Gemma3 {
             cache.advance(ids.len());
         }
         let last = x.index_select(&Tensor::new(last, x.device())?, 0)?;
-        let (hidden, _) = rms_norm::forward(&last, &self.norm.value, self.config.rms_norm_eps)?;
+        let (hidden, _) = self.norm.forward(&last)?;
         self.logits(&hidden)
     }
 }

@@ -3,16 +3,18 @@
 
 use candle_core::Tensor;
 
-use super::layer::{DecoderLayer, LINEARS, LayerTape, NORMS, Pass};
+use super::layer::{DecoderLayer, LayerTape, Pass};
 use super::linear::{DropoutKey, Linear, Param};
+use super::norm::RmsNorm;
 use super::on_device::OnDevice;
+use super::parameters::Parameter;
 use super::{Gemma3Config, PackedTokens, Weights};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::linear_cross_entropy::{self, LossSum};
 use crate::ops::lora_linear::Weight;
 use crate::ops::rope::RopeTable;
-use crate::ops::{embedding, lora_linear, rms_norm};
+use crate::ops::{embedding, lora_linear};
 
 /// A Gemma 3 text model.
 ///
@@ -23,7 +25,7 @@ pub struct Gemma3 {
     pub(crate) device: Device,
     pub(crate) embed_tokens: Param,
     pub(crate) layers: Vec<DecoderLayer>,
-    pub(crate) norm: Param,
+    pub(crate) norm: RmsNorm,
     /// `None` where the head is the embedding.
     pub(crate) lm_head: Option<Param>,
     pub(super) on_device: OnDevice,
@@ -40,10 +42,10 @@ pub struct Tape {
     dropout: Option<DropoutKey>,
 }
 
-/// A parameter of the model, as [`Gemma3::visit_parameters`] shows it: its values, and the place
-/// of its gradient.
+/// A parameter of the model, as [`Gemma3::visit_parameters`] shows it: which it is, its values, and the
+/// place of its gradient.
 pub(crate) struct ParameterMut<'a> {
-    pub(crate) name: String,
+    pub(crate) parameter: Parameter,
     pub(crate) value: &'a mut Tensor,
     pub(crate) gradient: &'a mut Option<Tensor>,
 }
@@ -62,47 +64,19 @@ impl Gemma3 {
             config.tie_word_embeddings = false;
         }
         let c = &config;
-        let get = |name: &str, dims: &[usize]| -> Result<Tensor> { Ok(weights.get(name, dims)?.clone()) };
-        let (queries, keys) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
-        let (hidden, inner) = (c.hidden_size, c.intermediate_size);
-        let linear_dims = [
-            [queries, hidden],
-            [keys, hidden],
-            [keys, hidden],
-            [hidden, queries],
-            [inner, hidden],
-            [inner, hidden],
-            [hidden, inner],
-        ];
-        let norm_dims = [hidden, c.head_dim, c.head_dim, hidden, hidden, hidden];
-        let mut layers = Vec::with_capacity(c.num_hidden_layers);
-        for (index, &layer_type) in c.layer_types.iter().enumerate() {
-            let mut linears = Vec::with_capacity(LINEARS.len());
-            for (name, dims) in LINEARS.iter().zip(&linear_dims) {
-                linears.push(Linear::frozen(get(&parameter_name(index, name), dims)?));
-            }
-            let mut norms = Vec::with_capacity(NORMS.len());
-            for (name, &dim) in NORMS.iter().zip(&norm_dims) {
-                norms.push(Param::frozen(get(&parameter_name(index, name), &[dim])?));
-            }
-            let (Ok(linears), Ok(norms)) = (linears.try_into(), norms.try_into()) else {
-                return Err(Error::model(
-                    &weights.origin,
-                    "a layer has another number of tensors",
-                    "This is a fault of emoji_lab",
-                ));
-            };
-            layers.push(DecoderLayer { index, layer_type, linears, norms });
-        }
-        let embedding_dims = [c.vocab_size, hidden];
+        let layer = |(index, &layer_type)| DecoderLayer::new(index, layer_type, c, weights);
+        let layers: Result<Vec<_>> = c.layer_types.iter().enumerate().map(layer).collect();
+        let get = |parameter: Parameter| -> Result<Param> {
+            Ok(Param::frozen(weights.get(&parameter.name(), &parameter.shape(c, 0))?))
+        };
         Ok(Self {
             device: device.clone(),
-            embed_tokens: Param::frozen(get("model.embed_tokens.weight", &embedding_dims)?),
-            layers,
-            norm: Param::frozen(get("model.norm.weight", &[hidden])?),
+            layers: layers?,
+            embed_tokens: get(Parameter::EmbedTokens)?,
+            norm: RmsNorm { weight: get(Parameter::FinalNorm)?, eps: c.rms_norm_eps },
             lm_head: match c.tie_word_embeddings {
                 true => None,
-                false => Some(Param::frozen(get("lm_head.weight", &embedding_dims)?)),
+                false => Some(get(Parameter::LmHead)?),
             },
             config,
             on_device: OnDevice::default(),
@@ -145,36 +119,46 @@ impl Gemma3 {
         self.lm_head.as_ref().unwrap_or(&self.embed_tokens)
     }
 
-    /// Every dense parameter with transformers' name (PEFT's for adapters), in a fixed order.
+    /// Which parameter [`Self::head`] is.
+    pub(crate) fn head_parameter(&self) -> Parameter {
+        if self.lm_head.is_some() { Parameter::LmHead } else { Parameter::EmbedTokens }
+    }
+
+    /// The linear layers of all decoder layers, in order.
+    pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.layers.iter().flat_map(DecoderLayer::linears).map(|(_, linear)| linear)
+    }
+
+    /// Every dense parameter, adapters among them, in a fixed order.
     /// Weights in NF4 are not among them: they cannot be trained.
     pub(crate) fn visit_parameters(
         &mut self,
         f: &mut dyn FnMut(ParameterMut<'_>) -> Result<()>,
     ) -> Result<()> {
-        fn param(name: String, p: &mut Param) -> ParameterMut<'_> {
-            ParameterMut { name, value: &mut p.value, gradient: &mut p.gradient }
+        fn of(parameter: Parameter, p: &mut Param) -> ParameterMut<'_> {
+            ParameterMut { parameter, value: &mut p.value, gradient: &mut p.gradient }
         }
-        f(param("model.embed_tokens.weight".into(), &mut self.embed_tokens))?;
+        f(of(Parameter::EmbedTokens, &mut self.embed_tokens))?;
         if let Some(head) = &mut self.lm_head {
-            f(param("lm_head.weight".into(), head))?;
+            f(of(Parameter::LmHead, head))?;
         }
         for layer in &mut self.layers {
-            for (name, linear) in LINEARS.iter().zip(&mut layer.linears) {
+            let index = layer.index;
+            for (which, linear) in layer.linears_mut() {
                 if let Weight::Dense(value) = &mut linear.weight {
-                    let name = parameter_name(layer.index, name);
-                    f(ParameterMut { name, value, gradient: &mut linear.weight_gradient })?;
+                    let parameter = Parameter::Linear(index, which);
+                    f(ParameterMut { parameter, value, gradient: &mut linear.weight_gradient })?;
                 }
                 if let Some(lora) = &mut linear.lora {
-                    let path = format!("model.layers.{}.{name}", layer.index);
-                    f(param(format!("{path}.lora_A.weight"), &mut lora.a))?;
-                    f(param(format!("{path}.lora_B.weight"), &mut lora.b))?;
+                    f(of(Parameter::LoraA(index, which), &mut lora.a))?;
+                    f(of(Parameter::LoraB(index, which), &mut lora.b))?;
                 }
             }
-            for (name, norm) in NORMS.iter().zip(&mut layer.norms) {
-                f(param(parameter_name(layer.index, name), norm))?;
+            for (which, norm) in layer.norms_mut() {
+                f(of(Parameter::Norm(index, which), &mut norm.weight))?;
             }
         }
-        f(param("model.norm.weight".into(), &mut self.norm))
+        f(of(Parameter::FinalNorm, &mut self.norm.weight))
     }
 
     /// Parameters by transformers' names, adapters left out, NF4 weights unpacked.
@@ -183,24 +167,24 @@ impl Gemma3 {
     /// Only if candle fails.
     pub fn named_weights(&self) -> Result<Weights> {
         let mut weights = Weights::default();
-        let mut put = |name: String, value: Tensor| weights.tensors.insert(name, value);
-        put("model.embed_tokens.weight".into(), self.embed_tokens.value.clone());
+        let mut put = |parameter: Parameter, value: Tensor| weights.tensors.insert(parameter.name(), value);
+        put(Parameter::EmbedTokens, self.embed_tokens.value.clone());
         if let Some(head) = &self.lm_head {
-            put("lm_head.weight".into(), head.value.clone());
+            put(Parameter::LmHead, head.value.clone());
         }
         for layer in &self.layers {
-            for (name, linear) in LINEARS.iter().zip(&layer.linears) {
+            for (which, linear) in layer.linears() {
                 let value = match &linear.weight {
                     Weight::Dense(value) => value.clone(),
                     Weight::Nf4(packed) => packed.dequantize()?,
                 };
-                put(parameter_name(layer.index, name), value);
+                put(Parameter::Linear(layer.index, which), value);
             }
-            for (name, norm) in NORMS.iter().zip(&layer.norms) {
-                put(parameter_name(layer.index, name), norm.value.clone());
+            for (which, norm) in layer.norms() {
+                put(Parameter::Norm(layer.index, which), norm.weight.value.clone());
             }
         }
-        put("model.norm.weight".into(), self.norm.value.clone());
+        put(Parameter::FinalNorm, self.norm.weight.value.clone());
         Ok(weights)
     }
 
@@ -241,7 +225,7 @@ impl Gemma3 {
             layers.push(tape);
             x = out;
         }
-        let (hidden, last_rstd) = rms_norm::forward(&x, &self.norm.value, self.config.rms_norm_eps)?;
+        let (hidden, last_rstd) = self.norm.forward(&x)?;
         Ok((hidden, Tape { layers, last: x, last_rstd, global, local, dropout }))
     }
 
@@ -262,7 +246,7 @@ impl Gemma3 {
         for layer in &self.layers {
             x = layer.forward(x, &pass, None)?.0;
         }
-        Ok(rms_norm::forward(&x, &self.norm.value, self.config.rms_norm_eps)?.0)
+        Ok(self.norm.forward(&x)?.0)
     }
 
     /// Adds every trained parameter's gradient in its place, given the one for the last hidden
@@ -278,13 +262,7 @@ impl Gemma3 {
             local: &tape.local,
             dropout: tape.dropout,
         };
-        let mut dx = rms_norm::backward(
-            d_hidden,
-            &tape.last,
-            &self.norm.value,
-            &tape.last_rstd,
-            self.norm.gradient.as_ref(),
-        )?;
+        let mut dx = self.norm.backward(d_hidden, &tape.last, &tape.last_rstd)?;
         // Popped, not iterated: a layer's tape is freed as soon as it has been used.
         let mut tapes = tape.layers;
         for layer in self.layers.iter().rev() {
@@ -343,9 +321,4 @@ impl Gemma3 {
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         Ok(lora_linear::forward(hidden, &Weight::Dense(self.head().value.clone()), None)?.0)
     }
-}
-
-/// The name of a layer's parameter, as `model.layers.3.self_attn.q_proj.weight`.
-pub(crate) fn parameter_name(layer: usize, module: &str) -> String {
-    format!("model.layers.{layer}.{module}.weight")
 }

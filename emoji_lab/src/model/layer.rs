@@ -5,53 +5,32 @@ use rayon::prelude::*;
 
 use super::cache::KvCache;
 use super::linear::{DropoutKey, Linear, Param};
-use super::{Gemma3Config, LayerType};
+use super::norm::RmsNorm;
+use super::parameters::{LinearName, NormName, Parameter};
+use super::{Gemma3Config, LayerType, Weights};
 use crate::error::Result;
 use crate::ops::attention::{self, AttentionShape, Segment};
 use crate::ops::rope::RopeTable;
-use crate::ops::{geglu, rms_norm, rope};
-
-/// The seven linear layers, in the order in which they are numbered.
-pub(crate) const LINEARS: [&str; 7] = [
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-];
-const Q: usize = 0;
-const K: usize = 1;
-const V: usize = 2;
-const O: usize = 3;
-const GATE: usize = 4;
-const UP: usize = 5;
-const DOWN: usize = 6;
-
-/// The six norms, in the order in which they are numbered.
-pub(crate) const NORMS: [&str; 6] = [
-    "input_layernorm",
-    "self_attn.q_norm",
-    "self_attn.k_norm",
-    "post_attention_layernorm",
-    "pre_feedforward_layernorm",
-    "post_feedforward_layernorm",
-];
-const INPUT: usize = 0;
-const Q_NORM: usize = 1;
-const K_NORM: usize = 2;
-const POST_ATTENTION: usize = 3;
-const PRE_FEEDFORWARD: usize = 4;
-const POST_FEEDFORWARD: usize = 5;
+use crate::ops::{geglu, rope};
 
 /// One decoder layer.
 #[derive(Debug, Clone)]
 pub(crate) struct DecoderLayer {
     pub(crate) index: usize,
     pub(crate) layer_type: LayerType,
-    pub(crate) linears: [Linear; 7],
-    pub(crate) norms: [Param; 6],
+    pub(crate) input_layernorm: RmsNorm,
+    pub(crate) q_proj: Linear,
+    pub(crate) k_proj: Linear,
+    pub(crate) v_proj: Linear,
+    pub(crate) q_norm: RmsNorm,
+    pub(crate) k_norm: RmsNorm,
+    pub(crate) o_proj: Linear,
+    pub(crate) post_attention_layernorm: RmsNorm,
+    pub(crate) pre_feedforward_layernorm: RmsNorm,
+    pub(crate) gate_proj: Linear,
+    pub(crate) up_proj: Linear,
+    pub(crate) down_proj: Linear,
+    pub(crate) post_feedforward_layernorm: RmsNorm,
 }
 
 /// What all layers of one pass share.
@@ -83,68 +62,132 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// What the backward pass needs of one layer's forward pass.
+/// What the backward pass needs of one layer's forward pass: each linear layer's input, and the `u` of its
+/// adapter; each norm's input, and its `rstd`.
 #[derive(Debug)]
 pub(crate) struct LayerTape {
     x: Tensor,
+    x_rstd: Tensor,
     normed: Tensor,
     q_raw: Tensor,
-    k_raw: Tensor,
+    q_u: Option<Tensor>,
+    q_rstd: Tensor,
     q: Tensor,
+    k_raw: Tensor,
+    k_u: Option<Tensor>,
+    k_rstd: Tensor,
     k: Tensor,
     v: Tensor,
+    v_u: Option<Tensor>,
     attended: Tensor,
     lse: Tensor,
     o: Tensor,
+    o_u: Option<Tensor>,
+    o_rstd: Tensor,
     middle: Tensor,
+    middle_rstd: Tensor,
     middle_normed: Tensor,
     gate: Tensor,
+    gate_u: Option<Tensor>,
     up: Tensor,
+    up_u: Option<Tensor>,
     gated: Tensor,
     down: Tensor,
-    rstd: [Tensor; 6],
-    us: [Option<Tensor>; 7],
+    down_u: Option<Tensor>,
+    down_rstd: Tensor,
 }
 
 impl DecoderLayer {
-    fn linear(&self, which: usize, x: &Tensor, pass: &Pass<'_>) -> Result<(Tensor, Option<Tensor>)> {
-        self.linears[which].forward(x, self.index * LINEARS.len() + which, pass.dropout)
+    /// Layer `index` of the model of `config`, frozen.
+    ///
+    /// # Errors
+    /// [`Error::Model`](crate::Error::Model) that names the first tensor which is missing or has another shape.
+    pub(super) fn new(
+        index: usize,
+        layer_type: LayerType,
+        config: &Gemma3Config,
+        weights: &Weights,
+    ) -> Result<Self> {
+        let get = |parameter: Parameter| weights.get(&parameter.name(), &parameter.shape(config, 0));
+        let linear = |which: LinearName| -> Result<Linear> {
+            Ok(Linear::frozen(get(Parameter::Linear(index, which))?, which.number(index)))
+        };
+        let norm = |which: NormName| -> Result<RmsNorm> {
+            let weight = Param::frozen(get(Parameter::Norm(index, which))?);
+            Ok(RmsNorm { weight, eps: config.rms_norm_eps })
+        };
+        Ok(Self {
+            index,
+            layer_type,
+            q_proj: linear(LinearName::QProj)?,
+            k_proj: linear(LinearName::KProj)?,
+            v_proj: linear(LinearName::VProj)?,
+            o_proj: linear(LinearName::OProj)?,
+            gate_proj: linear(LinearName::GateProj)?,
+            up_proj: linear(LinearName::UpProj)?,
+            down_proj: linear(LinearName::DownProj)?,
+            input_layernorm: norm(NormName::InputLayernorm)?,
+            q_norm: norm(NormName::QNorm)?,
+            k_norm: norm(NormName::KNorm)?,
+            post_attention_layernorm: norm(NormName::PostAttentionLayernorm)?,
+            pre_feedforward_layernorm: norm(NormName::PreFeedforwardLayernorm)?,
+            post_feedforward_layernorm: norm(NormName::PostFeedforwardLayernorm)?,
+        })
     }
 
-    fn linear_back(
-        &self,
-        which: usize,
-        dy: &Tensor,
-        x: &Tensor,
-        tape: &LayerTape,
-        pass: &Pass<'_>,
-    ) -> Result<Tensor> {
-        let index = self.index * LINEARS.len() + which;
-        self.linears[which].backward(dy, x, tape.us[which].as_ref(), index, pass.dropout)
+    /// The linear layers, in the order of [`LinearName::ALL`].
+    pub(crate) fn linears(&self) -> [(LinearName, &Linear); 7] {
+        LinearName::ALL.map(|which| (which, self.linear(which)))
     }
 
-    fn norm(&self, which: usize, x: &Tensor, pass: &Pass<'_>) -> Result<(Tensor, Tensor)> {
-        Ok(rms_norm::forward(x, &self.norms[which].value, pass.config.rms_norm_eps)?)
+    /// One of the linear layers.
+    pub(crate) fn linear(&self, which: LinearName) -> &Linear {
+        match which {
+            LinearName::QProj => &self.q_proj,
+            LinearName::KProj => &self.k_proj,
+            LinearName::VProj => &self.v_proj,
+            LinearName::OProj => &self.o_proj,
+            LinearName::GateProj => &self.gate_proj,
+            LinearName::UpProj => &self.up_proj,
+            LinearName::DownProj => &self.down_proj,
+        }
     }
 
-    fn norm_back(&self, which: usize, dy: &Tensor, x: &Tensor, tape: &LayerTape) -> Result<Tensor> {
-        let norm = &self.norms[which];
-        Ok(rms_norm::backward(dy, x, &norm.value, &tape.rstd[which], norm.gradient.as_ref())?)
+    /// The linear layers, to be changed, in the order of [`LinearName::ALL`].
+    pub(crate) fn linears_mut(&mut self) -> [(LinearName, &mut Linear); 7] {
+        [
+            (LinearName::QProj, &mut self.q_proj),
+            (LinearName::KProj, &mut self.k_proj),
+            (LinearName::VProj, &mut self.v_proj),
+            (LinearName::OProj, &mut self.o_proj),
+            (LinearName::GateProj, &mut self.gate_proj),
+            (LinearName::UpProj, &mut self.up_proj),
+            (LinearName::DownProj, &mut self.down_proj),
+        ]
     }
 
-    /// Normalises every head of `x` `[tokens, heads · head_dim]` for itself.
-    fn head_norm(&self, which: usize, x: &Tensor, pass: &Pass<'_>) -> Result<(Tensor, Tensor)> {
-        let (tokens, width) = x.dims2()?;
-        let dim = pass.config.head_dim;
-        let (y, rstd) = self.norm(which, &x.reshape((tokens * width / dim, dim))?, pass)?;
-        Ok((y.reshape((tokens, width / dim, dim))?, rstd))
+    /// The norms, in the order of [`NormName::ALL`].
+    pub(crate) fn norms(&self) -> [(NormName, &RmsNorm); 6] {
+        [
+            (NormName::InputLayernorm, &self.input_layernorm),
+            (NormName::QNorm, &self.q_norm),
+            (NormName::KNorm, &self.k_norm),
+            (NormName::PostAttentionLayernorm, &self.post_attention_layernorm),
+            (NormName::PreFeedforwardLayernorm, &self.pre_feedforward_layernorm),
+            (NormName::PostFeedforwardLayernorm, &self.post_feedforward_layernorm),
+        ]
     }
 
-    fn head_norm_back(&self, which: usize, dy: &Tensor, x: &Tensor, tape: &LayerTape) -> Result<Tensor> {
-        let (tokens, heads, dim) = dy.dims3()?;
-        let rows = (tokens * heads, dim);
-        let dx = self.norm_back(which, &dy.reshape(rows)?, &x.reshape(rows)?, tape)?;
-        Ok(dx.reshape((tokens, heads * dim))?)
+    /// The norms, to be changed, in the order of [`NormName::ALL`].
+    pub(crate) fn norms_mut(&mut self) -> [(NormName, &mut RmsNorm); 6] {
+        [
+            (NormName::InputLayernorm, &mut self.input_layernorm),
+            (NormName::QNorm, &mut self.q_norm),
+            (NormName::KNorm, &mut self.k_norm),
+            (NormName::PostAttentionLayernorm, &mut self.post_attention_layernorm),
+            (NormName::PreFeedforwardLayernorm, &mut self.pre_feedforward_layernorm),
+            (NormName::PostFeedforwardLayernorm, &mut self.post_feedforward_layernorm),
+        ]
     }
 
     /// The layer on the residual stream `x` `[tokens, hidden]`.
@@ -157,13 +200,13 @@ impl DecoderLayer {
         pass: &Pass<'_>,
         caches: Option<&[KvCache]>,
     ) -> Result<(Tensor, LayerTape)> {
-        let (normed, input_rstd) = self.norm(INPUT, &x, pass)?;
-        let (q_raw, q_u) = self.linear(Q, &normed, pass)?;
-        let (k_raw, k_u) = self.linear(K, &normed, pass)?;
-        let (v, v_u) = self.linear(V, &normed, pass)?;
+        let (normed, x_rstd) = self.input_layernorm.forward(&x)?;
+        let (q_raw, q_u) = self.q_proj.forward(&normed, pass.dropout)?;
+        let (k_raw, k_u) = self.k_proj.forward(&normed, pass.dropout)?;
+        let (v, v_u) = self.v_proj.forward(&normed, pass.dropout)?;
         let table = pass.rope(self.layer_type);
-        let (q, q_rstd) = self.head_norm(Q_NORM, &q_raw, pass)?;
-        let (k, k_rstd) = self.head_norm(K_NORM, &k_raw, pass)?;
+        let (q, q_rstd) = self.q_norm.forward_heads(&q_raw)?;
+        let (k, k_rstd) = self.k_norm.forward_heads(&k_raw)?;
         let (q, k) = (rope::forward(&q, table)?, rope::forward(&k, table)?);
         let v = v.reshape(k.shape())?;
         let (attended, lse) = match caches {
@@ -171,38 +214,47 @@ impl DecoderLayer {
             Some(caches) => self.attend_to_caches((&q, &k, &v), pass, caches)?,
         };
         let attended = attended.flatten_from(1)?;
-        let (o, o_u) = self.linear(O, &attended, pass)?;
-        let (o_normed, o_rstd) = self.norm(POST_ATTENTION, &o, pass)?;
+        let (o, o_u) = self.o_proj.forward(&attended, pass.dropout)?;
+        let (o_normed, o_rstd) = self.post_attention_layernorm.forward(&o)?;
         let middle = (&x + o_normed)?;
 
-        let (middle_normed, middle_rstd) = self.norm(PRE_FEEDFORWARD, &middle, pass)?;
-        let (gate, gate_u) = self.linear(GATE, &middle_normed, pass)?;
-        let (up, up_u) = self.linear(UP, &middle_normed, pass)?;
+        let (middle_normed, middle_rstd) = self.pre_feedforward_layernorm.forward(&middle)?;
+        let (gate, gate_u) = self.gate_proj.forward(&middle_normed, pass.dropout)?;
+        let (up, up_u) = self.up_proj.forward(&middle_normed, pass.dropout)?;
         let gated = geglu::forward(&gate, &up)?;
-        let (down, down_u) = self.linear(DOWN, &gated, pass)?;
-        let (down_normed, down_rstd) = self.norm(POST_FEEDFORWARD, &down, pass)?;
+        let (down, down_u) = self.down_proj.forward(&gated, pass.dropout)?;
+        let (down_normed, down_rstd) = self.post_feedforward_layernorm.forward(&down)?;
         let out = (&middle + down_normed)?;
-        let rstd = [input_rstd, q_rstd, k_rstd, o_rstd, middle_rstd, down_rstd];
-        let us = [q_u, k_u, v_u, o_u, gate_u, up_u, down_u];
         let tape = LayerTape {
             x,
+            x_rstd,
             normed,
             q_raw,
-            k_raw,
+            q_u,
+            q_rstd,
             q,
+            k_raw,
+            k_u,
+            k_rstd,
             k,
             v,
+            v_u,
             attended,
             lse,
             o,
+            o_u,
+            o_rstd,
             middle,
+            middle_rstd,
             middle_normed,
             gate,
+            gate_u,
             up,
+            up_u,
             gated,
             down,
-            rstd,
-            us,
+            down_u,
+            down_rstd,
         };
         Ok((out, tape))
     }
@@ -232,29 +284,58 @@ impl DecoderLayer {
 
     /// The gradient for the layer's input, given the one for its output.
     pub(crate) fn backward(&self, d_out: &Tensor, tape: &LayerTape, pass: &Pass<'_>) -> Result<Tensor> {
-        let d_down = self.norm_back(POST_FEEDFORWARD, d_out, &tape.down, tape)?;
-        let d_gated = self.linear_back(DOWN, &d_down, &tape.gated, tape, pass)?;
-        let (d_gate, d_up) = geglu::backward(&d_gated, &tape.gate, &tape.up)?;
-        let d_normed = (self.linear_back(GATE, &d_gate, &tape.middle_normed, tape, pass)?
-            + self.linear_back(UP, &d_up, &tape.middle_normed, tape, pass)?)?;
-        let d_middle = (d_out + self.norm_back(PRE_FEEDFORWARD, &d_normed, &tape.middle, tape)?)?;
+        let t = tape;
+        let d_down = self.post_feedforward_layernorm.backward(d_out, &t.down, &t.down_rstd)?;
+        let d_gated = self.down_proj.backward(&d_down, &t.gated, t.down_u.as_ref(), pass.dropout)?;
+        let (d_gate, d_up) = geglu::backward(&d_gated, &t.gate, &t.up)?;
+        let d_normed =
+            (self.gate_proj.backward(&d_gate, &t.middle_normed, t.gate_u.as_ref(), pass.dropout)?
+                + self.up_proj.backward(&d_up, &t.middle_normed, t.up_u.as_ref(), pass.dropout)?)?;
+        let d_middle =
+            (d_out + self.pre_feedforward_layernorm.backward(&d_normed, &t.middle, &t.middle_rstd)?)?;
 
-        let d_o = self.norm_back(POST_ATTENTION, &d_middle, &tape.o, tape)?;
-        let d_attended = self.linear_back(O, &d_o, &tape.attended, tape, pass)?.reshape(tape.q.shape())?;
-        let attended = tape.attended.reshape(tape.q.shape())?;
+        let d_o = self.post_attention_layernorm.backward(&d_middle, &t.o, &t.o_rstd)?;
+        let d_attended = self.o_proj.backward(&d_o, &t.attended, t.o_u.as_ref(), pass.dropout)?;
+        let (d_attended, attended) = (d_attended.reshape(t.q.shape())?, t.attended.reshape(t.q.shape())?);
         let (dq, dk, dv) = attention::backward(
             &d_attended,
-            (&tape.q, &tape.k, &tape.v),
-            (&attended, &tape.lse),
+            (&t.q, &t.k, &t.v),
+            (&attended, &t.lse),
             &pass.attention(self.layer_type),
         )?;
         let table = pass.rope(self.layer_type);
-        let dq = self.head_norm_back(Q_NORM, &rope::backward(&dq, table)?, &tape.q_raw, tape)?;
-        let dk = self.head_norm_back(K_NORM, &rope::backward(&dk, table)?, &tape.k_raw, tape)?;
+        let dq = self.q_norm.backward_heads(&rope::backward(&dq, table)?, &t.q_raw, &t.q_rstd)?;
+        let dk = self.k_norm.backward_heads(&rope::backward(&dk, table)?, &t.k_raw, &t.k_rstd)?;
         let dv = dv.flatten_from(1)?;
-        let d_normed = ((self.linear_back(Q, &dq, &tape.normed, tape, pass)?
-            + self.linear_back(K, &dk, &tape.normed, tape, pass)?)?
-            + self.linear_back(V, &dv, &tape.normed, tape, pass)?)?;
-        Ok((d_middle + self.norm_back(INPUT, &d_normed, &tape.x, tape)?)?)
+        let d_normed = ((self.q_proj.backward(&dq, &t.normed, t.q_u.as_ref(), pass.dropout)?
+            + self.k_proj.backward(&dk, &t.normed, t.k_u.as_ref(), pass.dropout)?)?
+            + self.v_proj.backward(&dv, &t.normed, t.v_u.as_ref(), pass.dropout)?)?;
+        Ok((d_middle + self.input_layernorm.backward(&d_normed, &t.x, &t.x_rstd)?)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::gguf::writer::{golden_config, golden_weights};
+
+    #[test]
+    fn every_field_is_under_its_name_in_the_order_of_the_table() {
+        let (config, weights) = (golden_config(), golden_weights());
+        let mut layer = DecoderLayer::new(2, LayerType::FullAttention, &config, &weights).unwrap();
+        assert_eq!(layer.linears().map(|(which, _)| which), LinearName::ALL);
+        assert_eq!(layer.norms().map(|(which, _)| which), NormName::ALL);
+        for (which, linear) in layer.linears() {
+            assert_eq!(linear.number, which.number(2), "{which}");
+        }
+        let numbers = LinearName::ALL.map(|which| which.number(2));
+        assert_eq!(layer.linears_mut().map(|(_, linear)| linear.number), numbers);
+        let values = |norm: &RmsNorm| norm.weight.value.to_vec1::<f32>().unwrap();
+        for (which, norm) in layer.norms() {
+            let stored = &weights.tensors[&Parameter::Norm(2, which).name()];
+            assert_eq!(values(norm), stored.to_vec1::<f32>().unwrap(), "{which:?}");
+        }
+        let norms = layer.norms().map(|(which, norm)| (which, values(norm)));
+        assert_eq!(layer.norms_mut().map(|(which, norm)| (which, values(norm))), norms);
     }
 }

@@ -43,6 +43,8 @@ pub struct Linear {
     pub weight_gradient: Option<Tensor>,
     /// The adapter.
     pub lora: Option<LoraAdapter>,
+    /// The layer's number in the model, by which dropout's random stream goes.
+    pub number: usize,
 }
 
 /// The randomness of one training forward pass; each layer takes a stream of its own from it.
@@ -61,30 +63,24 @@ impl DropoutKey {
 }
 
 impl Linear {
-    /// A frozen dense layer.
-    pub fn frozen(weight: Tensor) -> Self {
-        Self { weight: Weight::Dense(weight), weight_gradient: None, lora: None }
+    /// A frozen dense layer, the `number`th of the model.
+    pub fn frozen(weight: Tensor, number: usize) -> Self {
+        Self { weight: Weight::Dense(weight), weight_gradient: None, lora: None, number }
     }
 
-    fn lora(&self, index: usize, key: Option<DropoutKey>) -> Option<Lora<'_>> {
+    fn lora(&self, key: Option<DropoutKey>) -> Option<Lora<'_>> {
         self.lora.as_ref().map(|l| Lora {
             a: &l.a.value,
             b: &l.b.value,
             scale: l.scale,
-            dropout: key.filter(|_| l.dropout > 0.0).map(|key| key.dropout(l.dropout, index)),
+            dropout: key.filter(|_| l.dropout > 0.0).map(|key| key.dropout(l.dropout, self.number)),
         })
     }
 
-    /// The layer on `x` `[tokens, in_features]`: `y`, and what [`Self::backward`] needs.
-    ///
-    /// `index` numbers the layer in the model; `key` is given in training only.
-    pub(crate) fn forward(
-        &self,
-        x: &Tensor,
-        index: usize,
-        key: Option<DropoutKey>,
-    ) -> Result<(Tensor, Option<Tensor>)> {
-        Ok(lora_linear::forward(x, &self.weight, self.lora(index, key).as_ref())?)
+    /// The layer on `x` `[tokens, in_features]`: `y`, and the adapter's `u` that [`Self::backward`] needs.
+    /// `key` is given in training only.
+    pub(crate) fn forward(&self, x: &Tensor, key: Option<DropoutKey>) -> Result<(Tensor, Option<Tensor>)> {
+        Ok(lora_linear::forward(x, &self.weight, self.lora(key).as_ref())?)
     }
 
     /// The gradient for `x`; the parameters' are added in their places.
@@ -93,7 +89,6 @@ impl Linear {
         dy: &Tensor,
         x: &Tensor,
         u: Option<&Tensor>,
-        index: usize,
         key: Option<DropoutKey>,
     ) -> Result<Tensor> {
         let gradients = Gradients {
@@ -101,7 +96,7 @@ impl Linear {
             da: self.lora.as_ref().and_then(|l| l.a.gradient.as_ref()),
             db: self.lora.as_ref().and_then(|l| l.b.gradient.as_ref()),
         };
-        let lora = self.lora(index, key);
+        let lora = self.lora(key);
         Ok(lora_linear::backward(dy, x, u, &self.weight, lora.as_ref(), gradients)?)
     }
 }

@@ -99,7 +99,7 @@ impl Model {
 
     /// How many numbers the model holds, a tied head counted once.
     pub fn num_parameters(&self) -> usize {
-        super::names::tensor_shapes(self.gemma.config())
+        super::parameters::tensor_shapes(self.gemma.config())
             .iter()
             .map(|(_, dims)| dims.iter().product::<usize>())
             .sum()

@@ -7,7 +7,7 @@ use candle_core::{DType, Tensor};
 use serde_json::{Value, json};
 
 use super::config::Gemma3Config;
-use super::names::tensor_shapes;
+use super::parameters::tensor_shapes;
 use super::safetensors::write_safetensors;
 use super::tokenizer::{Tokenizer, write_json};
 use crate::error::{Error, Result};

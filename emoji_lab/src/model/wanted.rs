@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use candle_core::Tensor;
 
 use super::config::Gemma3Config;
-use super::names::{EMBED_TOKENS, LM_HEAD, is_passed_over, is_quantised, tensor_shapes, without_prefix};
+use super::names::{is_passed_over, is_quantised, without_prefix};
+use super::parameters::{EMBED_TOKENS, LM_HEAD, layer_of, tensor_shapes};
 use super::weights::Weights;
 use crate::display::say;
 use crate::error::{Error, Result};
@@ -76,9 +77,7 @@ impl Wanted {
 
     /// That there are layers left over, if there are.
     fn more_layers(&self) -> String {
-        let layer = |name: &String| -> Option<usize> {
-            without_prefix(name).strip_prefix("model.layers.")?.split_once('.')?.0.parse().ok()
-        };
+        let layer = |name: &String| layer_of(&without_prefix(name));
         let most = self.unused.iter().filter_map(layer).max().unwrap_or_default();
         let layers = self.config.num_hidden_layers;
         match most >= layers {
@@ -108,14 +107,9 @@ impl Wanted {
             let problem = format!("an adapter is in it that was not merged (it has {other})");
             return Err(Error::model(origin, problem, "Merge it with PEFT's merge_and_unload before saving"));
         }
-        if let Some((layer, _)) = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) {
-            let of_layer = format!("model.layers.{layer}.");
-            if self
-                .shapes
-                .keys()
-                .filter(|name| name.starts_with(&of_layer))
-                .all(|name| self.left.contains(name))
-            {
+        if let Some(layer) = layer_of(name) {
+            let mut of_layer = self.shapes.keys().filter(|name| layer_of(name) == Some(layer));
+            if of_layer.all(|name| self.left.contains(name)) {
                 let problem = format!(
                     "no tensor {name}, nor any other of layer {layer}; the configuration says num_hidden_layers: {}",
                     self.config.num_hidden_layers

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::config::Gemma3Config;
 use super::folder;
-use super::names::{EMBED_TOKENS, LM_HEAD};
+use super::parameters::{EMBED_TOKENS, LM_HEAD};
 use super::safetensors::{map_file, tensors_from_bytes};
 use super::shards::{shards, shards_without_index};
 use super::wanted::{Wanted, missing, wrong_shape};

@@ -13,7 +13,7 @@ use super::cpu::CpuEngine;
 use super::layout::{Buffer, Layout, Slot};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::model::Gemma3;
+use crate::model::{Gemma3, Parameter};
 use crate::ops::adamw::AdamW;
 use crate::ops::linear_cross_entropy::LossSum;
 
@@ -147,7 +147,7 @@ pub(crate) fn check_gradients(slots: &[Slot], squares: &[f64], step: usize) -> R
                 "Lower learning_rate, or check the model's weights and the dataset",
             ));
         }
-        let may_be_zero = step < 2 && slot.name.ends_with("lora_A.weight");
+        let may_be_zero = step < 2 && matches!(slot.parameter, Parameter::LoraA(..));
         if *squares == 0.0 && !may_be_zero {
             return Err(Error::training(
                 format!("{} got no gradient at step {step}: it is not being trained", slot.name),

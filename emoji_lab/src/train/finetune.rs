@@ -6,10 +6,10 @@ use candle_core::{DType, Tensor};
 
 use super::batch::Batch;
 use super::engine::{Engine, Settings, Step, StepResult, Ticket, check_gradients, count_targets, engine};
-use super::layout::{Buffer, Layout, Slot, is_adapter, is_embedding};
+use super::layout::{Buffer, Layout, Slot};
 use crate::error::{Error, Result};
-use crate::lora::{LM_HEAD, LoraConfig, add_adapters, quantize_linears, train_embeddings};
-use crate::model::{Gemma3, Gemma3Config};
+use crate::lora::{LoraConfig, add_adapters, quantize_linears, train_embeddings};
+use crate::model::{Gemma3, Gemma3Config, LM_HEAD, Parameter};
 use crate::ops::adamw::AdamW;
 use crate::ops::linear_cross_entropy::LossSum;
 use crate::quant::QuantConfig;
@@ -70,7 +70,8 @@ impl Finetune {
                 }
                 add_adapters(&mut model, lora, seed)?;
                 let whole = train_embeddings(&mut model, lora)?;
-                Layout::of(&model, &|name| is_adapter(name) || (whole && is_embedding(name)))?
+                let trained = |p: Parameter| p.is_adapter() || (whole && p.is_embedding());
+                Layout::of(&model, &trained)?
             }
         };
         let engine = engine(&model, &layout, Settings { optimizer, max_grad_norm, seed })?;

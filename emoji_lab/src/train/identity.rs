@@ -13,7 +13,7 @@ use super::schedule::Scheduler;
 use crate::error::Result;
 use crate::host;
 use crate::lora::LoraConfig;
-use crate::model::Model;
+use crate::model::{LinearName, Model};
 use crate::quant::QuantConfig;
 
 /// Everything that decides a run's numbers, by name, in the order in which differences are told.
@@ -61,7 +61,8 @@ impl RunIdentity {
                 put("r", json!(lora.r));
                 put("lora_alpha", json!(lora.lora_alpha));
                 put("lora_dropout", json!(lora.lora_dropout));
-                put("target_modules", json!(lora.targets()));
+                let targets: Vec<_> = lora.targets().into_iter().map(LinearName::name).collect();
+                put("target_modules", json!(targets));
                 // A set: neither its order nor an entry that is there twice decides anything.
                 let whole: BTreeSet<&String> = lora.modules_to_save.iter().collect();
                 if !whole.is_empty() {
@@ -230,10 +231,10 @@ mod tests {
         moved.origin = "elsewhere".to_string();
         assert!(here.is(&identity(&SftConfig::default(), &moved)));
         let mut other = moved;
-        let norm = &other.gemma.norm.value;
+        let norm = &other.gemma.norm.weight.value;
         let mut values: Vec<f32> = norm.to_vec1().unwrap();
         *values.last_mut().unwrap() += 1e-3;
-        other.gemma.norm.value = Tensor::from_vec(values, norm.dims(), norm.device()).unwrap();
+        other.gemma.norm.weight.value = Tensor::from_vec(values, norm.dims(), norm.device()).unwrap();
         let said = identity(&SftConfig::default(), &other).differences(&here);
         assert!(said.len() == 2 && said[0].starts_with("weights of the base model"), "{said:?}");
         assert_eq!(said[1], "base model: elsewhere there, embedded here");

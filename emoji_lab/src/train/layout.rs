@@ -5,12 +5,14 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
-use crate::model::{Gemma3, ParameterMut};
+use crate::model::{Gemma3, Parameter, ParameterMut};
 
 /// Where a parameter lies in a buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
-    /// transformers' (PEFT's) name.
+    /// Which parameter it is.
+    pub parameter: Parameter,
+    /// Its name: transformers', or PEFT's of an adapter's.
     pub name: String,
     /// First element.
     pub offset: usize,
@@ -29,23 +31,20 @@ impl Slot {
         self.len() == 0
     }
 
-    /// Whether AdamW's weight decay applies to it: not to biases and norms, as transformers' Trainer
-    /// has it (`get_decay_parameter_names`). Adapters, head and embedding decay.
+    /// Whether AdamW's weight decay applies to it: not to norms, as transformers' Trainer has it
+    /// (`get_decay_parameter_names`). Adapters, head and embedding decay.
     pub fn decays(&self) -> bool {
-        let name = self.name.to_lowercase();
-        let is_norm = |part: &str| part == "norm" || part.ends_with("_norm");
-        !["bias", "layernorm", "rmsnorm"].iter().any(|kind| name.contains(kind))
-            && !name.split('.').any(is_norm)
+        !self.parameter.is_norm()
     }
 
     /// Whether it is of a LoRA adapter.
     pub(crate) fn is_adapter(&self) -> bool {
-        is_adapter(&self.name)
+        self.parameter.is_adapter()
     }
 
     /// Whether it is the embedding or the head.
     pub(crate) fn is_embedding(&self) -> bool {
-        is_embedding(&self.name)
+        self.parameter.is_embedding()
     }
 
     /// Its elements' places in the buffer.
@@ -56,16 +55,6 @@ impl Slot {
     pub(super) fn view(&self, flat: &Tensor) -> Result<Tensor> {
         Ok(flat.narrow(0, self.offset, self.len())?.reshape(self.dims.as_slice())?)
     }
-}
-
-/// Whether the parameter `name` is of a LoRA adapter.
-pub(super) fn is_adapter(name: &str) -> bool {
-    name.contains(".lora_")
-}
-
-/// Whether the parameter `name` is the embedding or the head.
-pub(super) fn is_embedding(name: &str) -> bool {
-    name.contains("embed_tokens") || name.starts_with("lm_head")
 }
 
 /// One of the flat buffers that training needs, each as long as all trained parameters together.
@@ -89,16 +78,17 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// The parameters of `model` whose names `trained` picks.
+    /// The parameters of `model` that `trained` picks.
     ///
     /// # Errors
     /// [`Error::Training`] if nothing is picked.
-    pub(super) fn of(model: &Gemma3, trained: &dyn Fn(&str) -> bool) -> Result<Self> {
+    pub(super) fn of(model: &Gemma3, trained: &dyn Fn(Parameter) -> bool) -> Result<Self> {
         let mut slots: Vec<Slot> = vec![];
         model.clone().visit_parameters(&mut |p: ParameterMut<'_>| {
-            if trained(&p.name) {
+            let parameter = p.parameter;
+            if trained(parameter) {
                 let offset = slots.last().map_or(0, |last| last.range().end);
-                slots.push(Slot { name: p.name, offset, dims: p.value.dims().to_vec() });
+                slots.push(Slot { parameter, name: parameter.name(), offset, dims: p.value.dims().to_vec() });
             }
             Ok(())
         })?;
@@ -134,7 +124,9 @@ impl Layout {
         f: &mut dyn FnMut(ParameterMut<'_>, &Slot) -> Result<()>,
     ) -> Result<()> {
         let mut slots = self.slots.iter().peekable();
-        model.visit_parameters(&mut |p: ParameterMut<'_>| match slots.next_if(|slot| slot.name == p.name) {
+        model.visit_parameters(&mut |p: ParameterMut<'_>| match slots
+            .next_if(|slot| slot.parameter == p.parameter)
+        {
             Some(slot) => f(p, slot),
             None => Ok(()),
         })
@@ -156,10 +148,18 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Gemma3Config, LinearName};
+
+    /// `get_decay_parameter_names` goes by names: not biases, nor what is called a norm.
+    fn decays_in_transformers(name: &str) -> bool {
+        let name = name.to_lowercase();
+        let is_norm = |part: &str| part == "norm" || part.ends_with("_norm");
+        !["bias", "layernorm", "rmsnorm"].iter().any(|kind| name.contains(kind))
+            && !name.split('.').any(is_norm)
+    }
 
     #[test]
-    fn norms_and_biases_do_not_decay() {
-        let decays = |name: &str| Slot { name: name.into(), offset: 0, dims: vec![1] }.decays();
+    fn what_decays_is_what_decays_in_transformers() {
         let peft = "base_model.model.model.";
         for (name, expected) in [
             ("model.norm.weight", false),
@@ -176,7 +176,17 @@ mod tests {
             (&format!("{peft}layers.0.mlp.up_proj.lora_A.weight"), true),
             (&format!("{peft}embed_tokens.weight"), true),
         ] {
-            assert_eq!(decays(name), expected, "{name}");
+            assert_eq!(decays_in_transformers(name), expected, "{name}");
+        }
+        let config = Gemma3Config { tie_word_embeddings: false, ..Gemma3Config::default() };
+        let adapters = LinearName::ALL
+            .into_iter()
+            .flat_map(|which| [Parameter::LoraA(3, which), Parameter::LoraB(3, which)]);
+        for parameter in Parameter::all(&config).into_iter().chain(adapters) {
+            let name = parameter.name();
+            let expected = decays_in_transformers(&name);
+            let slot = Slot { parameter, name, offset: 0, dims: vec![1] };
+            assert_eq!(slot.decays(), expected, "{parameter}");
         }
     }
 }

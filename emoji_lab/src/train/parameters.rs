@@ -3,18 +3,19 @@
 use candle_core::DType;
 
 use super::finetune::Finetune;
-use super::layout::{Slot, is_embedding};
+use super::layout::Slot;
 use crate::display::{ParameterReport, ParameterRow};
+use crate::model::Parameter;
 use crate::ops::lora_linear::Weight;
 
 const F32: u64 = 4;
 
 pub(super) fn report(finetune: &Finetune) -> ParameterReport {
     let model = finetune.start();
-    let is_trained = |name: &str| finetune.slots().iter().any(|slot| slot.name == name);
+    let is_trained = |p: Parameter| finetune.slots().iter().any(|slot| slot.parameter == p);
     let row = |name: &str| ParameterRow { name: name.into(), ..ParameterRow::default() };
     let mut quantised = row("Linear layers, NF4");
-    for linear in model.layers.iter().flat_map(|l| &l.linears) {
+    for linear in model.linears() {
         if let Weight::Nf4(weight) = &linear.weight {
             quantised.parameters += weight.dims().iter().product::<usize>() as u64;
             quantised.weight_bytes += weight.bytes() as u64;
@@ -24,10 +25,10 @@ pub(super) fn report(finetune: &Finetune) -> ParameterReport {
         ["Linear layers", "Norms", "Embedding and head, frozen"].map(row);
     // Every frozen parameter, by what it is. Visiting fails only where the visitor does, and this one does not.
     let _ = model.clone().visit_parameters(&mut |parameter| {
-        let row = match parameter.name.as_str() {
-            name if is_trained(name) => return Ok(()),
-            name if is_embedding(name) => &mut embeddings,
-            name if name.contains("norm") => &mut norms,
+        let row = match parameter.parameter {
+            p if is_trained(p) => return Ok(()),
+            p if p.is_embedding() => &mut embeddings,
+            p if p.is_norm() => &mut norms,
             _ => &mut dense,
         };
         let parameters = parameter.value.elem_count() as u64;
@@ -37,9 +38,9 @@ pub(super) fn report(finetune: &Finetune) -> ParameterReport {
     });
     // On a GPU the head's gradient is of the compute type.
     let head_gradient = model.device().dtype().size_in_bytes() as u64;
-    let head = if model.lm_head.is_none() { crate::model::EMBED_TOKENS } else { crate::model::LM_HEAD };
+    let head = model.head_parameter();
     let gradient_bytes =
-        |slot: &Slot| slot.len() as u64 * if slot.name == head { head_gradient } else { F32 };
+        |slot: &Slot| slot.len() as u64 * if slot.parameter == head { head_gradient } else { F32 };
     // The CPU keeps moments in f32 tensors, however they are rounded.
     let small = model.device().is_cuda() && finetune.optimizer().state_dtype == DType::BF16;
     let state_bytes = if small { 2 } else { F32 };

@@ -11,8 +11,8 @@ use super::layout::Buffer;
 use super::trainer::SftTrainer;
 use super::training_state::TrainingState;
 use crate::error::{Error, Result};
-use crate::lora::{Adapter, AdapterConfig, EMBED_TOKENS, LM_HEAD};
-use crate::model::Weights;
+use crate::lora::{Adapter, AdapterConfig};
+use crate::model::{EMBED_TOKENS, LM_HEAD, Weights};
 
 /// AdamW's moments, by PyTorch's names.
 const MOMENTS: [(&str, Buffer); 2] = [("exp_avg", Buffer::ExpAvg), ("exp_avg_sq", Buffer::ExpAvgSq)];

@@ -5,7 +5,6 @@ mod blocks;
 mod config;
 mod cursor;
 mod header;
-mod names;
 mod out;
 mod parts;
 mod sampling;
@@ -18,7 +17,7 @@ use serde_json::Value;
 
 use super::config::Gemma3Config;
 use super::gguf_tokenizer::{TokenList, tokenizer_from_list};
-use super::names::tensor_shapes;
+use super::parameters::Parameter;
 use super::safetensors::map_file;
 use super::tokenizer::Tokenizer;
 use super::weights::Weights;
@@ -26,7 +25,6 @@ use crate::error::{Error, Result};
 pub(crate) use blocks::Kind;
 use blocks::round_to_bf16;
 use header::{Header, Meta};
-pub(crate) use names::gguf_name;
 pub(crate) use out::Out;
 use parts::{Parts, all_parts, part_of};
 
@@ -115,8 +113,9 @@ fn from_parts(parts: &Parts, origin: &str, rounding: Rounding) -> Result<GgufMod
 
 fn read_weights(parts: &Parts, config: &Gemma3Config, origin: &str, rounding: Rounding) -> Result<Weights> {
     let mut tensors = BTreeMap::new();
-    for (name, shape) in tensor_shapes(config) {
-        let stored = names::gguf_name(&name).unwrap_or_default();
+    for parameter in Parameter::all(config) {
+        let (name, shape) = (parameter.name(), parameter.shape(config, 0));
+        let stored = parameter.gguf_name().unwrap_or_default();
         if let Some(kind) = parts.unread(&stored) {
             let problem =
                 format!("tensor {stored} is stored as {kind}, which is not read here; {}", Kind::ALL_NAMES);
@@ -135,7 +134,7 @@ fn read_weights(parts: &Parts, config: &Gemma3Config, origin: &str, rounding: Ro
             return Err(Error::model(origin, problem, "The file contradicts itself: fetch another"));
         }
         let mut values = info.kind.dequantize(bytes);
-        if stored.ends_with("norm.weight") {
+        if parameter.is_norm() {
             values.iter_mut().for_each(|value| *value -= 1.0);
         }
         if rounding == Rounding::Bf16 {

@@ -1,9 +1,8 @@
 //! For tests: writes small GGUF files.
 
 use super::super::config::Gemma3Config;
-use super::super::names::tensor_shapes;
+use super::super::parameters::Parameter;
 use super::super::weights::Weights;
-use super::names::gguf_name;
 use super::out::Out;
 
 /// A GGUF file in the making: entries are already in the file's form.
@@ -147,10 +146,11 @@ pub(crate) fn golden_gguf() -> Gguf {
     for (key, id) in [("bos", 2), ("eos", 1), ("unknown", 3), ("padding", 0)] {
         file.set_u32(&format!("tokenizer.ggml.{key}_token_id"), id);
     }
-    for (name, shape) in tensor_shapes(&config) {
-        let stored = gguf_name(&name).unwrap();
-        let plus = if stored.ends_with("norm.weight") { 1.0 } else { 0.0 };
-        let values = weights.tensors[&name].flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    for parameter in Parameter::all(&config) {
+        let stored = parameter.gguf_name().unwrap();
+        let plus = if parameter.is_norm() { 1.0 } else { 0.0 };
+        let shape = parameter.shape(&config, 0);
+        let values = weights.tensors[&parameter.name()].flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let data = values.iter().flat_map(|v| (v + plus).to_le_bytes()).collect();
         let dims = shape.iter().rev().map(|&dim| dim as u64).collect();
         file.tensors.push((stored, 0, dims, data));
