@@ -45,6 +45,7 @@
 //! values, since a notebook keeps only those; an error is one line ([`Error`]).
 #![deny(missing_docs)]
 
+pub mod card;
 pub mod compare;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -69,6 +70,7 @@ pub mod rng;
 pub mod settings;
 mod sniff;
 pub mod sweep;
+mod table_files;
 pub mod task;
 pub mod train;
 pub mod tutorial;
@@ -79,6 +81,7 @@ pub use error::{Error, Result};
 
 /// What a notebook needs.
 pub mod prelude {
+    pub use crate::card::{CardSample, ModelCard};
     pub use crate::compare::compare;
     pub use crate::data::{
         ChatDataset, Conversation, Dataset, DatasetConfig, DatasetSplits, Example, Message, Role,
@@ -90,9 +93,7 @@ pub mod prelude {
         Difference, Evaluation, EvaluationConfig, compare_evaluations, evaluate, judge_answers, look_up,
     };
     pub use crate::export::{GgufType, export_gguf};
-    pub use crate::hub::{
-        CardSample, Login, ModelCard, PushConfig, PushReport, login, login_interactive, push_to_hub,
-    };
+    pub use crate::hub::{Login, PushConfig, PushReport, login, login_interactive, push_to_hub};
     pub use crate::lora::{LoraConfig, merge_adapters};
     pub use crate::model::{GenerationConfig, Model, Tokenizer, generate, generate_batch, load_model};
     pub use crate::plot::{LossPlot, plot_losses};

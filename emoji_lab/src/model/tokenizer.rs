@@ -58,7 +58,8 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::Model`] or [`Error::Io`] that names the missing or damaged file.
-    pub fn from_dir(folder: &Path) -> Result<Self> {
+    pub fn from_dir(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref();
         let path = folder.join("tokenizer.json");
         if !path.is_file() {
             let help = match super::folder::in_place_of(folder, "tokenizer.json") {
@@ -305,7 +306,8 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::Io`] if a file cannot be written; `dir` is as it was then.
-    pub fn save_pretrained(&self, dir: &Path) -> Result<()> {
+    pub fn save_pretrained(&self, dir: impl AsRef<Path>) -> Result<()> {
+        let dir = dir.as_ref();
         write_into_dir(dir, "tokenizer_config.json", |stage| self.write_files(stage))
     }
 
