@@ -3,10 +3,11 @@ use std::fs;
 use candle_core::Device;
 
 use super::*;
-use crate::data::{EmojiFilter, SYSTEM_PROMPT, format_chat, load_dataset};
+use crate::data::{format_chat, load_dataset};
 use crate::lora::LoraConfig;
 use crate::model::load_model;
 use crate::quant::QuantConfig;
+use crate::task::EmojiFilter;
 use crate::train::{SftConfig, SftTrainer, Strategy};
 
 /// A run of three steps, not begun.
@@ -23,7 +24,7 @@ fn trainer(output_dir: &Path, quant: &QuantConfig, lora: Option<&LoraConfig>) ->
         progress_lines: 0,
         ..SftConfig::default()
     };
-    let rows = format_chat(&dataset, SYSTEM_PROMPT).take(12);
+    let rows = format_chat(&dataset).take(12);
     SftTrainer::new(&model, &rows, None, quant, lora, &args).unwrap()
 }
 
