@@ -30,7 +30,7 @@ const USES: &str = "
     lora: display error files model ops quant rng sniff
     train: cuda data device display error files host lora model ops python_json quant rng
     plot: display error files train
-    export: data display error files host model ops quant task
+    export: data display error files host hub model ops quant task
     compare: display error model task
     evaluate: data display error hub model rng task
 ";

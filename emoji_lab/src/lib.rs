@@ -38,7 +38,7 @@
 //! | compare | [`compare::compare`] | [`compare`] |
 //! | measure | [`evaluate::evaluate`] | [`evaluate`] |
 //! | push | [`hub::push_to_hub`] | [`hub`] |
-//! | take it elsewhere | [`export::export_gguf`] | [`export`] |
+//! | take it elsewhere | [`export::export_gguf`], [`export::export_web`] | [`export`] |
 //!
 //! A cell needs `use emoji_lab::prelude::*;` once. Whole steps take references and return owned
 //! values, since a notebook keeps only those; an error is one line ([`Error`]).
@@ -87,7 +87,7 @@ pub mod prelude {
     pub use crate::evaluate::{
         Difference, Evaluation, EvaluationConfig, compare_evaluations, evaluate, judge_answers, look_up,
     };
-    pub use crate::export::{GgufType, export_gguf};
+    pub use crate::export::{GgufType, export_gguf, export_web};
     pub use crate::hub::{
         CardSample, Login, ModelCard, PushConfig, PushReport, login, login_interactive, push_to_hub,
     };
