@@ -1,6 +1,8 @@
 """Folders with the exported page, whole and broken, and the servers that they are opened from."""
 
+import base64
 import functools
+import hashlib
 import http.server
 import json
 import os
@@ -30,6 +32,7 @@ export class Wllama {
   setCompat() {}
   async loadModel() {}
   getNumThreads() { return 1; }
+  getModelMetadata() { return { hparams: { nVocab: 1 } }; }
   async createCompletion() { return { choices: [{ text: texts[n++ %% texts.length] }] }; }
 }
 """
@@ -142,7 +145,9 @@ FAULTS = {
     "html-model": "is no model",
     "damaged-model": "The model did not start",
     "no-library": "wllama.js, is missing or damaged",
-    "no-wasm": "The model did not start",
+    "other-library": "wllama.js, is missing or damaged",
+    "no-wasm": "wllama.wasm, is missing or damaged",
+    "cut-wasm": "wllama.wasm, is missing or damaged",
     "no-settings": "page.json, are missing or damaged",
     "html-settings": "page.json, are missing or damaged",
 }
@@ -154,6 +159,8 @@ def make_faults(site):
     copy(site, "no-library", ["wllama.js"])
     copy(site, "no-wasm", ["wllama.wasm"])
     copy(site, "no-settings", ["page.json"])
+    replace(copy(site, "other-library"), "wllama.js", FAKE % "[]")
+    replace(copy(site, "cut-wasm"), "wllama.wasm", (Path(site) / "page" / "wllama.wasm").read_bytes()[:100_000])
     replace(copy(site, "html-settings"), "page.json", "<!doctype html><p>Sign in")
     replace(copy(site, "cut-model"), "model.gguf", model[: len(model) // 2])
     replace(copy(site, "long-model"), "model.gguf", model + b"more")
@@ -161,17 +168,32 @@ def make_faults(site):
     replace(copy(site, "damaged-model"), "model.gguf", model[:200] + bytes(len(model) - 200))
 
 
-def make_hostile(site):
-    folder = copy(site, "hostile")
-    replace(folder, "wllama.js", FAKE % json.dumps([*EVIL, LONG]))
+def fake(folder, texts, change=lambda read: None):
+    """Puts a library there that says `texts`, as the one that the page knows."""
+    script = (FAKE % json.dumps(texts)).encode()
+    replace(folder, "wllama.js", script)
+    integrity = "sha384-" + base64.b64encode(hashlib.sha384(script).digest()).decode()
 
+    def known(read):
+        read["library"]["files"]["script"]["integrity"] = integrity
+        change(read)
+
+    settings(folder, known)
+
+
+def make_hostile(site):
     def change(read):
         read["title"], read["example"] = EVIL[1], EVIL[0]
         read["model"]["name"], read["model"]["url"] = EVIL[2], "javascript:alert(1)"
         read["terms"] = {"name": EVIL[0], "url": "data:text/html,<script>alert(1)</script>"}
 
-    settings(folder, change)
-    # What the model says before it says anything evil: as many emoji as fit.
-    long = copy(site, "long")
-    replace(long, "wllama.js", FAKE % json.dumps([LONG, "😀" * 5_000, "Z " * 9_000]))
-    return folder
+    fake(copy(site, "hostile"), [*EVIL, LONG], change)
+    fake(copy(site, "long"), [LONG, "😀" * 5_000, "Z " * 9_000])
+
+
+def make_large(site):
+    """The page as it is with a large model: nothing is fetched before someone types."""
+    folder = copy(site, "large")
+    script = (folder / "app.js").read_text()
+    assert script.count("const SMALL = 16e6;") == 1
+    replace(folder, "app.js", script.replace("const SMALL = 16e6;", "const SMALL = 1;"))

@@ -4,7 +4,7 @@
 export const WANTED = 3;
 export const TRIES = 10;
 /** The most characters of an answer that are shown. */
-const LONGEST = 400;
+const LONGEST = 200;
 
 const EMOJI = /\p{Extended_Pictographic}|\p{Regional_Indicator}{2}|[0-9#*]\uFE0F?\u20E3/u;
 const PICTURE_OF_TEXT = /^[\u00A9\u00AE\u2122\u203C\u2049\u2139]$/u;

@@ -22,6 +22,8 @@ export function lacks() {
   return "";
 }
 
+const count = (number) => number.toLocaleString("en");
+
 /** 291545376 as "292 MB". */
 export function megabytes(bytes) {
   const millions = bytes / 1e6;
@@ -98,24 +100,26 @@ async function download(model, progress) {
   const blob = new Blob(parts);
   if ((await blob.slice(0, 4).text()) !== "GGUF") throw new Trouble(`${name} is no model. Export the page again.`);
   if (size < model.bytes) {
-    throw new Trouble(`${name} is cut: it has ${size} of ${model.bytes} bytes. Copy it again, or export the page again.`);
+    throw new Trouble(`${name} is cut: it has ${count(size)} of ${count(model.bytes)} bytes. Copy it again, or export the page again.`);
   }
   if (size > model.bytes) throw new Trouble(`${name} is another one than the page was made for. Export the page again.`);
   return blob;
 }
 
-/** A file of the library: its address, or a copy whose hash was compared where it lies elsewhere. */
+/** The address of a file of the library, once its hash was compared; elsewhere's file becomes a copy. */
 async function part(library, name, type) {
   const { url, integrity } = library.files[name];
-  if (!library.linked) return new URL(url, document.baseURI).href;
+  const address = new URL(url, document.baseURI);
   try {
-    const response = await fetch(url, { integrity, mode: "cors", credentials: "omit" });
+    const response = await fetch(address, { integrity, credentials: "same-origin" });
     if (!response.ok) throw new Error(String(response.status));
+    if (!library.linked) return address.href; // Its bytes are in the browser's cache now.
     return URL.createObjectURL(new Blob([await response.arrayBuffer()], { type }));
   } catch {
-    throw new Trouble(
-      `The library ${library.name} ${library.version} did not come from ${new URL(url).host}, or is not the one it should be. Reload the page to try again.`,
-    );
+    const help = library.linked
+      ? `did not come from ${address.host}, or is not the one it should be. Reload the page to try again.`
+      : "is missing or damaged beside the page. Reload the page, or export it again.";
+    throw new Trouble(`A file of the library, ${url.split("/").pop()}, ${help}`);
   }
 }
 
@@ -132,24 +136,30 @@ function needsOther() {
 /** wllama with the model in it. */
 async function start(page, blob) {
   const { library } = page;
+  const other = needsOther();
   const script = await part(library, "script", "text/javascript");
-  const wasm = needsOther()
-    ? { worker: await part(library, "other_script", "text/javascript"), wasm: await part(library, "other_wasm", "application/wasm") }
-    : null;
-  const own = wasm ? wasm.wasm : await part(library, "wasm", "application/wasm");
-  let Wllama;
-  try {
-    ({ Wllama } = await import(script));
-  } catch {
-    throw new Trouble(`The library beside the page, ${library.files.script.url}, is missing or damaged. Export the page again.`);
-  }
+  const worker = other && (await part(library, "other_script", "text/javascript"));
+  const wasm = await part(library, other ? "other_wasm" : "wasm", "application/wasm");
+  const { Wllama } = await import(script);
+  // It does not end by itself where its worker fails, nor where it cannot read the model.
+  let fail;
+  const failed = new Promise((_, reject) => (fail = reject));
+  const heard = (event) => fail(event.error ?? event);
+  addEventListener("error", heard);
   const quiet = () => {};
-  const logger = { debug: quiet, log: quiet, warn: quiet, error: quiet };
-  const wllama = new Wllama({ default: own }, { suppressNativeLog: true, logger });
-  wllama.setCompat(wasm);
+  const logger = { debug: quiet, log: quiet, warn: quiet, error: heard };
+  const wllama = new Wllama({ default: wasm }, { suppressNativeLog: true, logger });
+  wllama.setCompat(other ? { worker, wasm } : null);
   // Threads need a page that is isolated from others (two headers, which a Space sends).
   const threads = globalThis.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
-  await wllama.loadModel([blob], { n_threads: threads, n_ctx: CONTEXT, n_gpu_layers: 0, n_parallel: 1 });
+  const options = { n_threads: threads, n_ctx: CONTEXT, n_gpu_layers: 0, n_parallel: 1 };
+  try {
+    await Promise.race([wllama.loadModel([blob], options), failed]);
+  } finally {
+    removeEventListener("error", heard);
+    logger.error = quiet;
+  }
+  if (!wllama.getModelMetadata().hparams.nVocab) throw new Error("it cannot be read");
   return wllama;
 }
 
