@@ -48,9 +48,9 @@ impl WebReport {
             .total(["Together", &thousands(self.bytes()), &human_bytes(self.bytes())])
             .note(format!("Written to {dir} in {:.1} s. wllama {}.", self.seconds, self.library))
             .note(format!(
-                "Open it: python3 -m http.server --directory \"{dir}\", then http://localhost:8000"
+                "Open it at http://localhost:8000 after: python3 -m http.server --directory \"{dir}\""
             ))
-            .note(format!("Publish it: hf upload OWNER/NAME \"{dir}\" . --repo-type space"));
+            .note(format!("Publish it with: hf upload OWNER/NAME \"{dir}\" . --repo-type space"));
         self.notes.iter().fold(table, |table, note| table.note(note.clone()))
     }
 
