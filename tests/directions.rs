@@ -31,7 +31,7 @@ const USES: &str = "
     train: cuda data device display error evaluate files host lora model ops python_json quant rng
     plot: display error files train
     card: data display evaluate hub task train
-    export: data display error files host model ops quant task
+    export: data display error files host hub model ops quant task
     compare: display error model task
     sweep: data display error evaluate lora model quant train
 ";

@@ -39,7 +39,7 @@
 //! | measure | [`evaluate::evaluate`] | [`evaluate`] |
 //! | try other recipes | [`sweep::sweep`] | [`sweep`] |
 //! | push | [`hub::push_to_hub`] | [`hub`] |
-//! | take it elsewhere | [`export::export_gguf`] | [`export`] |
+//! | take it elsewhere | [`export::export_gguf`], [`export::export_web`] | [`export`] |
 //!
 //! A cell needs `use emoji_lab::prelude::*;` once. Whole steps take references and return owned
 //! values, since a notebook keeps only those; an error is one line ([`Error`]).
@@ -92,7 +92,7 @@ pub mod prelude {
     pub use crate::evaluate::{
         Difference, Evaluation, EvaluationConfig, compare_evaluations, evaluate, judge_answers, look_up,
     };
-    pub use crate::export::{GgufType, export_gguf};
+    pub use crate::export::{GgufType, export_gguf, export_web};
     pub use crate::hub::{Login, PushConfig, PushReport, login, login_interactive, push_to_hub};
     pub use crate::lora::{LoraConfig, merge_adapters};
     pub use crate::model::{GenerationConfig, Model, Tokenizer, generate, generate_batch, load_model};

@@ -55,7 +55,10 @@ pub use login::{Access, Login, login, login_interactive, login_with};
 pub use plan::{FileState, PushedFile};
 pub use push::{PushConfig, PushReport, RepositoryCard, push_to_hub};
 pub(crate) use repo::is_repository_id;
+pub(crate) use request::Request;
 pub use token::{FoundToken, Token, TokenSource};
+pub(crate) use trouble::Trouble;
+pub(crate) use wire::{Wire, off_runtime};
 
 /// Finds the training split of a dataset whose card is `text`, for the fuzzers.
 pub(crate) fn fuzz_card(text: &str) {
