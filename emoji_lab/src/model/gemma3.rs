@@ -2,6 +2,7 @@
 //! arXiv:2503.19786; the layer order is transformers' `Gemma3ForCausalLM`).
 
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 use super::layer::{DecoderLayer, LayerTape, Pass};
 use super::linear::{DropoutKey, Linear, Param};
@@ -127,6 +128,24 @@ impl Gemma3 {
     /// The linear layers of all decoder layers, in order.
     pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {
         self.layers.iter().flat_map(DecoderLayer::linears).map(|(_, linear)| linear)
+    }
+
+    /// The same model in dense matrices alone, adapters added in and nothing in NF4: what generates
+    /// fastest.
+    pub(crate) fn merged(&self) -> Result<Self> {
+        let mut model = self.clone();
+        model.layers.par_iter_mut().try_for_each(|layer| {
+            for (_, linear) in layer.linears_mut() {
+                *linear = linear.merged()?;
+            }
+            Ok::<_, Error>(())
+        })?;
+        Ok(model)
+    }
+
+    /// Whether there is anything to merge.
+    pub(crate) fn has_adapters(&self) -> bool {
+        self.linears().any(|linear| linear.lora.is_some())
     }
 
     /// Every dense parameter, adapters among them, in a fixed order.
