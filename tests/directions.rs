@@ -25,7 +25,7 @@ const USES: &str = "
     cuda: error host model ops rng train
     device: cuda error
     data: display error hub rng sniff task
-    model: cuda data device display error files host hub ops sniff
+    model: cuda data device display error files host hub ops rng sniff task
     hub: data display error files model task train
     lora: display error files model ops quant rng sniff
     train: cuda data device display error files host lora model ops python_json quant rng

@@ -85,18 +85,21 @@ pub mod prelude {
     pub use crate::device::best_device;
     pub use crate::display::{Align, Comparison, ParameterReport, Table};
     pub use crate::evaluate::{
-        Difference, Evaluation, EvaluationConfig, compare_evaluations, evaluate, judge_answers, look_up,
+        Consensus, Difference, Evaluation, EvaluationConfig, compare_evaluations, consensus, evaluate,
+        judge_answers, look_up, suggest,
     };
     pub use crate::export::{GgufType, export_gguf};
     pub use crate::hub::{
         CardSample, Login, ModelCard, PushConfig, PushReport, login, login_interactive, push_to_hub,
     };
     pub use crate::lora::{LoraConfig, merge_adapters};
-    pub use crate::model::{GenerationConfig, Model, Tokenizer, generate, generate_batch, load_model};
+    pub use crate::model::{
+        GenerationConfig, Model, Tokenizer, generate, generate_batch, generate_samples, load_model,
+    };
     pub use crate::plot::{LossPlot, plot_losses};
     pub use crate::quant::{QuantConfig, QuantType};
     pub use crate::settings::{setting, setting_or};
-    pub use crate::task::{EmojiFilter, EmojiJudge, Judge, Measure, OneOf, Task, Unit};
+    pub use crate::task::{Constraint, EmojiFilter, EmojiJudge, Judge, Measure, OneOf, Task, Unit, Words};
     pub use crate::train::{LogEntry, Scheduler, SftConfig, SftTrainer, Strategy, TrainOutput};
     pub use crate::{DType, Device, Error, Result, say};
 }
