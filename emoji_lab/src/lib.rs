@@ -37,6 +37,7 @@
 //! | merge | [`lora::merge_adapters`] | [`lora`] |
 //! | compare | [`compare::compare`] | [`compare`] |
 //! | measure | [`evaluate::evaluate`] | [`evaluate`] |
+//! | choose among answers | [`evaluate::consensus`], [`evaluate::suggest`] | [`evaluate`] |
 //! | push | [`hub::push_to_hub`] | [`hub`] |
 //! | take it elsewhere | [`export::export_gguf`] | [`export`] |
 //!

@@ -19,10 +19,10 @@ const TOKENS: usize = 32;
 /// The answers are chosen of 32 draws at temperature 1, held to the task's constraint. The first is
 /// their [`consensus`](super::consensus); each further one is the answer with which the best of those
 /// chosen scores highest on average over the draws, by the judge's first measure (a greedy choice, for
-/// such sums within 1 − 1/e of the best: Nemhauser, Wolsey and Fisher 1978). The likeliest
-/// answers, which a beam search finds, are often one thought in several orders, or short; these say
-/// different things. Where the draws hold fewer than `count` different answers, more are drawn at
-/// higher temperatures.
+/// such sums within 1 − 1/e of the best: Nemhauser, Wolsey and Fisher 1978). The likeliest answers, which
+/// a beam search finds, are often short, or one thought in several forms; these are to say different
+/// things. Where the draws hold fewer than `count` different answers, more are drawn at higher
+/// temperatures.
 ///
 /// The same model, task and text give the same answers.
 ///

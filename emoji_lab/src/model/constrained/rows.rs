@@ -211,10 +211,12 @@ impl Held {
             return Err(Error::model("the constraint", "no token can follow", help));
         };
         let mut masked = vec![f32::NEG_INFINITY; vocab];
+        candidates().for_each(|token| masked[*token as usize] = f32::INFINITY);
         host::read(logits, |logits| {
-            for token in candidates() {
-                if let Ok(at) = head.binary_search(token) {
-                    masked[*token as usize] = logits[at];
+            for (token, logit) in head.iter().zip(logits) {
+                let place = &mut masked[*token as usize];
+                if *place == f32::INFINITY {
+                    *place = *logit;
                 }
             }
             Ok(())

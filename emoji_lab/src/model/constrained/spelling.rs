@@ -31,7 +31,7 @@ pub(crate) struct Spelling {
     /// By node, the characters that go on from there.
     pub(super) children: Vec<Vec<(char, u32)>>,
     /// The tokens of single bytes.
-    bytes: HashMap<u8, u32>,
+    bytes: Box<[Option<u32>; 256]>,
     byte_of: HashMap<u32, u8>,
     /// By node, the fewest tokens to the end of a word.
     pub(super) costs: Vec<u32>,
@@ -48,10 +48,11 @@ impl Spelling {
         }
         children.iter_mut().for_each(|of_node| of_node.sort_unstable());
         let known: HashSet<char> = tree.edges().map(|(_, c, _)| c).collect();
-        let (mut bytes, mut by_first) = (HashMap::new(), HashMap::<char, Vec<(u32, String)>>::new());
+        let mut bytes = Box::new([None; 256]);
+        let mut by_first = HashMap::<char, Vec<(u32, String)>>::new();
         for (id, token) in tokenizer.text_tokens() {
             match byte(&token) {
-                Some(byte) => drop(bytes.insert(byte, id)),
+                Some(byte) => bytes[usize::from(byte)] = Some(id),
                 None => {
                     let text = token.replace('▁', " ");
                     if let Some(first) =
@@ -62,7 +63,7 @@ impl Spelling {
                 }
             }
         }
-        let byte_of = bytes.iter().map(|(byte, id)| (*id, *byte)).collect();
+        let byte_of = (0..=255u8).filter_map(|byte| Some((bytes[usize::from(byte)]?, byte))).collect();
         let mut new = Self {
             words: words.clone(),
             steps: vec![],
@@ -84,7 +85,7 @@ impl Spelling {
         let costs = &new.costs;
         new.steps.iter_mut().for_each(|steps| steps.retain(|step| costs[step.node as usize] < NEVER));
         let mut tokens: Vec<u32> = new.steps.iter().flatten().map(|step| step.token).collect();
-        tokens.extend(new.bytes.values());
+        tokens.extend(new.bytes.iter().flatten());
         tokens.sort_unstable();
         tokens.dedup();
         new.tokens = tokens;
@@ -122,15 +123,18 @@ impl Spelling {
         let by_tokens = within.map(|step| 1 + cost(step.node)).min();
         let by_bytes = self.children[node as usize]
             .iter()
-            .filter_map(|&(c, next)| self.bytes_left(c, &[]).map(|bytes| bytes.len() as u32 + cost(next)));
+            .filter_map(|&(c, next)| self.bytes_left(c, &[]).map(|(_, bytes)| bytes + cost(next)));
         by_tokens.into_iter().chain(by_bytes.min()).min().unwrap_or(NEVER).min(NEVER)
     }
 
-    /// The tokens that spell what is left of `c` behind the bytes `begun`, if each of them is a token.
-    pub(super) fn bytes_left(&self, c: char, begun: &[u8]) -> Option<Vec<u32>> {
+    /// How `c` is spelled behind its first bytes, `begun`: the token of the next byte, and how many there
+    /// are left. `None` if it does not begin so, or a byte has no token.
+    pub(super) fn bytes_left(&self, c: char, begun: &[u8]) -> Option<(u32, u32)> {
         let mut room = [0; 4];
         let rest = c.encode_utf8(&mut room).as_bytes().strip_prefix(begun)?;
-        rest.iter().map(|byte| self.bytes.get(byte).copied()).collect()
+        let token = |byte: &u8| self.bytes[usize::from(*byte)];
+        let all = rest.iter().all(|byte| token(byte).is_some());
+        Some((rest.first().and_then(token).filter(|_| all)?, rest.len() as u32))
     }
 
     pub(super) fn byte_of(&self, token: u32) -> Option<u8> {

@@ -43,7 +43,7 @@ impl Walk {
     /// word can be ended with what is then left.
     pub(super) fn allowed(&self, left: usize) -> Vec<u32> {
         let left = u32::try_from(left).unwrap_or(NEVER).min(NEVER - 1);
-        let (spelling, tree) = (&*self.spelling, self.spelling.words.tree());
+        let spelling = &*self.spelling;
         let mut allowed = vec![];
         // On with the word that has begun.
         let on = &spelling.children[self.node as usize];
@@ -52,34 +52,55 @@ impl Walk {
             let fit = steps.filter(|step| self.fits(step, &self.ended, &self.costs, left));
             allowed.extend(fit.map(|step| step.token));
         }
-        let by_byte = |children: &[(char, u32)], costs: &Costs, into: &mut Vec<u32>| {
-            for &(c, next) in children {
-                if let Some(bytes) = spelling.bytes_left(c, &self.begun)
-                    && let Some(byte) = bytes.first()
-                    && bytes.len() as u32 + costs.of(spelling, next) <= left
-                    && !into.contains(byte)
-                {
-                    into.push(*byte);
-                }
-            }
-        };
         let mut bytes = vec![];
-        by_byte(on, &self.costs, &mut bytes);
+        self.add_bytes(on, &|_| true, &self.costs, left, &mut bytes);
         // Or with another behind it. Its first bytes may be there already.
         if let Some(ended) = self.another() {
             let costs = self.costs_after(&ended);
-            let begins = |first: char| tree.next(self.node, first).is_none();
+            let begins = |first: char| on.binary_search_by_key(&first, |(c, _)| *c).is_err();
             if self.begun.is_empty() {
                 let steps = spelling.steps[ROOT as usize].iter();
                 let fit = steps.filter(|step| begins(step.first) && self.fits(step, &ended, &costs, left));
                 allowed.extend(fit.map(|step| step.token));
             }
-            let others: Vec<(char, u32)> =
-                spelling.children[ROOT as usize].iter().copied().filter(|(c, _)| begins(*c)).collect();
-            by_byte(&others, &costs, &mut bytes);
+            self.add_bytes(&spelling.children[ROOT as usize], &begins, &costs, left, &mut bytes);
         }
         allowed.extend(bytes);
         allowed
+    }
+
+    /// Adds the tokens of the next byte of characters in `children`, which are in order, that may follow.
+    fn add_bytes(
+        &self,
+        children: &[(char, u32)],
+        may: &dyn Fn(char) -> bool,
+        costs: &Costs,
+        left: u32,
+        tokens: &mut Vec<u32>,
+    ) {
+        // Characters in order are in order byte by byte: those that begin alike lie together, and one
+        // that may follow is enough for all of them.
+        let is_before = |&(c, _): &(char, u32), bytes: &[u8]| utf8(c, &mut [0; 4]) < bytes;
+        let mut at = children.partition_point(|child| is_before(child, &self.begun));
+        while let Some(&(c, next)) = children.get(at) {
+            let Some((token, bytes)) = self.spelling.bytes_left(c, &self.begun) else {
+                match utf8(c, &mut [0; 4]).starts_with(&self.begun) {
+                    true => at += 1,
+                    false => break,
+                }
+                continue;
+            };
+            at += 1;
+            if may(c) && bytes + costs.of(&self.spelling, next) <= left {
+                if !tokens.contains(&token) {
+                    tokens.push(token);
+                }
+                let mut room = [0; 4];
+                let alike = &utf8(c, &mut room)[..self.begun.len() + 1];
+                let last = children[at..].partition_point(|&(c, _)| utf8(c, &mut [0; 4]).starts_with(alike));
+                at += last;
+            }
+        }
     }
 
     /// The words that are over where another begins here; `None` if none may.
@@ -135,6 +156,10 @@ impl Walk {
             self.costs = self.costs_after(&self.ended);
         }
     }
+}
+
+fn utf8(c: char, room: &mut [u8; 4]) -> &[u8] {
+    c.encode_utf8(room).as_bytes()
 }
 
 fn times(words: &[u32], word: u32) -> usize {
