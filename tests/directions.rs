@@ -25,7 +25,7 @@ const USES: &str = "
     ops: cuda error host quant rng
     cuda: error host model ops rng train
     device: cuda error
-    model: cuda data device display error files host hub ops sniff
+    model: cuda data device display error files host hub ops rng sniff task
     lora: display error files model ops quant rng sniff
     evaluate: data display error model rng task
     train: cuda data device display error evaluate files host lora model ops python_json quant rng

@@ -27,6 +27,11 @@ impl Gemma3 {
     /// # Errors
     /// As [`Self::decode`]; also if there is no sequence, or not a cache for each.
     pub fn decode_rows(&self, rows: &[&[u32]], caches: &mut [KvCache]) -> Result<Tensor> {
+        self.logits(&self.read_rows(rows, caches)?)
+    }
+
+    /// [`Self::decode_rows`] up to the head: the last hidden states `[sequences, hidden]`.
+    pub(super) fn read_rows(&self, rows: &[&[u32]], caches: &mut [KvCache]) -> Result<Tensor> {
         if rows.is_empty() || rows.len() != caches.len() || rows.iter().any(|ids| ids.is_empty()) {
             return Err(Error::setting(
                 "rows",
@@ -52,7 +57,11 @@ impl Gemma3 {
             cache.advance(ids.len());
         }
         let last = x.index_select(&Tensor::new(last, x.device())?, 0)?;
-        let (hidden, _) = self.norm.forward(&last)?;
-        self.logits(&hidden)
+        Ok(self.norm.forward(&last)?.0)
+    }
+
+    /// The rows of the head's weight for some tokens, `[tokens, hidden]`.
+    pub(super) fn head_rows(&self, tokens: &[u32]) -> Result<Tensor> {
+        Ok(self.head().value.index_select(&Tensor::new(tokens, self.head().value.device())?, 0)?)
     }
 }

@@ -143,11 +143,6 @@ impl Gemma3 {
         Ok(model)
     }
 
-    /// Whether there is anything to merge.
-    pub(crate) fn has_adapters(&self) -> bool {
-        self.linears().any(|linear| linear.lora.is_some())
-    }
-
     /// Every dense parameter, adapters among them, in a fixed order.
     /// Weights in NF4 are not among them: they cannot be trained.
     pub(crate) fn visit_parameters(
