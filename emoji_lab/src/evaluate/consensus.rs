@@ -149,7 +149,6 @@ mod tests {
 
     #[test]
     fn the_answer_that_agrees_with_most_is_chosen() {
-        // Against the others: 🏖️🌊 1/2, 2/3, 0; 🏖️ 2/3, 2/3, 0; 🌊🏖️☀️ 4/5 …
         let drawn = texts(&["🎉", "🏖️", "🏖️🌊", "🌊🏖️☀️"]);
         let (chosen, mean) = best(&drawn, &EmojiJudge).unwrap();
         assert_eq!(chosen, 2);

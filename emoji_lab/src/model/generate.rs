@@ -97,8 +97,7 @@ impl Gemma3 {
     pub(super) fn room_after(&self, prompt: &[u32], config: &GenerationConfig) -> Result<usize> {
         config.validate()?;
         if let Some(constraint) = &config.constraint {
-            let help =
-                "this function knows no tokenizer to keep to it with: call generate or generate_samples";
+            let help = "only generate, generate_ids, generate_samples, compare and evaluate keep to it: call one of them";
             return Err(Error::setting("constraint", constraint, help));
         }
         let longest = self.config().max_position_embeddings;
