@@ -6,6 +6,7 @@ use super::layer::Pass;
 use super::{Gemma3, KvCache};
 use crate::error::{Error, Result};
 use crate::ops::attention::Segment;
+use crate::ops::lora_linear::{self, Weight};
 
 impl Gemma3 {
     /// Feeds the next tokens of the sequence in `cache`; returns the logits `[vocab]` that follow
@@ -20,9 +21,8 @@ impl Gemma3 {
     /// [`Self::decode`] for several sequences at once, each with its own number of tokens and its own
     /// cache; returns the logits `[sequences, vocab]`.
     ///
-    /// Every weight is read once for all of them, so a step costs little more than that of one
-    /// sequence. A sequence's logits are the same alone and among others but for rounding: a matrix
-    /// product adds in an order that depends on its size.
+    /// Every weight is read once for all of them, so a step of a few costs little more than that of one.
+    /// A sequence's logits are the same, bit for bit, alone and among others.
     ///
     /// # Errors
     /// As [`Self::decode`]; also if there is no sequence, or not a cache for each.
@@ -53,6 +53,7 @@ impl Gemma3 {
         }
         let last = x.index_select(&Tensor::new(last, x.device())?, 0)?;
         let (hidden, _) = self.norm.forward(&last)?;
-        self.logits(&hidden)
+        let head = Weight::Dense(self.head().value.clone());
+        Ok(lora_linear::forward_by_row(&hidden, &head, None)?)
     }
 }
