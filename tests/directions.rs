@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 /// From the bottom up; a module uses those after its colon and no other.
 ///
 /// Arrows that point back, each for a reason that is to go: `ops` holds the launches of its kernels,
-/// which need the GPU's runtime in `cuda`; `model` and `train` choose the GPU's network and engine;
-/// a dataset's source may be the Hub, whose cards say how files are read (`data` and `hub`); the Hub
-/// judges a model's configuration before its weights are fetched (`hub` and `model`).
+/// which need the GPU's runtime in `cuda`; `model` and `train` choose the GPU's network and engine.
 const USES: &str = "
     rng:
     python_json:
@@ -20,18 +18,20 @@ const USES: &str = "
     files: error
     settings: error
     task: display error
+    table_files: error sniff
+    hub: display error files table_files
+    data: display error hub rng sniff table_files task
     quant: display error host
     ops: cuda error host quant rng
     cuda: error host model ops rng train
     device: cuda error
-    data: display error hub rng sniff task
-    model: cuda data device display error files host hub ops sniff
-    evaluate: data display error model rng task
-    hub: data display error evaluate files model task train
+    model: cuda data device display error files host hub ops rng sniff task
     lora: display error files model ops quant rng sniff
+    evaluate: data display error model rng task
     train: cuda data device display error evaluate files host lora model ops python_json quant rng
     plot: display error files train
-    export: data display error files host model ops quant task
+    card: data display evaluate hub task train
+    export: data display error files host hub model ops quant task
     compare: display error model task
     sweep: data display error evaluate lora model quant train
 ";

@@ -106,3 +106,34 @@ fn a_metric_that_is_not_measured_is_named() {
     let error = trainer(&wrong).unwrap_err().to_string();
     assert!(error.contains("metric_for_best_model = bleu") && error.contains("f1, first_right"), "{error}");
 }
+
+/// A trained model answers on a GPU as on the CPU; without a GPU it says so.
+#[cfg(feature = "cuda")]
+#[test]
+fn answers_are_measured_on_a_gpu_too() {
+    use emoji_lab::DType;
+    let device = match Device::cuda(0).and_then(|device| device.with_dtype(DType::F32)) {
+        Ok(device) => device,
+        Err(error) => return println!("skipped: no GPU ({error})"),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (base, rows) = (load_model("embedded", &device).unwrap(), rows());
+    let args = SftConfig { num_train_epochs: 1.0, ..args(folder.path()) };
+    let (quant, lora) = (QuantConfig::default(), LoraConfig::default());
+    let mut run = SftTrainer::new(&base, &rows.train, Some(&rows.test), &quant, Some(&lora), &args).unwrap();
+    run.train().unwrap();
+    let entry = run.log_history().iter().rev().find(|entry| entry.eval_loss.is_some()).unwrap();
+    let there = run.evaluate_answers().unwrap();
+    assert_eq!(entry.metric("f1"), there.mean("f1"));
+    assert!(there.score().mean > 0.1, "{there}");
+    // The same adapters on the same NF4 base, on the CPU.
+    let cpu = load_model("embedded", &Device::Cpu).unwrap();
+    let mut host = SftTrainer::new(&cpu, &rows.train, Some(&rows.test), &quant, Some(&lora), &args).unwrap();
+    for slot in host.finetune().slots().to_vec() {
+        let value = run.finetune().value(&slot).unwrap();
+        host.finetune_mut().write(emoji_lab::train::Buffer::Values, &slot, &value).unwrap();
+    }
+    let here = host.evaluate_answers().unwrap();
+    let same = here.rows.iter().zip(&there.rows).filter(|(a, b)| a.answer == b.answer).count();
+    assert!(same >= 15, "{same} of 16 answers are the same");
+}

@@ -38,13 +38,15 @@
 //! | compare | [`compare::compare`] | [`compare`] |
 //! | measure | [`evaluate::evaluate`] | [`evaluate`] |
 //! | try other recipes | [`sweep::sweep`] | [`sweep`] |
+//! | choose among answers | [`evaluate::consensus`], [`evaluate::suggest`] | [`evaluate`] |
 //! | push | [`hub::push_to_hub`] | [`hub`] |
-//! | take it elsewhere | [`export::export_gguf`] | [`export`] |
+//! | take it elsewhere | [`export::export_gguf`], [`export::export_web`] | [`export`] |
 //!
 //! A cell needs `use emoji_lab::prelude::*;` once. Whole steps take references and return owned
 //! values, since a notebook keeps only those; an error is one line ([`Error`]).
 #![deny(missing_docs)]
 
+pub mod card;
 pub mod compare;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -69,6 +71,7 @@ pub mod rng;
 pub mod settings;
 mod sniff;
 pub mod sweep;
+mod table_files;
 pub mod task;
 pub mod train;
 pub mod tutorial;
@@ -79,6 +82,7 @@ pub use error::{Error, Result};
 
 /// What a notebook needs.
 pub mod prelude {
+    pub use crate::card::{CardSample, ModelCard};
     pub use crate::compare::compare;
     pub use crate::data::{
         ChatDataset, Conversation, Dataset, DatasetConfig, DatasetSplits, Example, Message, Role,
@@ -87,19 +91,20 @@ pub mod prelude {
     pub use crate::device::best_device;
     pub use crate::display::{Align, Comparison, ParameterReport, Table};
     pub use crate::evaluate::{
-        Difference, Evaluation, EvaluationConfig, compare_evaluations, evaluate, judge_answers, look_up,
+        Consensus, Difference, Evaluation, EvaluationConfig, compare_evaluations, consensus, evaluate,
+        judge_answers, look_up, suggest,
     };
-    pub use crate::export::{GgufType, export_gguf};
-    pub use crate::hub::{
-        CardSample, Login, ModelCard, PushConfig, PushReport, login, login_interactive, push_to_hub,
-    };
+    pub use crate::export::{GgufType, export_gguf, export_web};
+    pub use crate::hub::{Login, PushConfig, PushReport, login, login_interactive, push_to_hub};
     pub use crate::lora::{LoraConfig, merge_adapters};
-    pub use crate::model::{GenerationConfig, Model, Tokenizer, generate, generate_batch, load_model};
+    pub use crate::model::{
+        GenerationConfig, Model, Tokenizer, generate, generate_batch, generate_samples, load_model,
+    };
     pub use crate::plot::{LossPlot, plot_losses};
     pub use crate::quant::{QuantConfig, QuantType};
     pub use crate::settings::{setting, setting_or};
     pub use crate::sweep::{Recipe, Sweep, sweep};
-    pub use crate::task::{EmojiFilter, EmojiJudge, Judge, Measure, OneOf, Task, Unit};
+    pub use crate::task::{Constraint, EmojiFilter, EmojiJudge, Judge, Measure, OneOf, Task, Unit, Words};
     pub use crate::train::{LogEntry, Scheduler, SftConfig, SftTrainer, Strategy, TrainOutput};
     pub use crate::{DType, Device, Error, Result, say};
 }

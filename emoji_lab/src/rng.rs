@@ -119,6 +119,8 @@ pub(crate) mod streams {
     pub(crate) const INIT: u64 = 1 << 63;
     /// The order of the rows, plus the epoch.
     pub(crate) const ORDER: u64 = 1 << 62;
+    /// Seeds of several answers to one prompt.
+    pub(crate) const SAMPLES: u64 = 1 << 61;
 }
 
 #[cfg(test)]

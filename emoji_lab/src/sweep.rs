@@ -114,7 +114,7 @@ pub fn sweep(base: &Model, rows: &ChatDataset, recipes: &[Recipe]) -> Result<Swe
         let started = Instant::now();
         trainer.train()?;
         let seconds = started.elapsed().as_secs_f64();
-        let tuned = Model { gemma: trainer.model()?, ..base.clone() };
+        let tuned = Model { gemma: trainer.model()?.merged()?, ..base.clone() };
         let evaluation = evaluate(&tuned, &splits.test, &config)?;
         results.push(SweepResult {
             recipe: recipe.clone(),

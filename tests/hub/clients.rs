@@ -5,7 +5,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use emoji_lab::hub::{HubEnv, download_dataset_with, download_model_with, login_with, push_to_hub};
+use emoji_lab::hub::{HubEnv, download_dataset_with, login_with, push_to_hub};
+use emoji_lab::model::download_model_with;
 use hf_hub::{HFClient, HFClientSync};
 
 use crate::push::{a_card, logged_in, model_folder};

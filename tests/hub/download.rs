@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use emoji_lab::hub::{HubEnv, download_model_with};
+use emoji_lab::hub::HubEnv;
+use emoji_lab::model::download_model_with;
 
 use crate::stand_in::{StandIn, sha256};
 use crate::{CONFIG, TOKENIZER, a_model, assert_says, noise};

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use emoji_lab::hub::{HubEnv, download_model_with};
+use emoji_lab::hub::HubEnv;
+use emoji_lab::model::download_model_with;
 
 use crate::stand_in::{Answer, StandIn, sha256};
 use crate::{a_model, assert_says, files_below, noise};

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use emoji_lab::hub::{CardSample, FileState, HubEnv, Login, ModelCard, PushConfig, login_with, push_to_hub};
+use emoji_lab::card::{CardSample, ModelCard};
+use emoji_lab::hub::{FileState, HubEnv, Login, PushConfig, login_with, push_to_hub};
 use emoji_lab::train::LogEntry;
 
 use crate::stand_in::{StandIn, Uploads};

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process::Command;
 
 use emoji_lab::hub::{
-    HubEnv, PushConfig, Token, download_dataset, download_model, download_model_with, login,
-    login_interactive, login_with, push_to_hub,
+    HubEnv, PushConfig, Token, download_dataset, login, login_interactive, login_with, push_to_hub,
 };
+use emoji_lab::model::{download_model, download_model_with};
 use emoji_lab::prelude::*;
 
 use crate::push::{a_card, model_folder};

@@ -31,7 +31,7 @@ fn upload(hub: &StandIn) -> Value {
 fn a_sharded_model_of_other_proportions_computes_what_transformers_does() {
     let (hub, home) = (StandIn::start(), tempfile::tempdir().unwrap());
     let golden = upload(&hub);
-    let folder = emoji_lab::hub::download_model_with(&hub.env(home.path()), "ann/sharded", None).unwrap();
+    let folder = emoji_lab::model::download_model_with(&hub.env(home.path()), "ann/sharded", None).unwrap();
     assert_eq!(hub.count("GET", "/objects/"), 5, "five shards");
     let model = load_model(folder.to_str().unwrap(), &Device::Cpu).unwrap();
     assert_eq!(Some(model.num_parameters() as u64), golden["parameters"].as_u64());
@@ -70,7 +70,7 @@ fn a_sharded_model_of_other_proportions_computes_what_transformers_does() {
 fn a_shard_of_another_model_is_told() {
     let (hub, home) = (StandIn::start(), tempfile::tempdir().unwrap());
     upload(&hub);
-    let folder = emoji_lab::hub::download_model_with(&hub.env(home.path()), "ann/sharded", None).unwrap();
+    let folder = emoji_lab::model::download_model_with(&hub.env(home.path()), "ann/sharded", None).unwrap();
     let load = || load_model(folder.to_str().unwrap(), &Device::Cpu).unwrap_err().to_string();
     fs::remove_file(folder.join("model-00004-of-00005.safetensors")).unwrap();
     assert_says(&load(), &["model-00004-of-00005.safetensors"]);

@@ -1,13 +1,14 @@
-//! The optimizer's arena on the card: trained values, gradients and moments.
+//! The optimizer's arena on the GPU: trained values, gradients and moments.
 
 use std::sync::{Mutex, PoisonError};
 
 use super::Gpu;
 use super::memory::Memory;
+use super::pointer::{Compute, DevicePtr};
 use super::step::Pinned;
 use super::stored::Stored;
 use crate::error::Result;
-use crate::ops::grad_norm::cuda::{RANGE_PARTIALS, squares_by_range};
+use crate::ops::grad_norm::cuda::{RANGE_PARTIALS, Range, SquaresByRange};
 use crate::train::{Buffer, Slot};
 
 /// Flat buffers. The head's values and gradients lie apart from the others'. In bf16 its gradients
@@ -15,12 +16,12 @@ use crate::train::{Buffer, Slot};
 /// higher one: so there is no copy of it, which spares two thirds of a gigabyte together.
 #[derive(Debug)]
 pub(crate) struct DeviceArena {
-    /// Of all but the head, f32.
-    pub(super) values: Memory,
+    /// Of all but the head.
+    pub(super) values: Memory<f32>,
     pub(super) head_values: Stored,
-    /// Of all but the head, f32.
-    pub(super) gradients: Memory,
-    pub(super) head_gradients: Memory,
+    /// Of all but the head.
+    pub(super) gradients: Memory<f32>,
+    pub(super) head_gradients: Memory<Compute>,
     /// The head's first element and the one after its last.
     pub(super) head: (usize, usize),
     /// Of everything.
@@ -41,10 +42,10 @@ impl DeviceArena {
         let in_head = head.1 - head.0;
         let (len, beside) = (values.len(), values.len() - in_head);
         let arena = Self {
-            values: Memory::zeros(gpu, beside * 4, "the trained parameters")?,
+            values: Memory::zeros(gpu, beside, "the trained parameters")?,
             head_values: Stored::new(gpu, &values[head.0..head.1], gpu.bf16(), "the trained head")?,
-            gradients: Memory::poisoned(gpu, beside * 4, "gradients")?,
-            head_gradients: Memory::poisoned(gpu, in_head * gpu.size(), "gradients of the head")?,
+            gradients: Memory::poisoned(gpu, beside, "gradients")?,
+            head_gradients: Memory::poisoned(gpu, in_head, "gradients of the head")?,
             head,
             exp_avg: Stored::zeros(gpu, len, bf16_moments, "AdamW's first moment")?,
             exp_avg_sq: Stored::zeros(gpu, len, bf16_moments, "AdamW's second moment")?,
@@ -53,7 +54,7 @@ impl DeviceArena {
             staging: Mutex::new(None),
         };
         arena.values.write(0, &values[..head.0])?;
-        arena.values.write(head.0 * 4, &values[head.1..])?;
+        arena.values.write(head.0, &values[head.1..])?;
         Ok(arena)
     }
 
@@ -66,24 +67,21 @@ impl DeviceArena {
         if offset < self.head.0 { offset } else { offset - (self.head.1 - self.head.0) }
     }
 
-    /// The gradient of what begins at `offset`, on the card.
-    pub(super) fn gradient_ptr(&self, offset: usize) -> u64 {
-        match self.in_head(offset) {
-            true => self.head_gradients.ptr() + ((offset - self.head.0) * self.gpu.size()) as u64,
-            false => self.gradients.ptr() + self.beside_head(offset) as u64 * 4,
-        }
+    /// The gradient of what begins at `offset` (not of the head), on the GPU.
+    pub(super) fn gradient_ptr(&self, offset: usize) -> DevicePtr<f32> {
+        self.gradients.ptr().at(&self.gpu, self.beside_head(offset))
     }
 
-    /// The f32 values of what begins at `offset` (not of the head), on the card.
-    pub(super) fn value_ptr(&self, offset: usize) -> u64 {
-        self.values.ptr() + self.beside_head(offset) as u64 * 4
+    /// The values of what begins at `offset` (not of the head), on the GPU.
+    pub(super) fn value_ptr(&self, offset: usize) -> DevicePtr<f32> {
+        self.values.ptr().at(&self.gpu, self.beside_head(offset))
     }
 
     /// Bytes of values, gradients and moments.
     pub(super) fn bytes(&self) -> [usize; 3] {
         [
-            self.values.len() + self.head_values.bytes(),
-            self.gradients.len() + self.head_gradients.len(),
+            self.values.bytes() + self.head_values.bytes(),
+            self.gradients.bytes() + self.head_gradients.bytes(),
             self.exp_avg.bytes() + self.exp_avg_sq.bytes(),
         ]
     }
@@ -95,19 +93,11 @@ impl DeviceArena {
             Buffer::Values if in_head => self.stored(&self.head_values, offset - self.head.0, len),
             Buffer::ExpAvg => self.stored(&self.exp_avg, offset, len),
             Buffer::ExpAvgSq => self.stored(&self.exp_avg_sq, offset, len),
-            Buffer::Gradients if in_head && self.gpu.bf16() => {
-                let mut rounded = vec![half::bf16::ZERO; len];
-                self.head_gradients.read((offset - self.head.0) * 2, &mut rounded)?;
-                Ok(rounded.into_iter().map(half::bf16::to_f32).collect())
-            }
+            Buffer::Gradients if in_head => self.head_gradients.read_widened(offset - self.head.0, len),
             Buffer::Values | Buffer::Gradients => {
-                let (memory, first) = match (which, in_head) {
-                    (Buffer::Values, _) => (&self.values, self.beside_head(offset)),
-                    (_, true) => (&self.head_gradients, offset - self.head.0),
-                    (_, false) => (&self.gradients, self.beside_head(offset)),
-                };
+                let memory = if which == Buffer::Values { &self.values } else { &self.gradients };
                 let mut values = vec![0f32; len];
-                memory.read(first * 4, &mut values)?;
+                memory.read(self.beside_head(offset), &mut values)?;
                 Ok(values)
             }
         }
@@ -126,17 +116,13 @@ impl DeviceArena {
     pub(crate) fn write(&self, which: Buffer, offset: usize, values: &[f32]) -> Result<()> {
         match which {
             Buffer::Values if self.in_head(offset) => self.head_values.write(offset - self.head.0, values),
-            Buffer::Values => self.values.write(self.beside_head(offset) * 4, values),
+            Buffer::Values => self.values.write(self.beside_head(offset), values),
             Buffer::ExpAvg => self.exp_avg.write(offset, values),
             Buffer::ExpAvgSq => self.exp_avg_sq.write(offset, values),
-            Buffer::Gradients if !self.in_head(offset) => {
-                self.gradients.write(self.beside_head(offset) * 4, values)
+            Buffer::Gradients if self.in_head(offset) => {
+                self.head_gradients.write_rounded(offset - self.head.0, values)
             }
-            Buffer::Gradients if self.gpu.bf16() => {
-                let rounded: Vec<_> = values.iter().map(|value| half::bf16::from_f32(*value)).collect();
-                self.head_gradients.write((offset - self.head.0) * 2, &rounded)
-            }
-            Buffer::Gradients => self.head_gradients.write((offset - self.head.0) * 4, values),
+            Buffer::Gradients => self.gradients.write(self.beside_head(offset), values),
         }
     }
 
@@ -150,19 +136,23 @@ impl DeviceArena {
                 continue;
             }
             let first = |offset| if of_head { offset - self.head.0 } else { self.beside_head(offset) };
-            let ranges: Vec<[u64; 2]> =
-                picked.iter().map(|&i| [first(slots[i].offset) as u64, slots[i].len() as u64]).collect();
-            let table = Memory::from_slice(&self.gpu, &ranges, "the parameters' table")?;
-            let count = ranges.len() * RANGE_PARTIALS;
-            let partials = Memory::zeros(&self.gpu, count * 8, "partial sums")?;
-            let gradients = match of_head {
-                true => (self.head_gradients.ptr(), !self.gpu.bf16()),
-                false => (self.gradients.ptr(), true),
-            };
+            let range = |slot: &Slot| Range { first: first(slot.offset) as u64, len: slot.len() as u64 };
+            let all: Vec<Range> = picked.iter().map(|&i| range(&slots[i])).collect();
+            let table = Memory::from_slice(&self.gpu, &all, "the parameters' table")?;
+            let mut sums = vec![0f64; all.len() * RANGE_PARTIALS];
+            let sums_at = Memory::zeros(&self.gpu, sums.len(), "partial sums")?;
+            let (ranges, partials) = (table.ptr(), sums_at.ptr());
             // SAFETY: as many ranges as the table has, all within their buffer.
-            unsafe { squares_by_range(&self.gpu, gradients, table.ptr(), ranges.len(), partials.ptr())? };
-            let mut sums = vec![0f64; count];
-            partials.read(0, &mut sums)?;
+            unsafe {
+                if of_head {
+                    let gradients = self.head_gradients.ptr();
+                    SquaresByRange { gradients, ranges, partials }.launch(&self.gpu, all.len())?;
+                } else {
+                    let gradients = self.gradients.ptr();
+                    SquaresByRange { gradients, ranges, partials }.launch(&self.gpu, all.len())?;
+                }
+            }
+            sums_at.read(0, &mut sums)?;
             for (&slot, sums) in picked.iter().zip(sums.chunks(RANGE_PARTIALS)) {
                 squares[slot] = sums.iter().sum();
             }

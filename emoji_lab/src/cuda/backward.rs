@@ -2,22 +2,35 @@
 
 use super::forward::Pass;
 use super::gemm::{Out, gemm, matrix};
-use super::network::{DOWN, GATE_UP, Layer, O, QKV, ROOMS};
+use super::network::{DOWN, GATE_UP, Layer, O, QKV, SHARED};
+use super::pointer::{Compute, DevicePtr};
 use crate::error::Result;
-use crate::ops::attention::cuda::{self as attention, QkNorm};
-use crate::ops::lora_linear::cuda::{Adapters, adapter_gradients};
-use crate::ops::rms_norm::cuda::{self as rms_norm, Branch};
-use crate::ops::{embedding, geglu};
+use crate::ops::attention::cuda::{AttentionBackward, AttentionDelta};
+use crate::ops::embedding::cuda::LookupGradient;
+use crate::ops::geglu::cuda::GegluBackward;
+use crate::ops::lora_linear::cuda::{AdapterGradients, Adapters, DropoutFactors};
+use crate::ops::rms_norm::cuda::{Branch, NormBackward};
 
 impl Pass<'_> {
-    /// A group's gradient `[dx | du] [tokens, ins + tail] = dy · matrix`, f32.
-    unsafe fn linear_back(&self, layer: &Layer, group: usize, dy: u64, dx: u64) -> Result<()> {
+    /// A group's gradient `[dx | du] [tokens, ins + tail] = dy · matrix`.
+    unsafe fn linear_back(
+        &self,
+        layer: &Layer,
+        group: usize,
+        dy: DevicePtr<Compute>,
+        dx: DevicePtr<f32>,
+    ) -> Result<()> {
         let (_, outs) = self.network.sizes.group(group);
         let ld = self.ld(group);
-        let weight = matrix(layer.matrices[group], ld);
-        let shape = (self.tokens, ld, outs);
+        let (shape, weight) = ((self.tokens, ld, outs), matrix(layer.matrices[group], ld));
         // SAFETY: activations and matrices are laid out for these sizes.
-        unsafe { gemm(self.gpu, shape, (matrix(dy, outs), false), (weight, false), matrix(dx, ld), Out::F32) }
+        unsafe { gemm(self.gpu, shape, matrix(dy, outs), weight, Out::F32(matrix(dx, ld))) }
+    }
+
+    /// What layer `index` adds to the stream in the end, as it joined it.
+    fn branch(&self, index: usize) -> Branch {
+        let (a, n) = (&self.activations.layers[index], &self.network.layers[index].norms);
+        Branch { rows: Some(a.down), weight: Some(n.post_feedforward), rstd: Some(a.rstd_down) }
     }
 
     /// Gradients of all adapters, and of the embedding where it is trained, from `d_hidden`.
@@ -29,112 +42,138 @@ impl Pass<'_> {
         let (rows, step) = (self.tokens, i.step);
         let all = &self.activations.layers;
         let d_stream = self.activations.d_stream;
-        let shape = (rows, s.hidden);
-        let dropout = if self.training { self.network.dropout } else { (0, 1.0) };
-        let branch_of = |index: usize| Branch {
-            rows: all[index].down,
-            weight: self.network.layers[index].norms[5],
-            rstd: all[index].rstd_down,
-            stream: 0,
-        };
-        let a = self.activations;
+        let dropout = if self.training { self.network.dropout } else { DropoutFactors::NONE };
         let last = self.network.layers.len() - 1;
+        let a = self.activations;
+        let norm = NormBackward {
+            dy: a.d_hidden,
+            x: a.last,
+            weight: self.network.final_norm,
+            rstd: a.rstd_last,
+            d_in: None,
+            d_out: d_stream,
+            branch: self.branch(last),
+            d_branch: Some(a.gradients_of(last).d_down),
+            step: None,
+            adapters: Adapters::NONE,
+            ldy: s.hidden as i32,
+            width: s.hidden as i32,
+        };
         // SAFETY: the caller's; all pointers are to buffers laid out for `tokens` rows.
         unsafe {
-            let from = (a.d_hidden, s.hidden);
-            let stream = (a.last, self.network.final_norm, a.rstd_last);
-            let none = Adapters::default();
-            rms_norm::backward(
-                gpu,
-                from,
-                none,
-                step,
-                stream,
-                (0, d_stream),
-                branch_of(last),
-                a.gradients_of(last).d_down,
-                shape,
-            )?;
+            norm.launch(gpu, rows)?;
             // The forward pass left the last layers' matrices where they are.
             let mut unpacked = None;
             let mut above = None;
             for (index, layer) in self.network.layers.iter().enumerate().rev() {
-                let (a, g) = (&all[index], self.activations.gradients_of(index));
-                let [n_input, n_q, n_k, n_o, n_middle, _] = layer.norms;
+                let (a, g, n) = (&all[index], self.activations.gradients_of(index), &layer.norms);
                 self.wait_for(unpacked.as_ref())?;
                 unpacked = match index.checked_sub(1) {
-                    Some(below) if below + ROOMS < all.len() => self.unpack(below)?,
+                    Some(below) if below + SHARED < all.len() => self.unpack(below)?,
                     _ => None,
                 };
                 self.linear_back(layer, DOWN, g.d_down, g.d_gated)?;
-                let (from, adapters) = ((g.d_gated, self.ld(DOWN)), self.adapters(layer, DOWN));
-                geglu::cuda::backward(gpu, from, adapters, step, a.gate_up, g.d_gate_up, (rows, s.inner))?;
-                self.linear_back(layer, GATE_UP, g.d_gate_up, g.d_middle_normed)?;
-                let (from, adapters) = ((g.d_middle_normed, self.ld(GATE_UP)), self.adapters(layer, GATE_UP));
-                let stream = (a.middle, n_middle, a.rstd_middle);
-                let branch = Branch { rows: a.o, weight: n_o, rstd: a.rstd_o, stream: 0 };
-                rms_norm::backward(
-                    gpu,
-                    from,
-                    adapters,
+                let geglu = GegluBackward {
+                    dy: g.d_gated,
+                    gate_up: a.gate_up,
+                    d_gate_up: g.d_gate_up,
                     step,
-                    stream,
-                    (d_stream, g.d_middle),
-                    branch,
-                    g.d_o,
-                    shape,
-                )?;
+                    adapters: self.adapters(layer, DOWN),
+                    ldy: self.ld(DOWN) as i32,
+                    width: s.inner as i32,
+                };
+                geglu.launch(gpu, rows)?;
+                self.linear_back(layer, GATE_UP, g.d_gate_up, g.d_middle_normed)?;
+                let norm = NormBackward {
+                    dy: g.d_middle_normed,
+                    x: a.middle,
+                    weight: n.pre_feedforward,
+                    rstd: a.rstd_middle,
+                    d_in: Some(d_stream),
+                    d_out: g.d_middle,
+                    branch: Branch { rows: Some(a.o), weight: Some(n.post_attention), rstd: Some(a.rstd_o) },
+                    d_branch: Some(g.d_o),
+                    step: Some(step),
+                    adapters: self.adapters(layer, GATE_UP),
+                    ldy: self.ld(GATE_UP) as i32,
+                    width: s.hidden as i32,
+                };
+                norm.launch(gpu, rows)?;
 
                 self.linear_back(layer, O, g.d_o, g.d_attended)?;
-                let sizes = self.attention_sizes(index);
-                let y = (a.attended, self.ld(O));
-                attention::delta(gpu, g.d_attended, y, self.adapters(layer, O), step, g.delta, sizes, rows)?;
-                let norm = QkNorm {
-                    w_q: n_q,
-                    w_k: n_k,
-                    rstd: a.rstd_qk,
-                    cos: layer.cos,
-                    sin: layer.sin,
-                    positions: i.positions,
+                let delta = AttentionDelta {
+                    d_y: g.d_attended,
+                    y: a.attended,
+                    delta: g.delta,
+                    step,
+                    adapters: self.adapters(layer, O),
+                    sizes: self.attention_sizes(layer),
+                    ldy: self.ld(O) as i32,
                 };
-                let (d_y, kept, ends) = ((g.d_attended, self.ld(O)), (a.lse, g.delta), (i.start, i.end));
-                attention::backward(gpu, d_y, self.heads(index), kept, ends, norm, g.d_qkv, sizes, rows)?;
+                delta.launch(gpu, rows)?;
+                let attention = AttentionBackward {
+                    d_y: g.d_attended,
+                    q: a.q,
+                    k: a.k,
+                    qkv: a.qkv,
+                    lse: a.lse,
+                    delta: g.delta,
+                    start: i.start,
+                    end: i.end,
+                    weight_q: n.q,
+                    weight_k: n.k,
+                    rstd: a.rstd_qk,
+                    cos: layer.angles.cos,
+                    sin: layer.angles.sin,
+                    positions: i.positions,
+                    d_qkv: g.d_qkv,
+                    sizes: self.attention_sizes(layer),
+                    ldy: self.ld(O) as i32,
+                };
+                attention.launch(gpu, rows)?;
                 self.linear_back(layer, QKV, g.d_qkv, g.d_normed)?;
                 // The layer below writes where the one above did.
                 self.wait_for(above.as_ref())?;
-                if layer.adapter_count > 0 {
+                if let Some(table) = self.network.gradient_tables.get(index).filter(|t| t.count > 0) {
                     let beside = gpu.fork()?;
-                    let table = (layer.adapter_gradients, layer.adapter_count, layer.gradient_tiles);
-                    adapter_gradients(&beside, table, s.rank, step, rows, dropout)?;
+                    let gradients = AdapterGradients {
+                        adapters: table.adapters.ptr(),
+                        step,
+                        count: table.count as i32,
+                        tokens: rows as i32,
+                        dropout,
+                    };
+                    gradients.launch(&beside, table.tiles, s.rank)?;
                     above = Some(gpu.mark()?);
                 }
-                let (from, adapters) = ((g.d_normed, self.ld(QKV)), self.adapters(layer, QKV));
-                let stream = (a.x, n_input, a.rstd_input);
-                let (below, d_below) = match index.checked_sub(1) {
-                    Some(below) => (branch_of(below), self.activations.gradients_of(below).d_down),
-                    None => (Branch::default(), 0),
+                let below = index.checked_sub(1);
+                let norm = NormBackward {
+                    dy: g.d_normed,
+                    x: a.x,
+                    weight: n.input,
+                    rstd: a.rstd_input,
+                    d_in: Some(g.d_middle),
+                    d_out: d_stream,
+                    branch: below.map_or(Branch::NONE, |below| self.branch(below)),
+                    d_branch: below.map(|below| self.activations.gradients_of(below).d_down),
+                    adapters: self.adapters(layer, QKV),
+                    ldy: self.ld(QKV) as i32,
+                    ..norm
                 };
-                rms_norm::backward(
-                    gpu,
-                    from,
-                    adapters,
-                    step,
-                    stream,
-                    (g.d_middle, d_stream),
-                    below,
-                    d_below,
-                    shape,
-                )?;
+                norm.launch(gpu, rows)?;
             }
             self.wait_for(above.as_ref())?;
-            let tied = self.network.table.d_lookup == self.network.table.d_head;
-            match self.network.table.d_lookup.map(|table| (table, !tied || !gpu.bf16())) {
-                Some(table) => {
-                    let ids = (i.ids, i.order, i.runs);
-                    embedding::cuda::backward(gpu, table, ids, d_stream, shape, s.embedding_scale)
-                }
-                None => Ok(()),
-            }
+            let Some(d_table) = self.network.vocabulary.d_lookup else { return Ok(()) };
+            let gradient = LookupGradient {
+                d_table,
+                ids: i.ids,
+                order: i.order,
+                runs: i.runs,
+                dx: d_stream,
+                width: s.hidden,
+                scale: s.embedding_scale,
+            };
+            gradient.launch(gpu, rows)
         }
     }
 }

@@ -1,108 +1,104 @@
-//! What generation on the card is made of: caches, vectors, and one token's pass.
+//! What generation on the GPU is made of: caches, vectors, and one token's pass.
 
 use cudarc::driver::CudaGraph;
 
 use super::Gpu;
 use super::forward::Pass;
 use super::graph::capture;
-use super::memory::{Layout, Memory};
-use super::network::{DOWN, GATE_UP, Network, O, QKV};
+use super::network::{DOWN, GATE_UP, Layer, Network, O, QKV};
+use super::placed::Placed;
+use super::pointer::{Compute, DevicePtr};
 use super::sampler::Sampler;
 use crate::error::Result;
-use crate::ops::decode::cuda::{self as decode, DecodeHeads, DecodeState, HEAD_BLOCKS, Rows};
+use crate::ops::decode::cuda::{
+    DecodeAttention, DecodeHead, DecodeHeads, DecodeLinear, DecodeNormLinear, DecodePick, DecodeState,
+    FillCache, HEAD_BLOCKS,
+};
+use crate::ops::embedding::cuda::Lookup;
 use crate::ops::lora_linear::cuda::Adapters;
-use crate::ops::rms_norm::cuda::{self as rms_norm, Branch};
+use crate::ops::rms_norm::cuda::{Branch, NormForward};
 
-/// One layer's cache.
+/// One layer's cache, `[capacity, kv_heads, dim]` each.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LayerCache {
-    keys: u64,
-    values: u64,
+    keys: DevicePtr<Compute>,
+    values: DevicePtr<Compute>,
     /// Keys it holds: a sliding layer's window, or the whole sequence.
     capacity: usize,
 }
 
 /// Keys and values of one sequence.
 pub(super) struct Caches {
-    _memory: Memory,
     pub(super) layers: Vec<LayerCache>,
+    /// Tokens of the longest sequence.
     pub(super) room: usize,
 }
 
 impl Caches {
-    fn new(gpu: &Gpu, network: &Network, room: usize) -> Result<Self> {
+    fn new(gpu: &Gpu, network: &Network, room: usize) -> Result<Placed<Self>> {
         let s = &network.sizes;
-        let place = |base: u64| {
-            let mut layout = Layout::new(base);
-            let layer = |window: i32| {
+        Placed::zeros(gpu, "the key/value cache", |layout| {
+            let mut layer = |window: i32| {
                 let capacity = if window > 0 { room.min(window as usize) } else { room };
-                let mut take = || layout.take(capacity * s.kv_heads * s.dim * gpu.size());
-                LayerCache { keys: take(), values: take(), capacity }
+                let len = capacity * s.kv_heads * s.dim;
+                LayerCache { keys: layout.take(len), values: layout.take(len), capacity }
             };
-            let layers: Vec<LayerCache> = network.layers.iter().map(|l| l.window).map(layer).collect();
-            (layers, layout.end() as usize)
-        };
-        let memory = Memory::zeros(gpu, place(0).1, "the key/value cache")?;
-        Ok(Self { layers: place(memory.ptr()).0, _memory: memory, room })
+            Self { layers: network.layers.iter().map(|l| layer(l.window)).collect(), room }
+        })
     }
 }
 
 /// What decoding writes.
 pub(super) struct Vectors {
-    pub(super) memory: Memory,
-    pub(super) state: u64,
-    pub(super) written: u64,
-    stream: [u64; 2],
-    qkv: u64,
-    attended: u64,
-    o: u64,
-    gated: u64,
-    down: u64,
-    hidden: u64,
-    rstd: u64,
-    pub(super) logits: u64,
-    best: (u64, u64),
+    pub(super) state: DevicePtr<DecodeState>,
+    pub(super) written: DevicePtr<i32>,
+    stream: [DevicePtr<f32>; 2],
+    qkv: DevicePtr<Compute>,
+    attended: DevicePtr<Compute>,
+    o: DevicePtr<Compute>,
+    gated: DevicePtr<Compute>,
+    down: DevicePtr<Compute>,
+    hidden: DevicePtr<Compute>,
+    rstd_down: DevicePtr<f32>,
+    rstd_last: DevicePtr<f32>,
+    logits: DevicePtr<f32>,
+    best: DevicePtr<f32>,
+    best_row: DevicePtr<i32>,
 }
 
 impl Vectors {
-    fn new(gpu: &Gpu, network: &Network, room: usize) -> Result<Self> {
-        let (s, t) = (&network.sizes, gpu.size());
-        let place = |base: u64, memory: Memory| {
-            let mut layout = Layout::new(base);
-            let vectors = Self {
-                memory,
-                state: layout.take(size_of::<DecodeState>()),
-                written: layout.take(room * 4),
-                stream: [layout.take(s.hidden * 4), layout.take(s.hidden * 4)],
-                qkv: layout.take(s.qkv() * t),
-                attended: layout.take(s.heads * s.dim * t),
-                o: layout.take(s.hidden * t),
-                gated: layout.take(s.inner * t),
-                down: layout.take(s.hidden * t),
-                hidden: layout.take(s.hidden * t),
-                rstd: layout.take(8),
-                logits: layout.take(s.vocab * 4),
-                best: (layout.take(HEAD_BLOCKS * 4), layout.take(HEAD_BLOCKS * 4)),
-            };
-            (vectors, layout.end() as usize)
-        };
-        let bytes = place(0, Memory::none(gpu)).1;
-        let memory = Memory::zeros(gpu, bytes, "decoding")?;
-        Ok(place(memory.ptr(), memory).0)
+    fn new(gpu: &Gpu, network: &Network, room: usize) -> Result<Placed<Self>> {
+        let s = &network.sizes;
+        Placed::zeros(gpu, "decoding", |layout| Self {
+            state: layout.take(1),
+            written: layout.take(room),
+            stream: [layout.take(s.hidden), layout.take(s.hidden)],
+            qkv: layout.take(s.qkv()),
+            attended: layout.take(s.heads * s.dim),
+            o: layout.take(s.hidden),
+            gated: layout.take(s.inner),
+            down: layout.take(s.hidden),
+            hidden: layout.take(s.hidden),
+            rstd_down: layout.take(1),
+            rstd_last: layout.take(1),
+            logits: layout.take(s.vocab),
+            best: layout.take(HEAD_BLOCKS),
+            best_row: layout.take(HEAD_BLOCKS),
+        })
     }
 }
 
-/// Room for one sequence, with its graphs.
+/// What one sequence needs, with its graphs.
 pub(super) struct Sequence {
-    pub(super) caches: Caches,
-    pub(super) vectors: Vectors,
+    pub(super) caches: Placed<Caches>,
+    pub(super) vectors: Placed<Vectors>,
     pub(super) sampler: Sampler,
     /// Of a token that is picked, and of one that is drawn.
     graphs: [Option<CudaGraph>; 2],
 }
 
 impl Sequence {
-    /// Room for `room` tokens.
+    /// For up to `room` tokens.
     pub(super) fn new(gpu: &Gpu, network: &Network, room: usize) -> Result<Self> {
         let caches = Caches::new(gpu, network, room)?;
         let vectors = Vectors::new(gpu, network, room)?;
@@ -114,20 +110,35 @@ impl Sequence {
     ///
     /// # Safety
     /// `hidden` must be a hidden state of the network's.
-    pub(super) unsafe fn head(&self, gpu: &Gpu, network: &Network, hidden: u64) -> Result<()> {
+    pub(super) unsafe fn head(&self, gpu: &Gpu, network: &Network, hidden: DevicePtr<Compute>) -> Result<()> {
         let (s, v) = (&network.sizes, &self.vectors);
-        let rows = Rows { matrix: network.table.head, ld: s.hidden, rows: s.vocab, width: s.hidden };
+        let head = DecodeHead {
+            hidden,
+            matrix: network.vocabulary.head,
+            logits: v.logits,
+            best: v.best,
+            best_row: v.best_row,
+            rows: s.vocab as i32,
+            width: s.hidden as i32,
+        };
         // SAFETY: the caller's.
-        unsafe { decode::head(gpu, hidden, rows, v.logits, v.best) }
+        unsafe { head.launch(gpu) }
     }
 
     /// The token after the state's position: the likeliest, or by the sampler's rule.
     pub(super) fn choose(&self, gpu: &Gpu, by_rule: bool) -> Result<()> {
         let v = &self.vectors;
+        let likeliest = DecodePick {
+            best: v.best,
+            best_row: v.best_row,
+            written: v.written,
+            state: v.state,
+            count: HEAD_BLOCKS as i32,
+        };
         // SAFETY: vectors and sampler are laid out for this network.
         unsafe {
             match by_rule {
-                false => decode::pick(gpu, v.best, v.written, v.state),
+                false => likeliest.launch(gpu),
                 true => self.sampler.choose(v.logits, v.written, v.state),
             }
         }
@@ -155,35 +166,92 @@ impl Sequence {
 
     /// Reads the token that the state names: its logits.
     fn read(&self, gpu: &Gpu, network: &Network) -> Result<()> {
-        let (s, table, v, caches) = (&network.sizes, &network.table, &self.vectors, &self.caches);
-        let rows = |matrix: u64, group: usize| {
+        let (s, v) = (&network.sizes, &self.vectors);
+        let linear = |layer: &Layer, group: usize, x, y| {
             let (width, rows) = s.group(group);
-            Rows { matrix, ld: width + s.tails[group], rows, width }
+            DecodeLinear {
+                x,
+                matrix: layer.matrices[group],
+                y,
+                ld: (width + s.tails[group]) as i32,
+                rows: rows as i32,
+                width: width as i32,
+            }
         };
-        let [a, b] = v.stream;
+        // The stream before a layer's attention, and before its MLP.
+        let [before, middle] = v.stream;
+        let lookup = Lookup {
+            table: network.vocabulary.lookup,
+            ids: DecodeState::token_of(v.state),
+            x: before,
+            width: s.hidden,
+            scale: s.embedding_scale,
+        };
         // SAFETY: vectors and caches are laid out for this network.
         unsafe {
-            table.lookup.rows(gpu, v.state, a, (1, s.hidden), s.embedding_scale)?;
-            let mut branch = Branch::default();
-            for (layer, cache) in network.layers.iter().zip(&caches.layers) {
-                let [n_input, n_q, n_k, n_o, n_middle, n_down] = layer.norms;
-                branch.stream = b;
-                let qkv = rows(layer.matrices[QKV], QKV);
-                decode::norm_linear(gpu, false, a, branch, n_input, qkv, v.qkv, s.eps)?;
-                let (angles, cached) = ((layer.cos, layer.sin), (cache.keys, cache.values));
-                let heads = heads_of(network, cache);
-                decode::attention(gpu, v.qkv, (n_q, n_k), angles, cached, v.attended, v.state, heads)?;
-                decode::linear(gpu, v.attended, rows(layer.matrices[O], O), v.o)?;
-                let o = Branch { rows: v.o, weight: n_o, rstd: 0, stream: a };
-                let gate_up = Rows { rows: s.inner, ..rows(layer.matrices[GATE_UP], GATE_UP) };
-                decode::norm_linear(gpu, true, b, o, n_middle, gate_up, v.gated, s.eps)?;
-                decode::linear(gpu, v.gated, rows(layer.matrices[DOWN], DOWN), v.down)?;
-                branch = Branch { rows: v.down, weight: n_down, rstd: v.rstd, stream: 0 };
+            lookup.launch(gpu, 1)?;
+            let mut branch = Branch::NONE;
+            for (layer, cache) in network.layers.iter().zip(&self.caches.layers) {
+                let n = &layer.norms;
+                let qkv = DecodeNormLinear {
+                    x: before,
+                    branch: branch.rows,
+                    branch_weight: branch.weight,
+                    stream: middle,
+                    weight: n.input,
+                    matrix: layer.matrices[QKV],
+                    y: v.qkv,
+                    ld: (s.hidden + s.tails[QKV]) as i32,
+                    rows: s.qkv() as i32,
+                    width: s.hidden as i32,
+                    eps: s.eps,
+                };
+                qkv.launch(gpu)?;
+                let attention = DecodeAttention {
+                    qkv: v.qkv,
+                    weight_q: n.q,
+                    weight_k: n.k,
+                    cos: layer.angles.cos,
+                    sin: layer.angles.sin,
+                    keys: cache.keys,
+                    values: cache.values,
+                    y: v.attended,
+                    state: v.state,
+                    heads: heads_of(network, cache),
+                };
+                attention.launch(gpu)?;
+                linear(layer, O, v.attended, v.o).launch(gpu)?;
+                let gate_up = DecodeNormLinear {
+                    x: middle,
+                    branch: Some(v.o),
+                    branch_weight: Some(n.post_attention),
+                    stream: before,
+                    weight: n.pre_feedforward,
+                    matrix: layer.matrices[GATE_UP],
+                    y: v.gated,
+                    ld: (s.hidden + s.tails[GATE_UP]) as i32,
+                    rows: s.inner as i32,
+                    ..qkv
+                };
+                gate_up.launch_geglu(gpu)?;
+                linear(layer, DOWN, v.gated, v.down).launch(gpu)?;
+                branch =
+                    Branch { rows: Some(v.down), weight: Some(n.post_feedforward), rstd: Some(v.rstd_down) };
             }
-            branch.stream = b;
-            let last = (network.final_norm, v.rstd + 4);
-            let to = (v.hidden, s.hidden);
-            rms_norm::forward(gpu, a, branch, last, to, Adapters::default(), v.state, (1, s.hidden), s.eps)?;
+            let norm = NormForward {
+                x: before,
+                branch,
+                stream: Some(middle),
+                weight: network.final_norm,
+                rstd: v.rstd_last,
+                y: v.hidden,
+                step: None,
+                adapters: Adapters::NONE,
+                ldy: s.hidden as i32,
+                width: s.hidden as i32,
+                eps: s.eps,
+            };
+            norm.launch(gpu, 1)?;
             self.head(gpu, network, v.hidden)
         }
     }
@@ -209,8 +277,15 @@ impl Pass<'_> {
     pub(super) unsafe fn fill_cache(&self, index: usize) -> Result<()> {
         let Some(cache) = self.caches.map(|caches| &caches.layers[index]) else { return Ok(()) };
         let a = &self.activations.layers[index];
-        let heads = heads_of(self.network, cache);
+        let fill = FillCache {
+            k: a.k,
+            qkv: a.qkv,
+            keys: cache.keys,
+            values: cache.values,
+            heads: heads_of(self.network, cache),
+            tokens: self.tokens as i32,
+        };
         // SAFETY: the layer's keys have just been made.
-        unsafe { decode::fill_cache(self.gpu, (a.k, a.qkv), (cache.keys, cache.values), self.tokens, heads) }
+        unsafe { fill.launch(self.gpu) }
     }
 }

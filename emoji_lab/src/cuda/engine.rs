@@ -57,7 +57,7 @@ impl Engine for CudaEngine {
     }
 
     fn submit(&mut self, batches: &[Batch], step: &Step) -> Result<Ticket> {
-        let ticket = self.own().submit(batches, step.learning_rate, step.number, step.first_pass)?;
+        let ticket = self.own().submit(batches, step)?;
         let tokens = batches.iter().map(|batch| batch.tokens.len()).sum();
         self.pending.insert(ticket, Pending { step: *step, tokens });
         Ok(ticket)

@@ -11,17 +11,19 @@ use super::arena::DeviceArena;
 use super::forward::Pass;
 use super::graph::capture;
 use super::limits::{self, Plan};
-use super::memory::Memory;
+use super::memory::{Memory, clear};
 use super::network::Network;
 use super::step::{Inputs, SLOTS, Step, StepResult};
 use super::trouble::caught;
 use crate::error::{Error, Result};
 use crate::host;
 use crate::model::Gemma3;
-use crate::ops::adamw::{self, Factors};
-use crate::ops::grad_norm;
+use crate::ops::adamw::Factors;
+use crate::ops::adamw::cuda::AdamwStep;
+use crate::ops::embedding::cuda::TableGradient;
+use crate::ops::grad_norm::cuda::{GradNorm, PARTIALS};
 use crate::ops::linear_cross_entropy::LossSum;
-use crate::train::engine::{Settings, Ticket};
+use crate::train::engine::{self, Settings, Ticket};
 use crate::train::{Batch, Slot};
 
 /// What a graph does.
@@ -54,8 +56,8 @@ pub(crate) struct CudaFinetune {
     arena: DeviceArena,
     room: Option<Room>,
     graphs: HashMap<(usize, Work), CudaGraph>,
-    partials: Memory,
-    result: Memory,
+    partials: Memory<f64>,
+    result: Memory<StepResult>,
     settings: Settings,
     adapter_scale: f32,
     /// Steps that were sent, and how many of them have been taken off their slots.
@@ -130,8 +132,8 @@ impl CudaFinetune {
         let loras = model.linears().filter_map(|l| l.lora.as_ref());
         let adapter_scale = loras.map(|l| l.scale as f32).next().unwrap_or(0.0);
         Ok(Self {
-            partials: Memory::zeros(gpu, grad_norm::cuda::PARTIALS * 8, "partial sums")?,
-            result: Memory::zeros(gpu, size_of::<StepResult>(), "a step's result")?,
+            partials: Memory::zeros(gpu, PARTIALS, "partial sums")?,
+            result: Memory::zeros(gpu, 1, "a step's result")?,
             gpu: gpu.clone(),
             network,
             arena,
@@ -183,32 +185,19 @@ impl CudaFinetune {
         Ok(())
     }
 
-    /// Sends one optimizer step over `batches`, number `step` counted from 1. If all slots are on their
-    /// way, this waits for the earliest, and keeps what it gave.
+    /// Sends one optimizer step over `batches`. If all slots are on their way, this waits for the earliest,
+    /// and keeps what it gave.
     ///
     /// After an error nothing of this step was applied, and steps sent before can still be waited for
     /// (but where the GPU itself failed: then nothing can).
-    pub(crate) fn submit(
-        &mut self,
-        batches: &[Batch],
-        learning_rate: f64,
-        step: usize,
-        first_pass: u64,
-    ) -> Result<Ticket> {
-        caught(&self.gpu.short_name(), || self.send(batches, learning_rate, step, first_pass))
+    pub(crate) fn submit(&mut self, batches: &[Batch], step: &engine::Step) -> Result<Ticket> {
+        caught(&self.gpu.short_name(), || self.send(batches, step))
     }
 
-    fn send(
-        &mut self,
-        batches: &[Batch],
-        learning_rate: f64,
-        step: usize,
-        first_pass: u64,
-    ) -> Result<Ticket> {
+    fn send(&mut self, batches: &[Batch], step: &engine::Step) -> Result<Ticket> {
         self.gpu.bind()?;
         self.check_batches(batches)?;
         let longest = batches.iter().map(|b| b.tokens.len()).max().unwrap_or(0);
-        let targets: usize = batches.iter().map(Batch::target_count).sum();
         self.make_room(longest)?;
         self.take((self.sent + 1).saturating_sub(SLOTS))?;
         let many = batches.len() > 1;
@@ -223,10 +212,10 @@ impl CudaFinetune {
         for (i, batch) in batches.iter().enumerate() {
             let header = Step {
                 seed: self.settings.seed,
-                pass: first_pass + i as u64,
-                loss_factor: (1.0 / targets as f64) as f32,
+                pass: step.first_pass + i as u64,
+                loss_factor: (1.0 / step.targets as f64) as f32,
                 max_grad_norm: self.settings.max_grad_norm as f32,
-                factors: Factors::new(&self.settings.optimizer, learning_rate, step),
+                factors: Factors::new(&self.settings.optimizer, step.learning_rate, step.number),
                 first_micro: i32::from(i == 0),
             };
             let tokens = padded(batch.tokens.len());
@@ -246,7 +235,8 @@ impl CudaFinetune {
         }
         let ticket = Ticket(self.sent);
         if let Some(room) = &mut self.room {
-            room.inputs.ask(ticket.0, self.result.ptr())?;
+            // SAFETY: the result that the update writes.
+            unsafe { room.inputs.ask(ticket.0, self.result.ptr())? };
         }
         self.gradients_of = Some(ticket.0);
         self.sent += 1;
@@ -325,8 +315,8 @@ impl CudaFinetune {
             }
             self.replay(tokens, Work::Loss)?;
             if let Some(room) = &mut self.room {
-                // The loss, and what lies behind it: a whole result is sent back.
-                room.inputs.ask(slot, room.activations.loss)?;
+                // SAFETY: a result, of which the loss has been written.
+                unsafe { room.inputs.ask(slot, room.activations.loss)? };
             }
         }
         for i in sums.len()..batches.len() {
@@ -380,7 +370,7 @@ impl CudaFinetune {
             ("cuBLAS workspace", self.gpu.blas().workspace_bytes()),
         ];
         if let Some(room) = &self.room {
-            report.push(("activations", room.activations.bytes));
+            report.push(("activations", room.activations.bytes()));
         }
         report
     }
@@ -449,51 +439,50 @@ impl CudaFinetune {
     }
 
     unsafe fn gradients(&self, pass: &Pass<'_>, first: bool) -> Result<()> {
-        let table = &self.network.table;
-        // SAFETY: the caller's.
+        let s = &self.network.sizes;
+        // SAFETY: the caller's; the gradient of the whole embedding is where the network says.
         unsafe {
             pass.forward()?;
-            if first && table.d_lookup.is_some() && table.d_lookup != table.d_head {
-                // Only some rows of an untied embedding get a gradient.
-                self.clear_lookup_gradient()?;
+            if let (true, Some(TableGradient::F32(gradient))) = (first, self.network.vocabulary.d_lookup) {
+                // An untied embedding's: only some rows get one.
+                clear(&self.gpu, gradient, s.vocab * s.hidden)?;
             }
             pass.head(true, first)?;
             pass.backward()
         }
     }
 
-    fn clear_lookup_gradient(&self) -> Result<()> {
-        let Some(at) = self.network.table.d_lookup else { return Ok(()) };
-        let s = &self.network.sizes;
-        // SAFETY: the gradient of the whole embedding begins there.
-        unsafe {
-            cudarc::driver::result::memset_d8_async(at, 0, s.vocab * s.hidden * 4, self.gpu.raw_stream())
-        }
-        .map_err(|e| self.gpu.error(e.0))
-    }
-
     unsafe fn update(&self, room: &Room) -> Result<()> {
-        let (gpu, arena, step) = (&self.gpu, &self.arena, room.inputs.step);
-        let buffers = adamw::cuda::Buffers {
+        let (gpu, arena, step, result) = (&self.gpu, &self.arena, room.inputs.step, self.result.ptr());
+        let (first, last) = arena.head;
+        let norm = GradNorm {
+            head: arena.head_gradients.ptr(),
+            head_len: last - first,
+            others: arena.gradients.ptr(),
+            len: arena.len - (last - first),
+            partials: self.partials.ptr(),
+            loss: StepResult::loss_of(room.activations.loss),
+            step,
+            result,
+        };
+        let adamw = AdamwStep {
             values: arena.values.ptr(),
-            head: arena.head_values.ptr(),
-            low: arena.head_values.low_ptr(),
+            head: arena.head_values.head(),
+            low: arena.head_values.low(),
             gradients: arena.gradients.ptr(),
             head_gradients: arena.head_gradients.ptr(),
-            exp_avg: arena.exp_avg.ptr(),
-            exp_avg_sq: arena.exp_avg_sq.ptr(),
+            exp_avg: arena.exp_avg.moments(),
+            exp_avg_sq: arena.exp_avg_sq.moments(),
+            step,
+            result,
             len: arena.len,
-            first: arena.head.0,
-            last: arena.head.1,
+            first,
+            last,
         };
-        let in_head = arena.head.1 - arena.head.0;
-        let gradients = (arena.gradients.ptr(), arena.len - in_head);
-        let head = (arena.head_gradients.ptr(), in_head);
-        // SAFETY: buffers of the arena's length, room for the partial sums, one loss, one result.
+        // SAFETY: buffers of the arena's length, the partial sums, one loss, one result.
         unsafe {
-            let (partials, loss) = (self.partials.ptr(), room.activations.loss);
-            grad_norm::cuda::norm(gpu, head, gradients, partials, loss, step, self.result.ptr())?;
-            adamw::cuda::step(gpu, buffers, self.bf16_moments(), step, self.result.ptr())
+            norm.launch(gpu)?;
+            adamw.launch(gpu, self.bf16_moments())
         }
     }
 }

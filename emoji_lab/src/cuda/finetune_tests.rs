@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Tensor};
 
+use super::engine::Step;
 use super::{CudaFinetune, Gpu, Settings, Ticket, Work};
 use crate::cuda::shared;
 use crate::device::Device;
@@ -76,11 +77,17 @@ fn a_failed_submit_applies_nothing() {
             let first = batch(if i == 2 { 40 } else { 9 }, i as u64);
             if many { vec![first, batch(23, 10 + i as u64)] } else { vec![first] }
         };
-        let pass = |i: usize| (i * of(0).len()) as u64;
+        let step = |i: usize| Step {
+            number: i + 1,
+            learning_rate: 1e-3,
+            targets: of(i).iter().map(Batch::target_count).sum(),
+            first_pass: (i * of(0).len()) as u64,
+            check: None,
+        };
         let (mut plain, host) = start(&gpu);
         let mut expected = vec![];
         for i in 0..4 {
-            let ticket = plain.submit(&of(i), 1e-3, i + 1, pass(i)).unwrap();
+            let ticket = plain.submit(&of(i), &step(i)).unwrap();
             let done = plain.wait(ticket).unwrap();
             expected.push((done.loss_sum, done.grad_norm));
         }
@@ -97,11 +104,11 @@ fn a_failed_submit_applies_nothing() {
                 // Graphs that all steps share fail at the first.
                 if i == if late { 0 } else { 2 } {
                     cuda.fails = Some(work);
-                    let text = cuda.submit(&of(i), 1e-3, i + 1, pass(i)).unwrap_err().to_string();
+                    let text = cuda.submit(&of(i), &step(i)).unwrap_err().to_string();
                     assert!(text.contains("no memory left") && text.contains("drop(trainer)"), "{text}");
                     assert_eq!((cuda.sent, cuda.fails), (i, None));
                 }
-                tickets.push(cuda.submit(&of(i), 1e-3, i + 1, pass(i)).unwrap());
+                tickets.push(cuda.submit(&of(i), &step(i)).unwrap());
             }
             // The last first: each is asked for by its ticket.
             let mut given: Vec<(f64, f64)> = tickets

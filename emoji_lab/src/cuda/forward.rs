@@ -7,13 +7,15 @@ use super::activations::Activations;
 use super::decode::Caches;
 use super::gemm::{Out, gemm, matrix};
 use super::network::{DOWN, GATE_UP, Layer, Network, O, QKV};
+use super::pointer::{Compute, DevicePtr};
 use super::step::Inputs;
 use crate::error::Result;
-use crate::ops::attention::cuda::{self as attention, AttentionSizes};
-use crate::ops::geglu;
-use crate::ops::lora_linear::cuda::{Adapters, unpack_weights};
-use crate::ops::rms_norm::cuda::{self as rms_norm, Branch};
-use crate::ops::rope::cuda::{Heads, qk_norm_rope};
+use crate::ops::attention::cuda::{AttentionForward, AttentionSizes};
+use crate::ops::embedding::cuda::Lookup;
+use crate::ops::geglu::cuda::GegluForward;
+use crate::ops::lora_linear::cuda::{Adapters, UnpackWeights};
+use crate::ops::rms_norm::cuda::{Branch, NormForward};
+use crate::ops::rope::cuda::QkNormRope;
 
 /// What a pass works with.
 pub(super) struct Pass<'a> {
@@ -40,29 +42,29 @@ impl Pass<'_> {
         self.network.sizes.group(group).0 + self.network.sizes.tails[group]
     }
 
-    pub(super) fn heads(&self, index: usize) -> Heads {
-        let (s, a) = (&self.network.sizes, &self.activations.layers[index]);
-        let (heads, kv_heads, dim) = (s.heads, s.kv_heads, s.dim);
-        Heads { qkv: a.qkv, q: a.q, k: a.k, rstd: a.rstd_qk, heads, kv_heads, dim }
-    }
-
-    pub(super) fn attention_sizes(&self, index: usize) -> AttentionSizes {
-        let layer = &self.network.layers[index];
-        AttentionSizes::new(&self.heads(index), layer.window, self.network.sizes.scale)
+    pub(super) fn attention_sizes(&self, layer: &Layer) -> AttentionSizes {
+        let s = &self.network.sizes;
+        AttentionSizes {
+            heads: s.heads as i32,
+            kv_heads: s.kv_heads as i32,
+            dim: s.dim as i32,
+            window: layer.window,
+            scale: s.scale,
+        }
     }
 
     /// Begins to put layer `index`'s matrices together, beside what is on its way. What comes back is
     /// to be waited for before they are used. `None` where there is nothing to do.
     ///
     /// # Safety
-    /// As [`Self::forward`]; what read the layer's room must have been asked for before.
+    /// As [`Self::forward`]; what read the same memory as another layer's must have been sent before.
     pub(super) unsafe fn unpack(&self, index: usize) -> Result<Option<CudaEvent>> {
         let Some(layer) = self.network.layers.get(index).filter(|_| self.network.unpacks) else {
             return Ok(None);
         };
         let beside = self.gpu.fork()?;
         // SAFETY: seven layers, as the network wrote them.
-        unsafe { unpack_weights(&beside, layer.unpack, 7, self.network.unpack_units)? };
+        unsafe { UnpackWeights { layers: layer.unpack }.launch(&beside, 7, self.network.unpack_units)? };
         Ok(Some(self.gpu.mark()?))
     }
 
@@ -72,15 +74,19 @@ impl Pass<'_> {
     }
 
     /// A group's product: `y [tokens, outs] = x · matrixᵀ`.
-    unsafe fn linear(&self, layer: &Layer, group: usize, x: u64, y: u64) -> Result<()> {
+    unsafe fn linear(
+        &self,
+        layer: &Layer,
+        group: usize,
+        x: DevicePtr<Compute>,
+        y: DevicePtr<Compute>,
+    ) -> Result<()> {
         let (_, outs) = self.network.sizes.group(group);
         let ld = self.ld(group);
         let weight = matrix(layer.matrices[group], ld);
-        let shape = (self.tokens, outs, ld);
+        let (shape, y) = ((self.tokens, outs, ld), Out::Compute(matrix(y, outs)));
         // SAFETY: activations and matrices are laid out for these sizes.
-        unsafe {
-            gemm(self.gpu, shape, (matrix(x, ld), false), (weight, true), matrix(y, outs), Out::Compute)
-        }
+        unsafe { gemm(self.gpu, shape, matrix(x, ld), weight.transposed(), y) }
     }
 
     /// All layers, up to the last hidden states after the final norm.
@@ -91,61 +97,116 @@ impl Pass<'_> {
     pub(super) unsafe fn forward(&self) -> Result<()> {
         let (gpu, s, i) = (self.gpu, &self.network.sizes, self.inputs);
         let (rows, step) = (self.tokens, i.step);
-        let table = &self.network.table;
         let all = &self.activations.layers;
+        let lookup = Lookup {
+            table: self.network.vocabulary.lookup,
+            ids: i.ids,
+            x: all[0].x,
+            width: s.hidden,
+            scale: s.embedding_scale,
+        };
         // SAFETY: the caller's; all pointers are to buffers laid out for `tokens` rows.
         unsafe {
-            table.lookup.rows(gpu, i.ids, all[0].x, (rows, s.hidden), s.embedding_scale)?;
-            let mut branch = Branch::default();
+            lookup.launch(gpu, rows)?;
+            let mut branch = Branch::NONE;
             let mut stream = all[0].x;
             let mut unpacked = self.unpack(0)?;
             for (index, layer) in self.network.layers.iter().enumerate() {
-                let a = &all[index];
-                let [n_input, n_q, n_k, n_o, n_middle, n_down] = layer.norms;
+                let (a, n) = (&all[index], &layer.norms);
                 let next = self.unpack(index + 1)?;
-                branch.stream = a.x;
-                let input = (n_input, a.rstd_input);
-                let to = (a.normed, self.ld(QKV));
-                let adapters = self.adapters(layer, QKV);
-                rms_norm::forward(gpu, stream, branch, input, to, adapters, step, (rows, s.hidden), s.eps)?;
+                let norm = NormForward {
+                    x: stream,
+                    branch,
+                    stream: Some(a.x),
+                    weight: n.input,
+                    rstd: a.rstd_input,
+                    y: a.normed,
+                    step: Some(step),
+                    adapters: self.adapters(layer, QKV),
+                    ldy: self.ld(QKV) as i32,
+                    width: s.hidden as i32,
+                    eps: s.eps,
+                };
+                norm.launch(gpu, rows)?;
                 self.wait_for(unpacked.as_ref())?;
                 unpacked = next;
                 self.linear(layer, QKV, a.normed, a.qkv)?;
 
-                let (h, angles) = (self.heads(index), (layer.cos, layer.sin));
-                qk_norm_rope(gpu, h, (n_q, n_k), angles, i.positions, rows, s.eps)?;
+                let heads = QkNormRope {
+                    qkv: a.qkv,
+                    weight_q: n.q,
+                    weight_k: n.k,
+                    cos: layer.angles.cos,
+                    sin: layer.angles.sin,
+                    positions: i.positions,
+                    q: a.q,
+                    k: a.k,
+                    rstd: a.rstd_qk,
+                    heads: s.heads as i32,
+                    kv_heads: s.kv_heads as i32,
+                    dim: s.dim as i32,
+                    eps: s.eps,
+                };
+                heads.launch(gpu, rows)?;
                 self.fill_cache(index)?;
-                let (to, adapters) = ((a.attended, self.ld(O)), self.adapters(layer, O));
-                attention::forward(
-                    gpu,
-                    h,
-                    i.start,
-                    to,
-                    a.lse,
-                    adapters,
+                let attention = AttentionForward {
+                    q: a.q,
+                    k: a.k,
+                    qkv: a.qkv,
+                    start: i.start,
+                    y: a.attended,
+                    lse: a.lse,
                     step,
-                    self.attention_sizes(index),
-                    rows,
-                )?;
+                    adapters: self.adapters(layer, O),
+                    sizes: self.attention_sizes(layer),
+                    ldy: self.ld(O) as i32,
+                };
+                attention.launch(gpu, rows)?;
                 self.linear(layer, O, a.attended, a.o)?;
 
-                branch = Branch { rows: a.o, weight: n_o, rstd: a.rstd_o, stream: a.middle };
-                let (middle, to) = ((n_middle, a.rstd_middle), (a.middle_normed, self.ld(GATE_UP)));
-                let adapters = self.adapters(layer, GATE_UP);
-                rms_norm::forward(gpu, a.x, branch, middle, to, adapters, step, (rows, s.hidden), s.eps)?;
+                let norm = NormForward {
+                    x: a.x,
+                    branch: Branch { rows: Some(a.o), weight: Some(n.post_attention), rstd: Some(a.rstd_o) },
+                    stream: Some(a.middle),
+                    weight: n.pre_feedforward,
+                    rstd: a.rstd_middle,
+                    y: a.middle_normed,
+                    adapters: self.adapters(layer, GATE_UP),
+                    ldy: self.ld(GATE_UP) as i32,
+                    ..norm
+                };
+                norm.launch(gpu, rows)?;
                 self.linear(layer, GATE_UP, a.middle_normed, a.gate_up)?;
-                let (to, adapters) = ((a.gated, self.ld(DOWN)), self.adapters(layer, DOWN));
-                geglu::cuda::forward(gpu, a.gate_up, to, adapters, step, (rows, s.inner))?;
+                let geglu = GegluForward {
+                    gate_up: a.gate_up,
+                    y: a.gated,
+                    step,
+                    adapters: self.adapters(layer, DOWN),
+                    ldy: self.ld(DOWN) as i32,
+                    width: s.inner as i32,
+                };
+                geglu.launch(gpu, rows)?;
                 self.linear(layer, DOWN, a.gated, a.down)?;
 
-                branch = Branch { rows: a.down, weight: n_down, rstd: a.rstd_down, stream: 0 };
+                branch =
+                    Branch { rows: Some(a.down), weight: Some(n.post_feedforward), rstd: Some(a.rstd_down) };
                 stream = a.middle;
             }
-            branch.stream = self.activations.last;
-            let last = (self.network.final_norm, self.activations.rstd_last);
-            let to = (self.activations.hidden, s.hidden);
-            let none = Adapters::default();
-            rms_norm::forward(gpu, stream, branch, last, to, none, step, (rows, s.hidden), s.eps)
+            let a = self.activations;
+            let norm = NormForward {
+                x: stream,
+                branch,
+                stream: Some(a.last),
+                weight: self.network.final_norm,
+                rstd: a.rstd_last,
+                y: a.hidden,
+                step: None,
+                adapters: Adapters::NONE,
+                ldy: s.hidden as i32,
+                width: s.hidden as i32,
+                eps: s.eps,
+            };
+            norm.launch(gpu, rows)
         }
     }
 }

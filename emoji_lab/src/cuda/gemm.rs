@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cudarc::cublas::{result, sys};
 use cudarc::driver::CudaStream;
 
+use super::pointer::{Compute, DevicePtr};
 use super::{Gpu, trouble};
 use crate::error::{Error, Result};
 
@@ -59,68 +60,88 @@ impl Drop for Blas {
 
 /// A row-major matrix: where it begins, and how many values its rows are apart.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Matrix {
-    pub(super) ptr: u64,
-    pub(super) ld: usize,
+pub(crate) struct Matrix<T> {
+    start: DevicePtr<T>,
+    ld: usize,
 }
 
 /// A row-major matrix.
-pub(super) fn matrix(ptr: u64, ld: usize) -> Matrix {
-    Matrix { ptr, ld }
+pub(crate) fn matrix<T>(start: DevicePtr<T>, ld: usize) -> Matrix<T> {
+    Matrix { start, ld }
 }
 
-/// What a product is written as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A factor of a product.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Factor {
+    stored: Matrix<Compute>,
+    transposed: bool,
+}
+
+impl Matrix<Compute> {
+    /// Its transpose, as a factor.
+    pub(super) fn transposed(self) -> Factor {
+        Factor { stored: self, transposed: true }
+    }
+}
+
+impl From<Matrix<Compute>> for Factor {
+    fn from(stored: Matrix<Compute>) -> Self {
+        Self { stored, transposed: false }
+    }
+}
+
+/// Where a product goes.
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Out {
-    /// The compute type.
-    Compute,
-    /// f32, overwriting.
-    F32,
-    /// The compute type, added to what is there.
-    AddCompute,
+    Compute(Matrix<Compute>),
+    F32(Matrix<f32>),
+    /// Added to what is there.
+    AddCompute(Matrix<Compute>),
 }
 
-/// Row-major `c [m, n] = a · b`, where `a` is `[m, k]` and `b` is `[k, n]`, or the stored matrix
-/// is the transpose of that.
+/// Row-major `out [m, n] = a · b`, where `a` is `[m, k]` and `b` is `[k, n]`.
 ///
 /// # Safety
-/// The matrices must be as large as `m`, `n`, `k` and their `ld` say, on this card; `a` and `b` in
-/// the compute type, `c` in `out`'s.
+/// The matrices must be as large as `m`, `n`, `k` and their `ld` say, on this GPU.
 pub(super) unsafe fn gemm(
     gpu: &Gpu,
     (m, n, k): (usize, usize, usize),
-    (a, a_transposed): (Matrix, bool),
-    (b, b_transposed): (Matrix, bool),
-    c: Matrix,
+    a: impl Into<Factor>,
+    b: impl Into<Factor>,
     out: Out,
 ) -> Result<()> {
     use sys::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
-    let op = |transposed| if transposed { CUBLAS_OP_T } else { CUBLAS_OP_N };
+    let (a, b): (Factor, Factor) = (a.into(), b.into());
+    let op = |factor: Factor| if factor.transposed { CUBLAS_OP_T } else { CUBLAS_OP_N };
     let f32_type = sys::cudaDataType::CUDA_R_32F;
     let compute = if gpu.bf16() { sys::cudaDataType::CUDA_R_16BF } else { f32_type };
-    let c_type = if out == Out::F32 { f32_type } else { compute };
-    let (alpha, beta) = (1f32, if out == Out::AddCompute { 1f32 } else { 0f32 });
+    let (c, ldc, c_type, beta) = match out {
+        Out::Compute(c) => (c.start.address(), c.ld, compute, 0f32),
+        Out::F32(c) => (c.start.address(), c.ld, f32_type, 0f32),
+        Out::AddCompute(c) => (c.start.address(), c.ld, compute, 1f32),
+    };
+    let alpha = 1f32;
     // cuBLAS is column-major: a row-major matrix is its own transpose there, and cᵀ = bᵀ · aᵀ.
     // SAFETY: the caller's.
     unsafe {
         result::gemm_ex(
             gpu.blas().handle,
-            op(b_transposed),
-            op(a_transposed),
+            op(b),
+            op(a),
             n as i32,
             m as i32,
             k as i32,
             (&raw const alpha).cast(),
-            b.ptr as *const c_void,
+            b.stored.start.address() as *const c_void,
             compute,
-            b.ld as i32,
-            a.ptr as *const c_void,
+            b.stored.ld as i32,
+            a.stored.start.address() as *const c_void,
             compute,
-            a.ld as i32,
+            a.stored.ld as i32,
             (&raw const beta).cast(),
-            c.ptr as *mut c_void,
+            c as *mut c_void,
             c_type,
-            c.ld as i32,
+            ldc as i32,
             sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
             sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
         )

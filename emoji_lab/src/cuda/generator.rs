@@ -73,10 +73,10 @@ impl CudaGenerator {
             }
             answer.asked += 1;
         }
-        let mut tokens = vec![0u32; more];
+        let mut tokens = vec![0; more];
         let v = &sequence.vectors;
-        v.memory.read((v.written - v.memory.ptr()) as usize + (answer.asked - more) * 4, &mut tokens)?;
-        answer.ready.extend(tokens);
+        v.read_at(v.written.at(gpu, answer.asked - more), &mut tokens)?;
+        answer.ready.extend(tokens.into_iter().map(|token| token as u32));
         Ok(())
     }
 }
@@ -118,8 +118,7 @@ impl Generator for CudaGenerator {
             training: false,
             caches: Some(&sequence.caches),
         };
-        let width = self.network.sizes.hidden * self.gpu.size();
-        let last = activations.hidden + ((prompt.len() - 1) * width) as u64;
+        let last = activations.hidden.at(&self.gpu, (prompt.len() - 1) * self.network.sizes.hidden);
         // SAFETY: the prompt has just been sent; the head reads its last hidden state.
         unsafe {
             pass.forward()?;
@@ -128,7 +127,7 @@ impl Generator for CudaGenerator {
         // The last token of the prompt has been read: what is chosen next is read at its place.
         let state =
             DecodeState { token: 0, position: prompt.len() as i32 - 1, count: 0, limit: limit as i32 };
-        sequence.vectors.memory.write(0, &[state])?;
+        sequence.vectors.write_at(sequence.vectors.state, &[state])?;
         let by_rule = rule.draw || rule.penalty != 1.0;
         if by_rule {
             sequence.sampler.begin(rule, prompt)?;

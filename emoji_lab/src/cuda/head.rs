@@ -3,8 +3,9 @@
 
 use super::forward::Pass;
 use super::gemm::{Out, gemm, matrix};
+use super::step::StepResult;
 use crate::error::Result;
-use crate::ops::linear_cross_entropy::cuda::{cross_entropy, sum_losses};
+use crate::ops::linear_cross_entropy::cuda::{CrossEntropy, SumLosses};
 
 impl Pass<'_> {
     /// The summed loss into `activations.loss` (on top of earlier micro-batches'); with `backward`
@@ -15,33 +16,45 @@ impl Pass<'_> {
     /// As [`Self::forward`], which must have run.
     pub(super) unsafe fn head(&self, backward: bool, overwrite: bool) -> Result<()> {
         let (gpu, s, a, i) = (self.gpu, &self.network.sizes, self.activations, self.inputs);
-        let table = &self.network.table;
-        let weight = matrix(table.head, s.hidden);
+        let vocabulary = &self.network.vocabulary;
+        let weight = matrix(vocabulary.head, s.hidden);
         for first in (0..self.tokens).step_by(a.logit_rows) {
             let rows = a.logit_rows.min(self.tokens - first);
-            let hidden = matrix(a.hidden + (first * s.hidden * gpu.size()) as u64, s.hidden);
+            let hidden = matrix(a.hidden.at(gpu, first * s.hidden), s.hidden);
             let logits = matrix(a.logits, s.vocab);
-            let four = (first * 4) as u64;
+            let loss = CrossEntropy {
+                logits: a.logits,
+                targets: i.targets.at(gpu, first),
+                losses: a.losses.at(gpu, first),
+                step: i.step,
+                vocab: s.vocab as i32,
+                gradient: i32::from(backward),
+            };
             // SAFETY: the caller's; buffers are laid out for these sizes.
             unsafe {
                 let to_vocab = (rows, s.vocab, s.hidden);
-                gemm(gpu, to_vocab, (hidden, false), (weight, true), logits, Out::Compute)?;
-                let block = (a.logits, rows, s.vocab);
-                cross_entropy(gpu, block, i.targets + four, a.losses + four, i.step, backward)?;
+                gemm(gpu, to_vocab, hidden, weight.transposed(), Out::Compute(logits))?;
+                loss.launch(gpu, rows)?;
                 if !backward {
                     continue;
                 }
-                let d_hidden = matrix(a.d_hidden + (first * s.hidden * 4) as u64, s.hidden);
-                let back = (rows, s.hidden, s.vocab);
-                gemm(gpu, back, (logits, false), (weight, false), d_hidden, Out::F32)?;
-                if let Some(d_head) = table.d_head {
-                    let out = if overwrite && first == 0 { Out::Compute } else { Out::AddCompute };
-                    let outer = (s.vocab, s.hidden, rows);
-                    gemm(gpu, outer, (logits, true), (hidden, false), matrix(d_head, s.hidden), out)?;
+                let d_hidden = matrix(a.d_hidden.at(gpu, first * s.hidden), s.hidden);
+                gemm(gpu, (rows, s.hidden, s.vocab), logits, weight, Out::F32(d_hidden))?;
+                if let Some(d_head) = vocabulary.d_head {
+                    let d_head = matrix(d_head, s.hidden);
+                    let fresh = overwrite && first == 0;
+                    let out = if fresh { Out::Compute(d_head) } else { Out::AddCompute(d_head) };
+                    gemm(gpu, (s.vocab, s.hidden, rows), logits.transposed(), hidden, out)?;
                 }
             }
         }
-        // SAFETY: one loss a token.
-        unsafe { sum_losses(gpu, a.losses, self.tokens, a.loss, i.step) }
+        let sum = SumLosses {
+            losses: a.losses,
+            total: StepResult::loss_of(a.loss),
+            step: i.step,
+            rows: self.tokens as i32,
+        };
+        // SAFETY: one loss per token.
+        unsafe { sum.launch(gpu) }
     }
 }

@@ -1,6 +1,7 @@
 //! A kernel's launch.
 
 use std::ffi::c_void;
+use std::marker::PhantomData;
 
 use cudarc::driver::{result, sys};
 
@@ -30,74 +31,82 @@ impl Grid {
         Self { early: true, ..self }
     }
 
-    /// With `bytes` of shared memory a block.
+    /// With `bytes` of shared memory per block.
     pub(crate) fn shared(self, bytes: usize) -> Self {
         Self { shared_bytes: bytes, ..self }
     }
+
+    /// With `rows` rows of blocks.
+    pub(crate) fn rows(self, rows: usize) -> Self {
+        Self { blocks: (self.blocks.0, rows as u32), ..self }
+    }
 }
 
-/// Puts a kernel on the stream. `arguments` point to the values, in the kernel's order.
-///
-/// # Safety
-/// Number, types and order of the arguments must be the kernel's, and pointers among them must be
-/// to device memory as large as the kernel takes it to be.
-pub(crate) unsafe fn enqueue(
-    gpu: &Gpu,
-    kernel: &str,
+/// A kernel that takes one argument, the struct `A`. That it does is checked by a test (`mirror.rs`).
+pub(crate) struct Kernel<A> {
+    name: &'static str,
     typed: bool,
-    grid: Grid,
-    arguments: &mut [*mut c_void],
-) -> Result<()> {
-    let function = gpu.function(kernel, typed)?;
-    let (blocks, threads) = (grid.blocks, grid.threads);
-    if grid.shared_bytes > UNASKED {
-        gpu.allow_shared(function)?;
-    }
-    if grid.early && gpu.overlaps_kernels() {
-        // SAFETY: a union of plain numbers.
-        let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
-        attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
-        attribute.value.programmaticStreamSerializationAllowed = 1;
-        let config = sys::CUlaunchConfig {
-            gridDimX: blocks.0,
-            gridDimY: blocks.1,
-            gridDimZ: 1,
-            blockDimX: threads.0,
-            blockDimY: threads.1,
-            blockDimZ: 1,
-            sharedMemBytes: grid.shared_bytes as u32,
-            hStream: gpu.raw_stream(),
-            attrs: &raw mut attribute,
-            numAttrs: 1,
-        };
-        // SAFETY: the caller's; the configuration outlives the call.
-        let code = unsafe {
-            sys::cuLaunchKernelEx(&config, function.0, arguments.as_mut_ptr(), std::ptr::null_mut())
-        };
-        return code.result().map_err(|e| gpu.error(e.0));
-    }
-    // SAFETY: the caller's.
-    unsafe {
-        result::launch_kernel(
-            function.0,
-            (blocks.0, blocks.1, 1),
-            (threads.0, threads.1, 1),
-            grid.shared_bytes as u32,
-            gpu.raw_stream(),
-            arguments,
-        )
-    }
-    .map_err(|e| gpu.error(e.0))
+    arguments: PhantomData<fn(A)>,
 }
 
-/// `launch!(gpu, typed "name", grid, arguments…)`: a kernel in the version of the compute type;
-/// `plain "name"` for one that has no versions. Must stand in an `unsafe` block.
-macro_rules! launch {
-    ($gpu:expr, typed $name:expr, $grid:expr, $($argument:expr),+ $(,)?) => {
-        $crate::cuda::launch::enqueue($gpu, $name, true, $grid, &mut [$(&mut { $argument } as *mut _ as *mut std::ffi::c_void),+])
-    };
-    ($gpu:expr, plain $name:expr, $grid:expr, $($argument:expr),+ $(,)?) => {
-        $crate::cuda::launch::enqueue($gpu, $name, false, $grid, &mut [$(&mut { $argument } as *mut _ as *mut std::ffi::c_void),+])
-    };
+impl<A: Copy> Kernel<A> {
+    /// One with a version for each compute type, `name_f32` and `name_bf16`.
+    pub(crate) const fn typed(name: &'static str) -> Self {
+        Self { name, typed: true, arguments: PhantomData }
+    }
+
+    /// One without.
+    pub(crate) const fn plain(name: &'static str) -> Self {
+        Self { name, typed: false, arguments: PhantomData }
+    }
+
+    /// Puts it on the stream.
+    ///
+    /// # Safety
+    /// Pointers among the arguments must be to device memory as large as the kernel takes it to be, and
+    /// numbers such as it can compute with.
+    pub(crate) unsafe fn launch(&self, gpu: &Gpu, grid: Grid, arguments: A) -> Result<()> {
+        let function = gpu.function(self.name, self.typed)?;
+        let (blocks, threads) = (grid.blocks, grid.threads);
+        if grid.shared_bytes > UNASKED {
+            gpu.allow_shared(function)?;
+        }
+        // The driver copies what the kernel's one parameter points to.
+        let mut parameters = [(&raw const arguments).cast_mut().cast::<c_void>()];
+        if grid.early && gpu.overlaps_kernels() {
+            // SAFETY: a union of plain numbers.
+            let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
+            attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+            attribute.value.programmaticStreamSerializationAllowed = 1;
+            let config = sys::CUlaunchConfig {
+                gridDimX: blocks.0,
+                gridDimY: blocks.1,
+                gridDimZ: 1,
+                blockDimX: threads.0,
+                blockDimY: threads.1,
+                blockDimZ: 1,
+                sharedMemBytes: grid.shared_bytes as u32,
+                hStream: gpu.raw_stream(),
+                attrs: &raw mut attribute,
+                numAttrs: 1,
+            };
+            // SAFETY: the caller's; configuration and arguments outlive the call.
+            let code = unsafe {
+                sys::cuLaunchKernelEx(&config, function.0, parameters.as_mut_ptr(), std::ptr::null_mut())
+            };
+            return code.result().map_err(|e| gpu.error(e.0));
+        }
+        // SAFETY: the caller's; the arguments outlive the call.
+        unsafe {
+            result::launch_kernel(
+                function.0,
+                (blocks.0, blocks.1, 1),
+                (threads.0, threads.1, 1),
+                grid.shared_bytes as u32,
+                gpu.raw_stream(),
+                &mut parameters,
+            )
+        }
+        .map_err(|e| gpu.error(e.0))
+    }
 }
-pub(crate) use launch;

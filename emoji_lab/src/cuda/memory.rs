@@ -1,121 +1,204 @@
 //! Device memory, with errors that say how much was needed.
 
+use std::marker::PhantomData;
+
 use cudarc::driver::{result, sys};
 
 use super::Gpu;
 use super::gpu::describe;
+use super::pointer::{Compute, DevicePtr, Element, Number, Plain};
 use crate::error::{Error, Result};
 
-/// Bytes on the card, freed when dropped.
-pub(crate) struct Memory {
+/// Values of type `T` on the GPU, freed when dropped.
+pub(crate) struct Memory<T> {
+    allocation: Allocation,
+    of: PhantomData<fn() -> T>,
+}
+
+/// Bytes on the GPU.
+struct Allocation {
     gpu: Gpu,
-    ptr: u64,
+    start: DevicePtr<u8>,
     bytes: usize,
 }
 
-impl Memory {
-    /// `bytes` of zeros for `what`.
-    pub(crate) fn zeros(gpu: &Gpu, bytes: usize, what: &str) -> Result<Self> {
-        Self::filled(gpu, bytes, 0, what)
-    }
-
-    /// `bytes` for `what`, in which every number is NaN, f32 or bf16: what a kernel forgets to write is
-    /// found out instead of passing for a zero.
-    pub(crate) fn poisoned(gpu: &Gpu, bytes: usize, what: &str) -> Result<Self> {
-        Self::filled(gpu, bytes, 0xff, what)
-    }
-
+impl Allocation {
     fn filled(gpu: &Gpu, bytes: usize, with: u8, what: &str) -> Result<Self> {
         gpu.bind()?;
         let bytes = bytes.max(16);
         // SAFETY: a plain allocation of the context that is current.
-        let ptr = unsafe { result::malloc_sync(bytes) }.map_err(|e| match e.0 {
+        let address = unsafe { result::malloc_sync(bytes) }.map_err(|e| match e.0 {
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => out_of_memory(gpu, bytes, what),
             code => gpu.error(code),
         })?;
-        let memory = Self { gpu: gpu.clone(), ptr, bytes };
+        let Some(start) = DevicePtr::new(address) else {
+            return Err(out_of_memory(gpu, bytes, what));
+        };
+        let allocation = Self { gpu: gpu.clone(), start, bytes };
         // SAFETY: the range was just allocated.
-        unsafe { result::memset_d8_async(ptr, with, bytes, gpu.raw_stream()) }.map_err(|e| gpu.error(e.0))?;
-        Ok(memory)
+        unsafe { result::memset_d8_async(address, with, bytes, gpu.raw_stream()) }
+            .map_err(|e| gpu.error(e.0))?;
+        Ok(allocation)
     }
 
-    /// No memory.
-    pub(crate) fn none(gpu: &Gpu) -> Self {
-        Self { gpu: gpu.clone(), ptr: 0, bytes: 0 }
-    }
-
-    /// A copy of `values` on the card.
-    pub(crate) fn from_slice<T: Copy>(gpu: &Gpu, values: &[T], what: &str) -> Result<Self> {
-        let memory = Self::zeros(gpu, size_of_val(values), what)?;
-        memory.write(0, values)?;
-        Ok(memory)
-    }
-
-    /// Where it begins.
-    pub(crate) fn ptr(&self) -> u64 {
-        self.ptr
-    }
-
-    /// How many bytes there are.
-    pub(crate) fn len(&self) -> usize {
-        self.bytes
-    }
-
-    /// Overwrites what begins at byte `offset`. Returns when `values` may be changed again.
-    pub(crate) fn write<T: Copy>(&self, offset: usize, values: &[T]) -> Result<()> {
-        self.check(offset, size_of_val(values))?;
-        if values.is_empty() {
-            return Ok(());
-        }
-        self.gpu.bind()?;
-        // SAFETY: the range was checked; a `Copy` type without references is plain bytes.
-        unsafe { result::memcpy_htod_async(self.ptr + offset as u64, values, self.gpu.raw_stream()) }
-            .map_err(|e| self.gpu.error(e.0))?;
-        self.gpu.synchronize()
-    }
-
-    /// The `values.len()` values from byte `offset` on.
-    pub(crate) fn read<T: Copy>(&self, offset: usize, values: &mut [T]) -> Result<()> {
-        self.check(offset, size_of_val(values))?;
-        self.gpu.bind()?;
-        // SAFETY: the range was checked; the caller reads types of which all bytes are valid.
-        unsafe { result::memcpy_dtoh_async(values, self.ptr + offset as u64, self.gpu.raw_stream()) }
-            .map_err(|e| self.gpu.error(e.0))?;
-        self.gpu.synchronize()
-    }
-
-    /// Where `bytes` from byte `offset` on begin.
-    pub(super) fn range(&self, offset: usize, bytes: usize) -> Result<u64> {
-        self.check(offset, bytes)?;
-        Ok(self.ptr + offset as u64)
-    }
-
-    fn check(&self, offset: usize, bytes: usize) -> Result<()> {
-        match offset + bytes <= self.bytes {
-            true => Ok(()),
-            false => Err(Error::device(
+    /// That `bytes` bytes from `start` on are within.
+    fn check(&self, start: u64, bytes: usize) -> Result<()> {
+        let offset = start.wrapping_sub(self.start.address()) as usize;
+        match offset.checked_add(bytes) {
+            Some(end) if end <= self.bytes => Ok(()),
+            _ => Err(Error::device(
                 self.gpu.short_name(),
-                format!("bytes {offset} to {} of a buffer of {}", offset + bytes, self.bytes),
+                format!("{bytes} bytes at {offset} of a buffer of {}", self.bytes),
                 "This is a fault of emoji_lab",
             )),
         }
     }
 }
 
-impl Drop for Memory {
+impl Drop for Allocation {
     fn drop(&mut self) {
         // Work that still reads it must be done first. Errors have nowhere to go here, and the next
         // call that can fail reports them.
-        if self.ptr != 0 && self.gpu.synchronize().is_ok() {
+        if self.gpu.synchronize().is_ok() {
             // SAFETY: allocated by `malloc_sync`, freed once.
-            let _ = unsafe { result::free_sync(self.ptr) };
+            let _ = unsafe { result::free_sync(self.start.address()) };
         }
     }
 }
 
-impl std::fmt::Debug for Memory {
+impl<T> Memory<T> {
+    /// `len` zeros for `what`.
+    pub(crate) fn zeros(gpu: &Gpu, len: usize, what: &str) -> Result<Self>
+    where
+        T: Element,
+    {
+        let allocation = Allocation::filled(gpu, len * T::size(gpu), 0, what)?;
+        Ok(Self { allocation, of: PhantomData })
+    }
+
+    /// `len` values for `what`, in which every number is NaN, f32 or bf16: what a kernel forgets to write
+    /// is found out instead of passing for a zero.
+    pub(crate) fn poisoned(gpu: &Gpu, len: usize, what: &str) -> Result<Self>
+    where
+        T: Element,
+    {
+        let allocation = Allocation::filled(gpu, len * T::size(gpu), 0xff, what)?;
+        Ok(Self { allocation, of: PhantomData })
+    }
+
+    /// Where it begins.
+    pub(crate) fn ptr(&self) -> DevicePtr<T> {
+        self.allocation.start.cast()
+    }
+
+    /// How many bytes there are.
+    pub(crate) fn bytes(&self) -> usize {
+        self.allocation.bytes
+    }
+
+    /// The same, its type forgotten: to be kept.
+    pub(super) fn untyped(self) -> Memory<u8> {
+        Memory { allocation: self.allocation, of: PhantomData }
+    }
+
+    /// Where `len` values from number `offset` on begin.
+    pub(super) fn range(&self, offset: usize, len: usize) -> Result<DevicePtr<T>>
+    where
+        T: Element,
+    {
+        let gpu = &self.allocation.gpu;
+        let start = self.ptr().at(gpu, offset);
+        self.allocation.check(start.address(), len * T::size(gpu))?;
+        Ok(start)
+    }
+
+    /// Overwrites what begins at `to`, which must be within. Returns when `values` may be changed again.
+    pub(super) fn write_at<U: Plain>(&self, to: DevicePtr<U>, values: &[U]) -> Result<()> {
+        let gpu = &self.allocation.gpu;
+        self.allocation.check(to.address(), size_of_val(values))?;
+        if values.is_empty() {
+            return Ok(());
+        }
+        gpu.bind()?;
+        // SAFETY: the range was checked; `Plain` values are their bytes.
+        unsafe { result::memcpy_htod_async(to.address(), values, gpu.raw_stream()) }
+            .map_err(|e| gpu.error(e.0))?;
+        gpu.synchronize()
+    }
+
+    /// The `values.len()` values that begin at `from`, which must be within.
+    pub(super) fn read_at<U: Number>(&self, from: DevicePtr<U>, values: &mut [U]) -> Result<()> {
+        let gpu = &self.allocation.gpu;
+        self.allocation.check(from.address(), size_of_val(values))?;
+        gpu.bind()?;
+        // SAFETY: the range was checked; any bytes are a `Number`.
+        unsafe { result::memcpy_dtoh_async(values, from.address(), gpu.raw_stream()) }
+            .map_err(|e| gpu.error(e.0))?;
+        gpu.synchronize()
+    }
+}
+
+impl<T: Plain> Memory<T> {
+    /// A copy of `values` on the GPU.
+    pub(crate) fn from_slice(gpu: &Gpu, values: &[T], what: &str) -> Result<Self> {
+        let memory = Self::zeros(gpu, values.len(), what)?;
+        memory.write(0, values)?;
+        Ok(memory)
+    }
+
+    /// Overwrites what begins at value number `offset`. Returns when `values` may be changed again.
+    pub(crate) fn write(&self, offset: usize, values: &[T]) -> Result<()> {
+        self.write_at(self.ptr().at(&self.allocation.gpu, offset), values)
+    }
+}
+
+impl<T: Number> Memory<T> {
+    /// The `values.len()` values from number `offset` on.
+    pub(crate) fn read(&self, offset: usize, values: &mut [T]) -> Result<()> {
+        self.read_at(self.ptr().at(&self.allocation.gpu, offset), values)
+    }
+}
+
+impl Memory<Compute> {
+    /// Overwrites what begins at value number `offset`, rounded to the compute type.
+    pub(super) fn write_rounded(&self, offset: usize, values: &[f32]) -> Result<()> {
+        let gpu = &self.allocation.gpu;
+        let to = self.ptr().at(gpu, offset);
+        if !gpu.bf16() {
+            return self.write_at(to.cast(), values);
+        }
+        let rounded: Vec<_> = values.iter().map(|value| half::bf16::from_f32(*value)).collect();
+        self.write_at(to.cast(), &rounded)
+    }
+
+    /// The `len` values from number `offset` on, as f32.
+    pub(super) fn read_widened(&self, offset: usize, len: usize) -> Result<Vec<f32>> {
+        let gpu = &self.allocation.gpu;
+        let from = self.ptr().at(gpu, offset);
+        if !gpu.bf16() {
+            let mut values = vec![0f32; len];
+            self.read_at(from.cast(), &mut values)?;
+            return Ok(values);
+        }
+        let mut rounded = vec![half::bf16::ZERO; len];
+        self.read_at(from.cast(), &mut rounded)?;
+        Ok(rounded.into_iter().map(half::bf16::to_f32).collect())
+    }
+}
+
+/// Zeros in place of `len` values from `start` on, in the stream's order.
+///
+/// # Safety
+/// They must be memory of this GPU.
+pub(super) unsafe fn clear<T: Element>(gpu: &Gpu, start: DevicePtr<T>, len: usize) -> Result<()> {
+    // SAFETY: the caller's.
+    unsafe { result::memset_d8_async(start.address(), 0, len * T::size(gpu), gpu.raw_stream()) }
+        .map_err(|e| gpu.error(e.0))
+}
+
+impl<T> std::fmt::Debug for Memory<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Memory({} bytes on {})", self.bytes, self.gpu.short_name())
+        write!(f, "Memory({} bytes on {})", self.bytes(), self.allocation.gpu.short_name())
     }
 }
 
@@ -132,28 +215,4 @@ fn out_of_memory(gpu: &Gpu, bytes: usize, what: &str) -> Error {
          (nvidia-smi), lower per_device_train_batch_size or max_length, take \
          optim_state_dtype: DType::BF16, or leave embed_tokens and lm_head out of modules_to_save; or compute on the CPU: Device::Cpu",
     )
-}
-
-/// Lays buffers out one behind the other: once to count, once with the memory there.
-pub(crate) struct Layout {
-    next: u64,
-}
-
-impl Layout {
-    /// From `base` on.
-    pub(crate) fn new(base: u64) -> Self {
-        Self { next: base }
-    }
-
-    /// Room for `bytes`, aligned for every kind of access.
-    pub(crate) fn take(&mut self, bytes: usize) -> u64 {
-        let at = self.next;
-        self.next += bytes.next_multiple_of(256) as u64;
-        at
-    }
-
-    /// Where the last buffer ends.
-    pub(crate) fn end(&self) -> u64 {
-        self.next
-    }
 }

@@ -10,8 +10,10 @@
 //! | `gpu.rs` | the card: opened, described, its dtype chosen |
 //! | `trouble.rs` | what is wrong with driver, cuBLAS or GPU, in sentences |
 //! | `limits.rs`, `shared.rs` | what the kernels take of a model, and the shared memory they ask for |
-//! | `memory.rs` | device memory, with errors that say how much was needed |
+//! | `pointer.rs` | typed addresses on the GPU |
+//! | `memory.rs`, `placed.rs` | device memory, with errors that say how much was needed; many buffers in one piece of it |
 //! | `launch.rs`, `gemm.rs` | a kernel's launch, a matrix product |
+//! | `mirror.rs` | structs that CUDA has as well, their layouts asserted on both sides |
 //! | `network.rs` | weights and adapters as the kernels want them |
 //! | `activations.rs` | everything a pass writes, laid out once |
 //! | `forward.rs`, `backward.rs`, `head.rs` | the passes |
@@ -36,11 +38,14 @@ mod graph;
 mod head;
 pub(crate) mod launch;
 mod limits;
-mod memory;
+pub(crate) mod memory;
+pub(crate) mod mirror;
 mod network;
+mod placed;
+pub(crate) mod pointer;
 mod sampler;
 pub(crate) mod shared;
-mod step;
+pub(crate) mod step;
 mod stored;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -1,5 +1,7 @@
 //! Weights and adapters as the kernels want them.
 
+use std::marker::PhantomData;
+
 use candle_core::Tensor;
 use rayon::prelude::*;
 
@@ -7,14 +9,16 @@ use super::Gpu;
 use super::activations::Activations;
 use super::arena::DeviceArena;
 use super::limits::{self, Plan};
-use super::memory::{Layout, Memory};
+use super::memory::Memory;
+use super::placed::Placed;
+use super::pointer::{Compute, DevicePtr, Plain, as_bytes};
 use crate::error::{Error, Result};
 use crate::host;
 use crate::model::layer::DecoderLayer;
 use crate::model::{Gemma3, Gemma3Config, LayerType, LinearName, Parameter};
-use crate::ops::embedding;
+use crate::ops::embedding::cuda::{Table, TableGradient};
 use crate::ops::lora_linear::Weight;
-use crate::ops::lora_linear::cuda::{AdapterGradient, Adapters, Unpack};
+use crate::ops::lora_linear::cuda::{AdapterGradient, Adapters, DropoutFactors, Unpack};
 use crate::ops::rope::RopeTable;
 use crate::train::Slot;
 
@@ -25,8 +29,11 @@ pub(super) const O: usize = 1;
 pub(super) const GATE_UP: usize = 2;
 pub(super) const DOWN: usize = 3;
 
-/// Rooms that layers in NF4 share.
-pub(super) const ROOMS: usize = 2;
+/// Sets of matrices that layers in NF4 share: while one is used, the next layer is unpacked into the other.
+pub(super) const SHARED: usize = 2;
+
+/// The matrices `[outs, ins + tail]` of one layer's groups.
+pub(super) type Matrices = [DevicePtr<Compute>; 4];
 
 /// The model's sizes, and those of the adapters' `u` behind each group's activation.
 #[derive(Debug, Clone)]
@@ -83,84 +90,83 @@ impl Sizes {
     }
 }
 
-/// One decoder layer on the card.
+/// One decoder layer on the GPU.
 pub(super) struct Layer {
-    /// The four groups' matrices `[outs, ins + tail]`.
-    pub(super) matrices: [u64; 4],
+    pub(super) matrices: Matrices,
     pub(super) adapters: [Adapters; 4],
-    /// `Unpack[7]`.
-    pub(super) unpack: u64,
-    pub(super) norms: [u64; 6],
+    /// One per linear layer.
+    pub(super) unpack: DevicePtr<Unpack>,
+    pub(super) norms: Norms,
     pub(super) window: i32,
-    pub(super) cos: u64,
-    pub(super) sin: u64,
-    /// `AdapterGradient[adapter_count]`; set by [`Network::place_gradients`].
-    pub(super) adapter_gradients: u64,
-    pub(super) adapter_count: usize,
-    pub(super) gradient_tiles: usize,
-    /// What is needed to make them: the linear layer, and offsets of A and B in the arena.
-    sources: Vec<(LinearName, usize, usize)>,
+    pub(super) angles: Angles,
+    sources: Vec<Source>,
 }
 
-/// Where rows of the embedding are looked up: f32, bf16, or f32 in halves, if `low` is not 0.
+/// The weights of a layer's norms.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Lookup {
-    rows: u64,
-    low: u64,
-    f32: bool,
+pub(super) struct Norms {
+    pub(super) input: DevicePtr<f32>,
+    pub(super) q: DevicePtr<f32>,
+    pub(super) k: DevicePtr<f32>,
+    pub(super) post_attention: DevicePtr<f32>,
+    pub(super) pre_feedforward: DevicePtr<f32>,
+    pub(super) post_feedforward: DevicePtr<f32>,
 }
 
-impl Lookup {
-    /// Rows `ids`, scaled, into `x`.
-    ///
-    /// # Safety
-    /// As [`embedding::cuda::forward`].
-    pub(super) unsafe fn rows(
-        &self,
-        gpu: &Gpu,
-        ids: u64,
-        x: u64,
-        shape: (usize, usize),
-        scale: f32,
-    ) -> Result<()> {
-        // SAFETY: the caller's.
-        unsafe {
-            match self.low {
-                0 => embedding::cuda::forward(gpu, (self.rows, self.f32), ids, x, shape, scale),
-                low => embedding::cuda::forward_split(gpu, (self.rows, low), ids, x, shape, scale),
-            }
-        }
-    }
-}
-
-/// A table of embeddings or of the head.
+/// RoPE's tables, `[positions, dim / 2]`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Table {
-    pub(super) lookup: Lookup,
-    /// What products read, in the compute type.
-    pub(super) head: u64,
-    /// Where the gradients are added.
-    pub(super) d_lookup: Option<u64>,
-    pub(super) d_head: Option<u64>,
+pub(super) struct Angles {
+    pub(super) cos: DevicePtr<f32>,
+    pub(super) sin: DevicePtr<f32>,
 }
 
-/// A model on the card.
+/// Where an adapter's trained values are.
+#[derive(Debug, Clone, Copy)]
+struct Source {
+    linear: LinearName,
+    /// Offsets in the arena.
+    a: usize,
+    b: usize,
+}
+
+/// The embedding and the head, `[vocab, hidden]`, which may be one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Vocabulary {
+    pub(super) lookup: Table,
+    /// What products read.
+    pub(super) head: DevicePtr<Compute>,
+    /// Where the gradient of the rows is added, where they are trained: to the head's if they are one, else to
+    /// f32 of their own.
+    pub(super) d_lookup: Option<TableGradient>,
+    pub(super) d_head: Option<DevicePtr<Compute>>,
+}
+
+/// The gradients of a layer's adapters, as their kernel is told of them.
+pub(super) struct GradientTable {
+    pub(super) adapters: Memory<AdapterGradient>,
+    pub(super) count: usize,
+    /// Blocks that make them.
+    pub(super) tiles: usize,
+}
+
+/// A model on the GPU.
 pub(super) struct Network {
     pub(super) sizes: Sizes,
     pub(super) layers: Vec<Layer>,
-    pub(super) final_norm: u64,
-    pub(super) table: Table,
+    pub(super) final_norm: DevicePtr<f32>,
+    pub(super) vocabulary: Vocabulary,
     /// Whether weights must be unpacked, or B put in its place, before each use.
     pub(super) unpacks: bool,
-    /// Dropout's threshold and factor, the same for all adapters.
-    pub(super) dropout: (u32, f32),
+    /// The same for all adapters.
+    pub(super) dropout: DropoutFactors,
     pub(super) unpack_units: usize,
     /// Positions there are angles for.
     pub(super) positions: usize,
     pub(super) bytes: usize,
-    _memories: Vec<Memory>,
-    /// A table per layer, made anew with every room for activations.
-    pub(super) gradient_tables: Vec<Memory>,
+    _matrices: Placed<Vec<Matrices>>,
+    _memories: Vec<Memory<u8>>,
+    /// One per layer, made anew with the activations ([`Self::place_gradients`]).
+    pub(super) gradient_tables: Vec<GradientTable>,
 }
 
 /// Values put together on the host, each aligned, to go over in one copy.
@@ -169,26 +175,29 @@ struct Staging {
     bytes: Vec<u8>,
 }
 
+/// Where values of type `T` begin in the staging, in bytes.
+struct Staged<T> {
+    at: usize,
+    of: PhantomData<T>,
+}
+
 impl Staging {
-    fn put(&mut self, bytes: &[u8]) -> usize {
+    fn put<T: Plain>(&mut self, values: &[T]) -> Staged<T> {
         let at = self.bytes.len().next_multiple_of(256);
         self.bytes.resize(at, 0);
-        self.bytes.extend_from_slice(bytes);
-        at
-    }
-
-    fn put_f32(&mut self, values: &[f32]) -> usize {
-        self.put(as_bytes(values))
+        self.bytes.extend_from_slice(as_bytes(values));
+        Staged { at, of: PhantomData }
     }
 }
 
-/// Plain numbers as bytes.
-fn as_bytes<T: Copy>(values: &[T]) -> &[u8] {
-    // SAFETY: only called with numbers and `repr(C)` structs of numbers without padding.
-    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+impl<T> Staged<T> {
+    /// On the GPU, where the staging begins at `base`.
+    fn on(&self, gpu: &Gpu, base: DevicePtr<u8>) -> DevicePtr<T> {
+        base.at(gpu, self.at).cast()
+    }
 }
 
-/// `values` in the compute type, row by row with room for `tail` values behind each.
+/// `values` in the compute type, row by row, each followed by `tail` zeros.
 fn rows_in_compute_type(gpu: &Gpu, values: &[f32], width: usize, tail: usize) -> Vec<u8> {
     let size = gpu.size();
     let mut out = vec![0u8; values.len() / width * (width + tail) * size];
@@ -209,7 +218,7 @@ fn values_of(tensor: &Tensor) -> Result<Vec<f32>> {
 }
 
 impl Network {
-    /// Puts `model` on the card. Trained tensors are those of the arena, where there is one;
+    /// Puts `model` on the GPU. Trained tensors are those of the arena, where there is one;
     /// `positions` is how long a sequence may be.
     pub(super) fn new(
         gpu: &Gpu,
@@ -230,15 +239,14 @@ impl Network {
             ));
         }
         let mut builder = Builder { gpu, sizes: &sizes, arena, memories: vec![], bytes: 0 };
-        // In NF4 layers unpack into two rooms by turns: one is filled while the other is used.
-        let rooms = builder.matrices(if quantized { ROOMS } else { sizes.layers })?;
+        let matrices = builder.matrices(if quantized { SHARED } else { sizes.layers })?;
         let angles = builder.angles(model, positions)?;
         let mut layers = vec![];
-        for (layer, &room) in model.layers.iter().zip(rooms.iter().cycle()) {
-            layers.push(builder.layer(layer, room, angles)?);
+        for (layer, which) in model.layers.iter().zip((0..matrices.len()).cycle()) {
+            layers.push(builder.layer(layer, &matrices, which, angles)?);
         }
         let final_norm = builder.upload(&values_of(&model.norm.weight.value)?, "the final norm")?;
-        let table = builder.table(model)?;
+        let vocabulary = builder.vocabulary(model)?;
         let units = |group: usize| {
             let (ins, outs) = sizes.group(group);
             (if quantized { ins / 8 } else { 0 } + sizes.tails[group]) * outs
@@ -250,15 +258,16 @@ impl Network {
             dropout: layers
                 .iter()
                 .flat_map(|l: &Layer| &l.adapters)
-                .map(Adapters::dropout)
-                .find(|(threshold, _)| *threshold > 0)
-                .unwrap_or((0, 1.0)),
+                .map(|adapters| adapters.dropout)
+                .find(|dropout| dropout.threshold > 0)
+                .unwrap_or(DropoutFactors::NONE),
             unpack_units,
             layers,
             final_norm,
-            table,
+            vocabulary,
             positions,
             bytes,
+            _matrices: matrices,
             _memories: memories,
             gradient_tables: vec![],
             sizes,
@@ -275,12 +284,11 @@ impl Network {
     ) -> Result<()> {
         self.gradient_tables.clear();
         let s = self.sizes.clone();
-        let t = gpu.size() as u64;
         let padded = s.rank.next_multiple_of(8);
-        for (index, (layer, a)) in self.layers.iter_mut().zip(&activations.layers).enumerate() {
+        for (index, (layer, a)) in self.layers.iter().zip(&activations.layers).enumerate() {
             let g = activations.gradients_of(index);
             let mut all = vec![];
-            for &(linear, offset_a, offset_b) in &layer.sources {
+            for &Source { linear, a: offset_a, b: offset_b } in &layer.sources {
                 let group = (0..4).find(|g| GROUPS[*g].contains(&linear)).unwrap_or(0);
                 let place = GROUPS[group].iter().position(|other| *other == linear).unwrap_or(0);
                 let (width, outs) = s.group(group);
@@ -295,9 +303,9 @@ impl Network {
                 let u = width + place * padded;
                 all.push(AdapterGradient {
                     x,
-                    u: x + u as u64 * t,
-                    dy: dy + first as u64 * t,
-                    du: d_x + u as u64 * 4,
+                    u: x.at(gpu, u),
+                    dy: dy.at(gpu, first),
+                    du: d_x.at(gpu, u),
                     da: arena.gradient_ptr(offset_a),
                     db: arena.gradient_ptr(offset_b),
                     ins: width as i32,
@@ -310,11 +318,11 @@ impl Network {
                     scale,
                 });
             }
-            layer.adapter_count = all.len();
-            layer.gradient_tiles = all.iter().map(AdapterGradient::tiles).sum();
-            let memory = Memory::from_slice(gpu, as_bytes(&all), "the adapters' table")?;
-            layer.adapter_gradients = memory.ptr();
-            self.gradient_tables.push(memory);
+            self.gradient_tables.push(GradientTable {
+                adapters: Memory::from_slice(gpu, &all, "the adapters' table")?,
+                count: all.len(),
+                tiles: all.iter().map(AdapterGradient::tiles).sum(),
+            });
         }
         Ok(())
     }
@@ -339,21 +347,17 @@ struct Builder<'a> {
     gpu: &'a Gpu,
     sizes: &'a Sizes,
     arena: Option<(&'a DeviceArena, &'a [Slot])>,
-    memories: Vec<Memory>,
+    memories: Vec<Memory<u8>>,
     bytes: usize,
 }
 
 impl Builder<'_> {
-    fn keep(&mut self, memory: Memory, bytes: usize) -> u64 {
-        let ptr = memory.ptr();
-        self.bytes += bytes;
-        self.memories.push(memory);
-        ptr
-    }
-
-    fn upload<T: Copy>(&mut self, values: &[T], what: &str) -> Result<u64> {
+    fn upload<T: Plain>(&mut self, values: &[T], what: &str) -> Result<DevicePtr<T>> {
         let memory = Memory::from_slice(self.gpu, values, what)?;
-        Ok(self.keep(memory, size_of_val(values)))
+        let start = memory.ptr();
+        self.bytes += size_of_val(values);
+        self.memories.push(memory.untyped());
+        Ok(start)
     }
 
     /// Where the arena has a tensor.
@@ -361,45 +365,47 @@ impl Builder<'_> {
         self.arena?.1.iter().find(|slot| slot.parameter == parameter).map(|slot| slot.offset)
     }
 
-    /// Room for the four matrices of `layers` layers.
-    fn matrices(&mut self, layers: usize) -> Result<Vec<[u64; 4]>> {
-        let (s, size) = (self.sizes, self.gpu.size());
-        let place = |base: u64| {
-            let mut layout = Layout::new(base);
-            let rooms: Vec<[u64; 4]> = (0..layers)
-                .map(|_| {
-                    [QKV, O, GATE_UP, DOWN].map(|group| {
-                        let (ins, outs) = s.group(group);
-                        layout.take(outs * (ins + s.tails[group]) * size)
-                    })
-                })
-                .collect();
-            (rooms, layout.end() as usize)
-        };
-        let bytes = place(0).1;
-        let memory = Memory::zeros(self.gpu, bytes, "the linear layers")?;
-        let base = self.keep(memory, bytes);
-        Ok(place(base).0)
+    /// The matrices of `layers` layers, zeros.
+    fn matrices(&mut self, layers: usize) -> Result<Placed<Vec<Matrices>>> {
+        let s = self.sizes;
+        let matrices: Placed<Vec<Matrices>> = Placed::zeros(self.gpu, "the linear layers", |layout| {
+            let mut matrix = |group: usize| {
+                let (ins, outs) = s.group(group);
+                layout.take(outs * (ins + s.tails[group]))
+            };
+            (0..layers).map(|_| [QKV, O, GATE_UP, DOWN].map(&mut matrix)).collect()
+        })?;
+        self.bytes += matrices.bytes();
+        Ok(matrices)
     }
 
-    /// Cosines and sines for global and for local layers.
-    fn angles(&mut self, model: &Gemma3, positions: usize) -> Result<[(u64, u64); 2]> {
+    /// For global and for local layers.
+    fn angles(&mut self, model: &Gemma3, positions: usize) -> Result<[Angles; 2]> {
         let all: Vec<u32> = (0..positions as u32).collect();
         let (global, local) = model.rope_tables(&all)?;
-        let mut upload = |table: &RopeTable| -> Result<(u64, u64)> {
+        let mut upload = |table: &RopeTable| -> Result<Angles> {
             let (cos, sin) = table.tables();
-            Ok((self.upload(&values_of(cos)?, "RoPE angles")?, self.upload(&values_of(sin)?, "RoPE angles")?))
+            Ok(Angles {
+                cos: self.upload(&values_of(cos)?, "RoPE angles")?,
+                sin: self.upload(&values_of(sin)?, "RoPE angles")?,
+            })
         };
         Ok([upload(&global)?, upload(&local)?])
     }
 
-    fn layer(&mut self, layer: &DecoderLayer, matrices: [u64; 4], angles: [(u64, u64); 2]) -> Result<Layer> {
-        let s = self.sizes;
-        let size = self.gpu.size();
+    /// A layer whose matrices are number `which` of all.
+    fn layer(
+        &mut self,
+        layer: &DecoderLayer,
+        all: &Placed<Vec<Matrices>>,
+        which: usize,
+        angles: [Angles; 2],
+    ) -> Result<Layer> {
+        let (gpu, s, matrices) = (self.gpu, self.sizes, all[which]);
         let padded = s.rank.next_multiple_of(8);
         let mut staging = Staging::default();
-        let mut unpack: Vec<(Unpack, Option<(usize, usize)>)> = vec![];
-        let mut adapters = [Adapters::default(); 4];
+        let mut unpack = vec![];
+        let mut adapters = [Adapters::NONE; 4];
         let mut sources = vec![];
         for (group, linears) in GROUPS.iter().enumerate() {
             let (width, _) = s.group(group);
@@ -407,28 +413,32 @@ impl Builder<'_> {
             for (place, &which) in linears.iter().enumerate() {
                 let linear = layer.linear(which);
                 let (first, rows) = s.rows(which);
-                let out = matrices[group] + (first * ld * size) as u64;
+                let out = matrices[group].at(gpu, first * ld);
                 let mut entry = Unpack {
+                    packed: None,
+                    absmax: None,
                     out,
+                    b: None,
                     rows: rows as i32,
                     width: width as i32,
                     ld: ld as i32,
                     block_size: 1,
                     b_at: (width + place * padded) as i32,
                     rank: s.rank as i32,
-                    ..Unpack::default()
+                    scale: 0.0,
+                    padding: 0,
                 };
                 let mut packed_at = None;
                 match &linear.weight {
                     Weight::Nf4(w) => {
                         entry.block_size = w.block_size() as i32;
-                        packed_at = Some((staging.put(w.packed()), staging.put_f32(w.absmax())));
+                        packed_at = Some((staging.put(w.packed()), staging.put(w.absmax())));
                     }
                     Weight::Dense(w) => {
                         let bytes = host::read(&w.contiguous()?, |w| {
-                            Ok(rows_in_compute_type(self.gpu, w, width, s.tails[group]))
+                            Ok(rows_in_compute_type(gpu, w, width, s.tails[group]))
                         })?;
-                        self.write(out, &bytes)?;
+                        all.write_at(out.cast(), &bytes)?;
                     }
                 }
                 let to = &mut adapters[group];
@@ -443,11 +453,11 @@ impl Builder<'_> {
                             "This is a fault of emoji_lab",
                         ));
                     };
-                    to.a[place] = arena.value_ptr(a);
-                    to.set_dropout(lora.dropout);
-                    entry.b = arena.value_ptr(b);
+                    to.a[place] = Some(arena.value_ptr(a));
+                    to.dropout = DropoutFactors::new(lora.dropout);
+                    entry.b = Some(arena.value_ptr(b));
                     entry.scale = lora.scale as f32;
-                    sources.push((which, a, b));
+                    sources.push(Source { linear: which, a, b });
                 }
                 unpack.push((entry, packed_at));
             }
@@ -457,75 +467,81 @@ impl Builder<'_> {
                 adapters[group].padded = padded as i32;
             }
         }
-        let mut norms_at = [0; 6];
-        for (at, (_, norm)) in norms_at.iter_mut().zip(layer.norms()) {
-            *at = staging.put_f32(&values_of(&norm.weight.value)?);
+        let mut norms = vec![];
+        for (_, norm) in layer.norms() {
+            norms.push(staging.put(&values_of(&norm.weight.value)?));
         }
         let base = self.upload(&staging.bytes, "the layers' packed weights")?;
+        let norm = |which: usize| norms[which].on(gpu, base);
         let unpack: Vec<Unpack> = unpack
             .into_iter()
             .map(|(entry, at)| match at {
                 Some((packed, absmax)) => {
-                    Unpack { packed: base + packed as u64, absmax: base + absmax as u64, ..entry }
+                    Unpack { packed: Some(packed.on(gpu, base)), absmax: Some(absmax.on(gpu, base)), ..entry }
                 }
                 None => entry,
             })
             .collect();
         let sliding = layer.layer_type == LayerType::SlidingAttention;
-        let (cos, sin) = angles[usize::from(sliding)];
         Ok(Layer {
             matrices,
             adapters,
-            unpack: self.upload(as_bytes(&unpack), "the layers' table")?,
-            norms: norms_at.map(|at| base + at as u64),
+            unpack: self.upload(&unpack, "the layers' table")?,
+            norms: Norms {
+                input: norm(0),
+                q: norm(1),
+                k: norm(2),
+                post_attention: norm(3),
+                pre_feedforward: norm(4),
+                post_feedforward: norm(5),
+            },
             window: if sliding { s.window as i32 } else { 0 },
-            cos,
-            sin,
-            adapter_gradients: 0,
-            adapter_count: 0,
-            gradient_tiles: 0,
+            angles: angles[usize::from(sliding)],
             sources,
         })
     }
 
-    /// Copies bytes to a place within one of our buffers.
-    fn write(&self, to: u64, bytes: &[u8]) -> Result<()> {
-        let within = self.memories.iter().find_map(|m| {
-            let offset = to.checked_sub(m.ptr())? as usize;
-            (offset + bytes.len() <= m.len()).then_some((m, offset))
-        });
-        match within {
-            Some((memory, offset)) => memory.write(offset, bytes),
-            None => Err(Error::device("cuda", "a weight outside its room", "This is a fault of emoji_lab")),
-        }
+    /// A frozen table of the embedding or the head, in the compute type.
+    fn frozen(&mut self, tensor: &Tensor) -> Result<DevicePtr<Compute>> {
+        let hidden = self.sizes.hidden;
+        let bytes = host::read(&tensor.contiguous()?, |v| Ok(rows_in_compute_type(self.gpu, v, hidden, 0)))?;
+        Ok(self.upload(&bytes, "the embedding")?.cast())
     }
 
-    fn table(&mut self, model: &Gemma3) -> Result<Table> {
-        let s = self.sizes;
-        let bf16 = self.gpu.bf16();
-        let embedding = self.slot(Parameter::EmbedTokens);
-        let tied = model.lm_head.is_none();
-        let head = if tied { embedding } else { self.slot(Parameter::LmHead) };
-        let gradient = |offset: usize| self.arena.map(|(arena, _)| arena.gradient_ptr(offset));
-        let (d_lookup, d_head) = (embedding.and_then(gradient), head.and_then(gradient));
-        let arena = self.arena.map(|(arena, _)| arena);
-        let mut frozen = |tensor: &Tensor| -> Result<u64> {
-            let bytes =
-                host::read(&tensor.contiguous()?, |v| Ok(rows_in_compute_type(self.gpu, v, s.hidden, 0)))?;
-            self.upload(&bytes, "the embedding")
+    fn vocabulary(&mut self, model: &Gemma3) -> Result<Vocabulary> {
+        let trained = |parameter: Parameter| Some((self.arena?.0, self.slot(parameter)?));
+        let (embedding, own_head) = (trained(Parameter::EmbedTokens), trained(Parameter::LmHead));
+        let Some(head) = &model.lm_head else {
+            // One table for both.
+            return Ok(match embedding {
+                Some((arena, _)) => {
+                    let d_head = arena.head_gradients.ptr();
+                    Vocabulary {
+                        lookup: arena.head_values.table(),
+                        head: arena.head_values.head(),
+                        d_lookup: Some(TableGradient::Compute(d_head)),
+                        d_head: Some(d_head),
+                    }
+                }
+                None => {
+                    let rows = self.frozen(&model.embed_tokens.value)?;
+                    Vocabulary { lookup: Table::Compute(rows), head: rows, d_lookup: None, d_head: None }
+                }
+            });
         };
-        let lookup = match (embedding, arena) {
-            (Some(_), Some(arena)) if tied => {
-                Lookup { rows: arena.head_values.ptr(), low: arena.head_values.low_ptr(), f32: !bf16 }
-            }
-            (Some(offset), Some(arena)) => Lookup { rows: arena.value_ptr(offset), low: 0, f32: true },
-            _ => Lookup { rows: frozen(&model.embed_tokens.value)?, low: 0, f32: !bf16 },
+        let lookup = match embedding {
+            Some((arena, offset)) => Table::F32(arena.value_ptr(offset)),
+            None => Table::Compute(self.frozen(&model.embed_tokens.value)?),
         };
-        let head = match (head, arena, &model.lm_head) {
-            (Some(_), Some(arena), _) => arena.head_values.ptr(),
-            (.., None) => lookup.rows,
-            (.., Some(head)) => frozen(&head.value)?,
+        let head = match own_head {
+            Some((arena, _)) => arena.head_values.head(),
+            None => self.frozen(&head.value)?,
         };
-        Ok(Table { lookup, head, d_lookup, d_head })
+        Ok(Vocabulary {
+            lookup,
+            head,
+            d_lookup: embedding.map(|(arena, offset)| TableGradient::F32(arena.gradient_ptr(offset))),
+            d_head: own_head.map(|(arena, _)| arena.head_gradients.ptr()),
+        })
     }
 }

@@ -1,43 +1,37 @@
-//! Tokens drawn on the card.
+//! Tokens drawn on the GPU.
 
 use super::Gpu;
-use super::memory::{Layout, Memory};
+use super::placed::Placed;
+use super::pointer::DevicePtr;
 use crate::error::Result;
+use crate::ops::decode::cuda::DecodeState;
 use crate::ops::sample::Rule;
-use crate::ops::sample::cuda::{
-    self as sample, Buffers, HISTOGRAM_BYTES, SampleRule, THRESHOLD_BYTES, TOKENS,
-};
+use crate::ops::sample::cuda::{BINS, HISTOGRAMS, SampleBuffers, SampleRule, TOKENS};
 
 /// What choosing a token by a [`Rule`] reads and writes.
 pub(super) struct Sampler {
     gpu: Gpu,
-    memory: Memory,
-    buffers: Buffers,
+    buffers: Placed<SampleBuffers>,
 }
 
 impl Sampler {
     /// For logits of `vocab` tokens.
     pub(super) fn new(gpu: &Gpu, vocab: usize) -> Result<Self> {
         let blocks = vocab.div_ceil(TOKENS);
-        let place = |base: u64| {
-            let mut layout = Layout::new(base);
-            let buffers = Buffers {
-                rule: layout.take(size_of::<SampleRule>()),
-                seen: layout.take(vocab.div_ceil(32) * 4),
-                x: layout.take(vocab * 4),
-                tops: layout.take(blocks * 4),
-                top: layout.take(4),
-                histograms: layout.take(HISTOGRAM_BYTES),
-                thresholds: layout.take(THRESHOLD_BYTES),
-                best: layout.take(blocks * 4),
-                best_row: layout.take(blocks * 4),
-                vocab: vocab as i32,
-                blocks: blocks as i32,
-            };
-            (buffers, layout.end() as usize)
-        };
-        let memory = Memory::zeros(gpu, place(0).1, "sampling")?;
-        Ok(Self { gpu: gpu.clone(), buffers: place(memory.ptr()).0, memory })
+        let buffers = Placed::zeros(gpu, "sampling", |layout| SampleBuffers {
+            rule: layout.take(1),
+            seen: layout.take(vocab.div_ceil(32)),
+            x: layout.take(vocab),
+            tops: layout.take(blocks),
+            top: layout.take(1),
+            histograms: layout.take(HISTOGRAMS * BINS),
+            thresholds: layout.take(HISTOGRAMS),
+            best: layout.take(blocks),
+            best_row: layout.take(blocks),
+            vocab: vocab as i32,
+            blocks: blocks as i32,
+        })?;
+        Ok(Self { gpu: gpu.clone(), buffers })
     }
 
     /// From now on chooses by `rule`, after the tokens of `prompt`, which are within the vocabulary.
@@ -46,17 +40,22 @@ impl Sampler {
         for token in prompt {
             seen[*token as usize / 32] |= 1 << (token % 32);
         }
-        self.memory.write((self.buffers.seen - self.memory.ptr()) as usize, &seen)?;
-        self.memory.write((self.buffers.rule - self.memory.ptr()) as usize, &[SampleRule::from(rule)])
+        self.buffers.write_at(self.buffers.seen, &seen)?;
+        self.buffers.write_at(self.buffers.rule, &[SampleRule::from(rule)])
     }
 
     /// Chooses the token after the state's position.
     ///
     /// # Safety
-    /// `logits` must be f32 `[vocab]`, `state` a `DecodeState`, `written` as long as its limit.
-    pub(super) unsafe fn choose(&self, logits: u64, written: u64, state: u64) -> Result<()> {
+    /// `logits` must be `[vocab]`, `written` as long as the state's limit.
+    pub(super) unsafe fn choose(
+        &self,
+        logits: DevicePtr<f32>,
+        written: DevicePtr<i32>,
+        state: DevicePtr<DecodeState>,
+    ) -> Result<()> {
         // SAFETY: the buffers are laid out for this vocabulary; histograms begin as zeros, and are left so.
-        unsafe { sample::choose(&self.gpu, logits, self.buffers, written, state) }
+        unsafe { self.buffers.choose(&self.gpu, logits, written, state) }
     }
 }
 
@@ -66,8 +65,8 @@ mod tests {
 
     use super::*;
     use crate::cuda::graph::capture;
+    use crate::cuda::memory::Memory;
     use crate::host;
-    use crate::ops::decode::cuda::DecodeState;
     use crate::ops::sample::cpu;
     use crate::rng::Philox;
 
@@ -92,22 +91,22 @@ mod tests {
         rules
     }
 
-    /// What the card chooses for `logits`, `count` times at one place after another.
+    /// What the GPU chooses for `logits`, `count` times at one place after another.
     fn on_card(gpu: &Gpu, logits: &[f32], prompt: &[u32], rule: &Rule, count: usize) -> Vec<u32> {
         let sampler = Sampler::new(gpu, logits.len()).unwrap();
         let values = Memory::from_slice(gpu, logits, "logits").unwrap();
         let state =
             DecodeState { token: 0, position: prompt.len() as i32 - 1, count: 0, limit: count as i32 };
         let state = Memory::from_slice(gpu, &[state], "the state").unwrap();
-        let written = Memory::poisoned(gpu, count * 4, "tokens").unwrap();
+        let written = Memory::<i32>::poisoned(gpu, count, "tokens").unwrap();
         sampler.begin(rule, prompt).unwrap();
         for _ in 0..count {
             // SAFETY: the buffers have the sizes asked for.
             unsafe { sampler.choose(values.ptr(), written.ptr(), state.ptr()).unwrap() };
         }
-        let mut tokens = vec![0u32; count];
+        let mut tokens = vec![0; count];
         written.read(0, &mut tokens).unwrap();
-        tokens
+        tokens.into_iter().map(|token| token as u32).collect()
     }
 
     #[test]
@@ -152,7 +151,7 @@ mod tests {
         let (vocab, count) = (262_144, 2000);
         let sampler = Sampler::new(&gpu, vocab).unwrap();
         let values = Memory::from_slice(&gpu, &logits(vocab, 1), "logits").unwrap();
-        let written = Memory::zeros(&gpu, 4, "tokens").unwrap();
+        let written = Memory::zeros(&gpu, 1, "tokens").unwrap();
         let state = Memory::from_slice(&gpu, &[DecodeState::default()], "the state").unwrap();
         // SAFETY: the buffers have the sizes asked for; nothing is written past the limit, which is 0.
         let choose = || unsafe { sampler.choose(values.ptr(), written.ptr(), state.ptr()) };

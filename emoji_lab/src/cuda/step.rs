@@ -1,5 +1,5 @@
 //! What changes from step to step: the numbers kernels read of it, and the tokens. Steps are sent
-//! over from page-locked memory, several ahead, so that the card never waits for the host.
+//! over from page-locked memory, several ahead, so that the GPU never waits for the host.
 
 use std::ffi::c_void;
 
@@ -7,15 +7,17 @@ use cudarc::driver::{CudaEvent, result, sys};
 
 use super::Gpu;
 use super::memory::Memory;
+use super::mirror::mirrored_in_memory;
+use super::pointer::{DevicePtr, Number, as_bytes};
 use crate::error::{Error, Result};
 use crate::model::PackedTokens;
 use crate::ops::adamw::Factors;
 use crate::ops::embedding::cuda::by_id;
 
-/// `Step` of `ops/common.cuh`.
+/// The numbers that kernels read.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
-pub(super) struct Step {
+pub(crate) struct Step {
     pub(super) seed: u64,
     pub(super) pass: u64,
     pub(super) loss_factor: f32,
@@ -24,15 +26,34 @@ pub(super) struct Step {
     pub(super) first_micro: i32,
 }
 
-/// `StepResult` of `ops/common.cuh`.
+mirrored_in_memory! {
+    Step: 56 { seed: 0, pass: 8, loss_factor: 16, max_grad_norm: 20, factors: 24, first_micro: 52 }
+}
+
+/// What the host reads of an optimizer step.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
-pub(super) struct StepResult {
+pub(crate) struct StepResult {
     /// Sum of the losses of all targets, nats.
     pub(super) loss: f64,
     pub(super) grad_norm: f64,
     pub(super) gradient_scale: f32,
     pub(super) finite: i32,
+}
+
+mirrored_in_memory! {
+    StepResult: 24 { loss: 0, grad_norm: 8, gradient_scale: 16, finite: 20 }
+}
+
+// SAFETY: four numbers.
+unsafe impl Number for StepResult {}
+
+impl StepResult {
+    /// Where a result on the GPU has its loss.
+    pub(super) fn loss_of(result: DevicePtr<Self>) -> DevicePtr<f64> {
+        // It is the first field, as is asserted above.
+        result.cast()
+    }
 }
 
 /// Steps that may be on their way at a time.
@@ -64,8 +85,8 @@ impl Pinned {
         self.bytes
     }
 
-    pub(super) fn as_mut_slice<T: Copy>(&mut self) -> &mut [T] {
-        // SAFETY: the memory is page-aligned, ours alone, and `T` is plain numbers.
+    pub(super) fn as_mut_slice<T: Number>(&mut self) -> &mut [T] {
+        // SAFETY: the memory is page-aligned, ours alone, and any bytes are a `Number`.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.cast(), self.bytes / size_of::<T>()) }
     }
 }
@@ -87,31 +108,32 @@ struct Slot {
     done: CudaEvent,
 }
 
-/// Room for one batch on the card, and for a few steps' inputs and results on the host.
+/// One batch on the GPU, and a few steps' inputs and results on the host.
 pub(super) struct Inputs {
     gpu: Gpu,
-    memory: Memory,
+    memory: Memory<i32>,
     slots: Vec<Slot>,
     capacity: usize,
-    pub(super) step: u64,
-    pub(super) ids: u64,
-    pub(super) positions: u64,
-    pub(super) start: u64,
-    pub(super) end: u64,
-    pub(super) targets: u64,
+    pub(super) step: DevicePtr<Step>,
+    pub(super) ids: DevicePtr<i32>,
+    pub(super) positions: DevicePtr<i32>,
+    pub(super) start: DevicePtr<i32>,
+    pub(super) end: DevicePtr<i32>,
+    pub(super) targets: DevicePtr<i32>,
     /// The tokens by id, and how many each id has: `embedding::cuda::by_id`.
-    pub(super) order: u64,
-    pub(super) runs: u64,
+    pub(super) order: DevicePtr<i32>,
+    pub(super) runs: DevicePtr<i32>,
 }
 
-const HEADER: usize = 256;
+/// Numbers before the first column, of which the [`Step`] takes some.
+const HEADER: usize = 64;
 const COLUMNS: usize = 7;
 
 impl Inputs {
-    /// Room for `capacity` tokens.
+    /// For up to `capacity` tokens.
     pub(super) fn new(gpu: &Gpu, capacity: usize) -> Result<Self> {
-        let bytes = HEADER + COLUMNS * capacity * 4;
-        let memory = Memory::zeros(gpu, bytes, "a batch of tokens")?;
+        let len = HEADER + COLUMNS * capacity;
+        let memory = Memory::<i32>::zeros(gpu, len, "a batch of tokens")?;
         let event = || {
             gpu.stream()
                 .context()
@@ -121,17 +143,17 @@ impl Inputs {
         let slots = (0..SLOTS)
             .map(|_| {
                 Ok(Slot {
-                    inputs: Pinned::new(gpu, bytes)?,
+                    inputs: Pinned::new(gpu, len * size_of::<i32>())?,
                     result: Pinned::new(gpu, size_of::<StepResult>())?,
                     begun: event()?,
                     done: event()?,
                 })
             })
             .collect::<Result<_>>()?;
-        let column = |i: usize| memory.ptr() + (HEADER + i * capacity * 4) as u64;
+        let column = |i: usize| memory.ptr().at(gpu, HEADER + i * capacity);
         Ok(Self {
             gpu: gpu.clone(),
-            step: memory.ptr(),
+            step: memory.ptr().cast(),
             ids: column(0),
             positions: column(1),
             start: column(2),
@@ -167,11 +189,10 @@ impl Inputs {
         }
         let capacity = self.capacity;
         let slot = &mut self.slots[slot % SLOTS];
+        let header = as_bytes(std::slice::from_ref(step));
+        slot.inputs.as_mut_slice::<u8>()[..header.len()].copy_from_slice(header);
         let staging = slot.inputs.as_mut_slice::<i32>();
-        // SAFETY: `Step` is numbers in four-byte and eight-byte fields without gaps.
-        let header: [i32; size_of::<Step>() / 4] = unsafe { std::mem::transmute_copy(step) };
-        staging[..header.len()].copy_from_slice(&header);
-        let columns = &mut staging[HEADER / 4..];
+        let columns = &mut staging[HEADER..];
         let at = |column: usize, token: usize| column * capacity + token;
         for t in 0..padded {
             columns[at(0, t)] = tokens.ids.get(t).map_or(0, |id| *id as i32);
@@ -190,16 +211,19 @@ impl Inputs {
         columns[at(6, 0)..at(6, padded)].copy_from_slice(&runs);
         slot.begun.record(self.gpu.stream()).map_err(|e| self.gpu.error(e.0))?;
         // SAFETY: both are as long as the slice, and the slice is not touched until the step is done.
-        unsafe { result::memcpy_htod_async(self.memory.ptr(), staging, self.gpu.raw_stream()) }
+        unsafe { result::memcpy_htod_async(self.memory.ptr().address(), staging, self.gpu.raw_stream()) }
             .map_err(|e| self.gpu.error(e.0))
     }
 
-    /// Has `bytes` of the result at `from` sent back when everything before is done.
-    pub(super) fn ask(&mut self, slot: usize, from: u64) -> Result<()> {
+    /// Has the result at `from` sent back when everything before is done.
+    ///
+    /// # Safety
+    /// It must be memory of this GPU.
+    pub(super) unsafe fn ask(&mut self, slot: usize, from: DevicePtr<StepResult>) -> Result<()> {
         let slot = &mut self.slots[slot % SLOTS];
         let to = slot.result.as_mut_slice::<StepResult>();
-        // SAFETY: `from` is a `StepResult` on the card.
-        unsafe { result::memcpy_dtoh_async(to, from, self.gpu.raw_stream()) }
+        // SAFETY: the caller's.
+        unsafe { result::memcpy_dtoh_async(to, from.address(), self.gpu.raw_stream()) }
             .and_then(|()| slot.done.record(self.gpu.stream()))
             .map_err(|e| self.gpu.error(e.0))
     }

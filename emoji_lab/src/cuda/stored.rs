@@ -1,23 +1,26 @@
-//! Trained numbers as they lie on the card, and their way to the host and back as f32.
+//! Trained numbers as they lie on the GPU, and their way to the host and back as f32.
 
 use std::mem::MaybeUninit;
 
 use cudarc::driver::{CudaEvent, result};
+use half::bf16;
 use rayon::prelude::*;
 
 use super::Gpu;
 use super::memory::Memory;
+use super::pointer::{Compute, DevicePtr, Moment};
 use super::step::Pinned;
 use crate::error::Result;
 use crate::ops::adamw::cuda::{joined, split};
+use crate::ops::embedding::cuda::Table;
 
-/// Numbers on the card, in one of three forms.
+/// Numbers on the GPU, in one of three forms.
 #[derive(Debug)]
 pub(crate) enum Stored {
-    F32(Memory),
-    Bf16(Memory),
+    F32(Memory<f32>),
+    Bf16(Memory<bf16>),
     /// f32 in two halves, the higher of which is a bf16 by itself.
-    Split(Memory, Memory),
+    Split(Memory<bf16>, Memory<i16>),
 }
 
 /// Elements a thread of the host converts at a time.
@@ -27,8 +30,8 @@ impl Stored {
     /// Zeros.
     pub(crate) fn zeros(gpu: &Gpu, len: usize, bf16: bool, what: &str) -> Result<Self> {
         match bf16 {
-            true => Ok(Self::Bf16(Memory::zeros(gpu, len * 2, what)?)),
-            false => Ok(Self::F32(Memory::zeros(gpu, len * 4, what)?)),
+            true => Ok(Self::Bf16(Memory::zeros(gpu, len, what)?)),
+            false => Ok(Self::F32(Memory::zeros(gpu, len, what)?)),
         }
     }
 
@@ -36,8 +39,7 @@ impl Stored {
     pub(crate) fn new(gpu: &Gpu, values: &[f32], halves: bool, what: &str) -> Result<Self> {
         let stored = match halves {
             true => {
-                let half = || Memory::zeros(gpu, values.len() * 2, what);
-                Self::Split(half()?, half()?)
+                Self::Split(Memory::zeros(gpu, values.len(), what)?, Memory::zeros(gpu, values.len(), what)?)
             }
             false => Self::zeros(gpu, values.len(), false, what)?,
         };
@@ -45,44 +47,65 @@ impl Stored {
         Ok(stored)
     }
 
-    /// Where they begin; of halves, the higher ones.
-    pub(crate) fn ptr(&self) -> u64 {
+    /// Of a head: where products read it, of halves the higher ones. It is made in the form that fits the
+    /// compute type ([`Self::new`]).
+    pub(crate) fn head(&self) -> DevicePtr<Compute> {
         match self {
-            Self::F32(memory) | Self::Bf16(memory) | Self::Split(memory, _) => memory.ptr(),
+            Self::F32(memory) => memory.ptr().cast(),
+            Self::Bf16(memory) | Self::Split(memory, _) => memory.ptr().cast(),
         }
     }
 
-    /// Where the lower halves begin, 0 where there are none.
-    pub(crate) fn low_ptr(&self) -> u64 {
+    /// Where the lower halves begin, where there are some.
+    pub(crate) fn low(&self) -> Option<DevicePtr<i16>> {
         match self {
-            Self::Split(_, low) => low.ptr(),
-            _ => 0,
+            Self::Split(_, low) => Some(low.ptr()),
+            _ => None,
+        }
+    }
+
+    /// Of a head: what rows are looked up in.
+    pub(crate) fn table(&self) -> Table {
+        match self {
+            Self::Split(high, low) => Table::Halves { high: high.ptr(), low: low.ptr() },
+            _ => Table::Compute(self.head()),
+        }
+    }
+
+    /// Of moments: where they begin.
+    pub(crate) fn moments(&self) -> DevicePtr<Moment> {
+        match self {
+            Self::F32(memory) => memory.ptr().cast(),
+            Self::Bf16(memory) | Self::Split(memory, _) => memory.ptr().cast(),
         }
     }
 
     /// How many bytes they take.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Self::F32(memory) | Self::Bf16(memory) => memory.len(),
-            Self::Split(high, low) => high.len() + low.len(),
+            Self::F32(memory) => memory.bytes(),
+            Self::Bf16(memory) => memory.bytes(),
+            Self::Split(high, low) => high.bytes() + low.bytes(),
         }
     }
 
     /// Overwrites what begins at element `offset`.
     pub(crate) fn write(&self, offset: usize, values: &[f32]) -> Result<()> {
-        let halves = |which: fn(f32) -> u16| -> Vec<u16> { values.par_iter().map(|v| which(*v)).collect() };
+        fn each<T: Send>(values: &[f32], which: fn(f32) -> T) -> Vec<T> {
+            values.par_iter().map(|v| which(*v)).collect()
+        }
         match self {
-            Self::F32(memory) => memory.write(offset * 4, values),
-            Self::Bf16(memory) => memory.write(offset * 2, &halves(|v| half::bf16::from_f32(v).to_bits())),
+            Self::F32(memory) => memory.write(offset, values),
+            Self::Bf16(memory) => memory.write(offset, &each(values, bf16::from_f32)),
             Self::Split(high, low) => {
-                high.write(offset * 2, &halves(|v| split(v).0))?;
-                low.write(offset * 2, &halves(|v| split(v).1))
+                high.write(offset, &each(values, |v| bf16::from_bits(split(v).0)))?;
+                low.write(offset, &each(values, |v| split(v).1 as i16))
             }
         }
     }
 
     /// The `len` numbers from element `offset` on, for gigabytes of them: they come through page-locked
-    /// memory, the host converting one part while the card sends the next.
+    /// memory, the host converting one part while the GPU sends the next.
     pub(crate) fn read(
         &self,
         gpu: &Gpu,
@@ -92,10 +115,10 @@ impl Stored {
     ) -> Result<Vec<f32>> {
         gpu.bind()?;
         let sources = match self {
-            Self::F32(memory) => vec![memory.range(offset * 4, len * 4)?],
-            Self::Bf16(memory) => vec![memory.range(offset * 2, len * 2)?],
+            Self::F32(memory) => vec![memory.range(offset, len)?.cast::<u8>()],
+            Self::Bf16(memory) => vec![memory.range(offset, len)?.cast()],
             Self::Split(high, low) => {
-                vec![high.range(offset * 2, len * 2)?, low.range(offset * 2, len * 2)?]
+                vec![high.range(offset, len)?.cast(), low.range(offset, len)?.cast()]
             }
         };
         let size = if matches!(self, Self::F32(_)) { 4 } else { 2 };
@@ -118,7 +141,7 @@ impl Stored {
                 let count = part.min(len - first);
                 for (n, source) in sources.iter().enumerate() {
                     let to = &mut staging[slot].as_mut_slice::<u8>()[n * part * size..][..count * size];
-                    let from = source + (first * size) as u64;
+                    let from = source.at(gpu, first * size).address();
                     // SAFETY: the range was checked, and the part is not touched until the event has come.
                     unsafe { result::memcpy_dtoh_async(to, from, gpu.raw_stream()) }
                         .map_err(|e| gpu.error(e.0))?;

@@ -1,8 +1,9 @@
 //! The settings of [`load_dataset_with`](super::load_dataset_with).
 
 use super::columns::{Columns, matches};
-use super::options::{CsvOptions, FileOptions, ReadOptions};
+use super::options::ReadOptions;
 use crate::error::{Error, Result};
+use crate::table_files::{CsvOptions, FileOptions, separator_byte};
 use crate::task::Task;
 
 /// How a dataset is loaded. The defaults are those of [`load_dataset`](super::load_dataset).
@@ -49,7 +50,7 @@ impl DatasetConfig {
         }
         let separator = match self.separator {
             None => files.csv.separator,
-            Some(c) => Some(separator(c).ok_or_else(|| {
+            Some(c) => Some(separator_byte(c).ok_or_else(|| {
                 let help =
                     "one of , ; | or a tab ('\\t'), or another ASCII sign that is no letter, digit or quote";
                 Error::setting("separator", format!("{c:?}"), help)
@@ -60,13 +61,6 @@ impl DatasetConfig {
             files: FileOptions { csv: CsvOptions { separator, ..files.csv }, ..files },
         })
     }
-}
-
-/// A character that can separate fields, as a byte.
-pub(crate) fn separator(c: char) -> Option<u8> {
-    let byte = u8::try_from(c).ok().filter(u8::is_ascii)?;
-    let fits = !byte.is_ascii_alphanumeric() && !matches!(byte, b'"' | b'\n' | b'\r' | 0);
-    fits.then_some(byte)
 }
 
 #[cfg(test)]

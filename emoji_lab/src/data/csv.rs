@@ -1,11 +1,12 @@
 //! Rows from comma-separated values, as Python's `datasets` reads them (through pandas).
 
 use super::encoding::decode;
-use super::options::{Column, CsvOptions, Header, ReadOptions, Skip};
+use super::options::ReadOptions;
 use super::records::{OddRow, Records, first_records, skip_lines};
 use super::separator;
 use super::table::{Intake, Row};
 use crate::error::{Error, Result};
+use crate::table_files::{Column, CsvOptions, Header, Skip};
 
 /// Reads the two columns, and ignores others. `name` is what errors call the file, `usual` what
 /// separates fields if neither the options nor the header say it.
@@ -151,8 +152,8 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use super::super::options::FileOptions;
     use super::*;
+    use crate::table_files::FileOptions;
 
     type Rows = Vec<(usize, String, String)>;
 
@@ -344,7 +345,7 @@ mod tests {
         let utf16: Vec<u8> =
             "\u{feff}Text;Emoji\nsun;☀️\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
         assert_eq!(read(&utf16, &ReadOptions::default()).unwrap(), [row(2, "sun", "☀️")]);
-        let latin = super::super::encoding::by_name("latin-1");
+        let latin = crate::table_files::encoding_by_name("latin-1");
         let files = FileOptions { encoding: latin, ..Default::default() };
         let options = ReadOptions { files, ..Default::default() };
         assert_eq!(read(b"text,emoji\ncaf\xe9,x\n", &options).unwrap(), [row(2, "café", "x")]);

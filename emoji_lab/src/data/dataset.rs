@@ -6,7 +6,6 @@ use std::path::Path;
 use super::config::DatasetConfig;
 use super::csv::read_csv;
 use super::notes::Noticed;
-use super::options::FileOptions;
 use super::report::{CleaningReport, Counted};
 use super::show::{notebook_text, shown};
 use super::source::{Source, locate};
@@ -14,6 +13,7 @@ use super::table::{Intake, Row, read_rows};
 use crate::display::plain;
 use crate::error::{Error, Result};
 use crate::hub::SplitFiles;
+use crate::table_files::FileOptions;
 use crate::task::Task;
 
 /// The rows that `"embedded"` loads.

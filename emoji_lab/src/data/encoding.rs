@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use encoding_rs::{BIG5, EUC_JP, EUC_KR, Encoding, GB18030, SHIFT_JIS, UTF_8, UTF_16BE, UTF_16LE};
+use encoding_rs::{BIG5, EUC_JP, EUC_KR, Encoding, GB18030, SHIFT_JIS, UTF_8};
 
 use crate::error::{Error, Result};
 
@@ -146,28 +146,10 @@ fn likely(bytes: &[u8]) -> &'static str {
     }
 }
 
-/// The encoding of a name as Python writes it (`latin_1`, `cp1252`, `utf-8-sig`).
-pub(crate) fn by_name(name: &str) -> Option<&'static Encoding> {
-    let plain = name.trim().to_lowercase().replace('_', "-");
-    match plain.as_str() {
-        "utf-8-sig" | "utf8-sig" | "u8" | "utf" => Some(UTF_8),
-        // Without a byte order mark it is the machine's own, which is this one on every machine of today.
-        "utf-16" | "utf16" | "utf-16-le" => Some(UTF_16LE),
-        "utf-16-be" => Some(UTF_16BE),
-        "latin-1" | "latin" | "l1" | "iso8859-1" => Encoding::for_label(b"latin1"),
-        "cp932" | "ms932" => Some(SHIFT_JIS),
-        "cp936" => Encoding::for_label(b"gbk"),
-        "cp949" => Some(EUC_KR),
-        "mac-roman" => Encoding::for_label(b"macintosh"),
-        other => {
-            Encoding::for_label(other.as_bytes()).filter(|encoding| *encoding != encoding_rs::REPLACEMENT)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table_files::encoding_by_name;
 
     fn failure(bytes: &[u8]) -> String {
         decode("t.csv", bytes, None).unwrap_err().to_string()
@@ -239,12 +221,13 @@ mod tests {
 
     #[test]
     fn a_declared_encoding_is_read() {
-        let read = |name: &str, bytes: &[u8]| decode("t", bytes, by_name(name)).unwrap().into_owned();
+        let read =
+            |name: &str, bytes: &[u8]| decode("t", bytes, encoding_by_name(name)).unwrap().into_owned();
         assert_eq!(read("latin_1", b"caf\xe9"), "café");
         assert_eq!(read("cp1252", b"\x80"), "€");
         assert_eq!(read("shift_jis", b"\x82\xb1"), "こ");
         assert_eq!(read("UTF-16", &wide_text("a🎉", false)), "a🎉");
         assert_eq!(read("utf_8_sig", "\u{feff}🎉".as_bytes()), "🎉");
-        assert_eq!(by_name("none of these"), None);
+        assert_eq!(encoding_by_name("none of these"), None);
     }
 }

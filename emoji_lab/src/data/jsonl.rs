@@ -88,10 +88,10 @@ pub(super) fn line_of(text: &str, place: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::options::FileOptions;
     use super::super::report::Counted;
     use super::super::table::Row;
     use super::*;
+    use crate::table_files::FileOptions;
 
     fn read_with(text: &str, options: &ReadOptions) -> Result<(Vec<Row>, Counted)> {
         let mut rows = Vec::new();

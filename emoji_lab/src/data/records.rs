@@ -2,9 +2,9 @@
 
 use std::io::{Chain, Read};
 
-use super::options::{CsvOptions, Skip};
 use super::separator::name_of;
 use crate::error::{Error, Result};
+use crate::table_files::{CsvOptions, Skip};
 
 /// A last record put behind the file. If it does not come back as a record of its own, a quote
 /// was still open at the end of the file, which the csv crate does not report.

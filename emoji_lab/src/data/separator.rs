@@ -1,7 +1,8 @@
 //! What separates the fields of a CSV file, where nobody says it.
 
-use super::options::{Header, ReadOptions};
+use super::options::ReadOptions;
 use super::records::first_records;
+use crate::table_files::Header;
 
 /// What people separate fields with, the usual one first.
 pub(super) const SEPARATORS: [u8; 4] = [b',', b';', b'\t', b'|'];

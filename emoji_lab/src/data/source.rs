@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::other_files::by_name;
-use super::table::{KINDS, TableFormat};
 use crate::error::{Error, Result};
-use crate::hub::HF_DATASETS;
+use crate::hub::{HF_DATASETS, is_repository_id};
+use crate::table_files::{KINDS, TableFormat, other_by_name};
 
 #[derive(Debug, PartialEq)]
 pub(super) enum Source {
@@ -38,8 +37,8 @@ pub(super) fn locate(source: &str) -> Result<Source> {
             ),
         ));
     }
-    let names_another = Path::new(source).extension().is_some() && by_name(source).is_some();
-    let is_file = TableFormat::of(source).is_some() || (names_another && !is_hub_id(source));
+    let names_another = Path::new(source).extension().is_some() && other_by_name(source).is_some();
+    let is_file = TableFormat::of(source).is_some() || (names_another && !is_repository_id(source));
     if is_file || source.starts_with(['/', '.', '~']) {
         let here = std::env::current_dir().unwrap_or_default();
         let help = match source.starts_with('~') {
@@ -51,7 +50,7 @@ pub(super) fn locate(source: &str) -> Result<Source> {
         };
         return Err(Error::dataset(source, "there is no such file", help));
     }
-    if is_hub_id(source) {
+    if is_repository_id(source) {
         return Ok(Source::Hub(source.to_owned()));
     }
     Err(Error::dataset(
@@ -59,15 +58,6 @@ pub(super) fn locate(source: &str) -> Result<Source> {
         "is neither a file nor a dataset id of the Hugging Face Hub",
         format!("Give the path of {KINDS}, an id like `owner/name`, or `embedded`"),
     ))
-}
-
-/// Whether `source` has the form `owner/name` of a Hub id.
-fn is_hub_id(source: &str) -> bool {
-    let word = |part: &str| {
-        part.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
-    };
-    source.split_once('/').is_some_and(|(owner, name)| word(owner) && word(name))
 }
 
 #[cfg(test)]

@@ -7,40 +7,12 @@ use std::path::Path;
 use super::csv::read_csv;
 use super::jsonl::read_json;
 use super::options::ReadOptions;
-use super::other_files::{by_content, by_name};
 use super::report::Counted;
 use crate::error::{Error, Result};
 use crate::sniff::{START, disguise};
-
-/// The kinds of files, as errors list them.
-pub(crate) const KINDS: &str = "a .csv, .tsv, .jsonl, .json or .parquet file";
-
-/// A format of table files, known by a name's ending.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TableFormat {
-    Csv,
-    Tsv,
-    JsonLines,
-    Json,
-    Parquet,
-}
-
-impl TableFormat {
-    /// The formats, the better liked first: what can be looked at with any editor, and needs no feature.
-    pub const LIKED: [Self; 5] = [Self::Csv, Self::Tsv, Self::JsonLines, Self::Json, Self::Parquet];
-
-    /// The format that a file's name says.
-    pub fn of(name: &str) -> Option<Self> {
-        match Path::new(name).extension()?.to_str()?.to_ascii_lowercase().as_str() {
-            "csv" => Some(Self::Csv),
-            "tsv" => Some(Self::Tsv),
-            "jsonl" | "ndjson" => Some(Self::JsonLines),
-            "json" => Some(Self::Json),
-            "parquet" => Some(Self::Parquet),
-            _ => None,
-        }
-    }
-}
+#[cfg(not(feature = "parquet"))]
+use crate::table_files::no_parquet;
+use crate::table_files::{KINDS, TableFormat, no_table, other_by_content, other_by_name};
 
 /// A row as a file has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,26 +46,6 @@ impl<'a> Intake<'a> {
     }
 }
 
-/// The error for a parquet file that this build cannot read.
-pub(crate) fn no_parquet(file: impl std::fmt::Display) -> Error {
-    Error::dataset(
-        file,
-        "this is a parquet file, and emoji_lab was built without its feature `parquet`",
-        "Put features = [\"parquet\"] behind the path in the notebook's `:dep emoji_lab` line and restart the \
-         kernel, or save the rows as csv (Python: load_dataset(…)[\"train\"].to_csv(\"rows.csv\"))",
-    )
-}
-
-/// The error for a file whose name says that it is no table, or says nothing.
-pub(crate) fn no_table(file: impl std::fmt::Display, name: &str) -> Error {
-    if let Some(other) = by_name(name) {
-        return Error::dataset(file, other.problem, other.help);
-    }
-    let ending = Path::new(name).extension().map(|ending| ending.to_string_lossy()).unwrap_or_default();
-    let problem = format!("its name ends in .{ending}, which is no table that can be read");
-    Error::dataset(file, problem, format!("Give {KINDS}: rename it after what it holds, or convert it"))
-}
-
 /// Reads the two columns of the file at `path` into `rows`. `name` is what errors call the file.
 pub(super) fn read_rows(name: &str, path: &Path, options: &ReadOptions, rows: &mut Intake) -> Result<()> {
     let kind = fs::metadata(path).map_err(|e| Error::io(path, "opening the dataset", e))?;
@@ -112,8 +64,8 @@ pub(super) fn read_rows(name: &str, path: &Path, options: &ReadOptions, rows: &m
     let format = path.to_str().and_then(TableFormat::of);
     // An ending that says more than "an archive", as .xlsx does, goes before the content.
     let by_ending =
-        path.to_str().and_then(by_name).filter(|_| format.is_none() && path.extension().is_some());
-    if let Some(other) = by_ending.or_else(|| disguise(&start)).or_else(|| by_content(&start, format)) {
+        path.to_str().and_then(other_by_name).filter(|_| format.is_none() && path.extension().is_some());
+    if let Some(other) = by_ending.or_else(|| disguise(&start)).or_else(|| other_by_content(&start, format)) {
         return Err(Error::dataset(name, other.problem, other.help));
     }
     let format = format.ok_or_else(|| no_table(name, path.to_str().unwrap_or_default()))?;

@@ -11,6 +11,9 @@ use crate::task::{self, Judge};
 pub struct EvaluationConfig {
     /// How a model answers: greedy, at most 32 tokens.
     pub generation: GenerationConfig,
+    /// Answers that are drawn for each row, of which the one that agrees best with the others counts
+    /// ([`consensus`](super::consensus)); 1 for one answer as `generation` gives it.
+    pub samples: usize,
     /// What answers are judged by, in place of the judge of the rows' task.
     pub judge: Option<Arc<dyn Judge>>,
     /// Draws of the bootstrap that intervals come from, 100 or more.
@@ -21,7 +24,7 @@ pub struct EvaluationConfig {
 
 impl Default for EvaluationConfig {
     fn default() -> Self {
-        Self { generation: GenerationConfig::greedy(32), judge: None, resamples: 2000, seed: 42 }
+        Self { generation: GenerationConfig::greedy(32), samples: 1, judge: None, resamples: 2000, seed: 42 }
     }
 }
 
@@ -30,6 +33,9 @@ impl EvaluationConfig {
     /// [`Error::Setting`] that names the setting which cannot work.
     pub fn validate(&self) -> Result<()> {
         self.generation.validate()?;
+        if self.samples == 0 {
+            return Err(Error::setting("samples", 0, "use 1 for one answer a row, 16 for a consensus"));
+        }
         if !(100..=1_000_000).contains(&self.resamples) {
             let help = "use 100 to 1000000; with fewer draws the ends of an interval are chance";
             return Err(Error::setting("resamples", self.resamples, help));
@@ -60,6 +66,7 @@ mod tests {
         good().validate().unwrap();
         for (name, wrong) in [
             ("max_new_tokens", EvaluationConfig { generation: GenerationConfig::greedy(0), ..good() }),
+            ("samples", EvaluationConfig { samples: 0, ..good() }),
             ("resamples", EvaluationConfig { resamples: 99, ..good() }),
             ("resamples", EvaluationConfig { resamples: usize::MAX, ..good() }),
             ("judge", EvaluationConfig { judge: Some(Arc::new(Blind)), ..good() }),

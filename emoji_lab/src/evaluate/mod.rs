@@ -7,6 +7,9 @@
 //! [`Evaluation::difference`] compares two row by row, which sees much smaller differences than the
 //! two means do.
 //!
+//! A judge can also choose: [`consensus`] is the answer, of several drawn, that agrees best with the
+//! others, and [`suggest`] gives a few that differ.
+//!
 //! ```
 //! use emoji_lab::prelude::*;
 //! let chat = format_chat(&load_dataset("embedded", EmojiFilter::PurelyEmoji)?);
@@ -23,12 +26,14 @@
 mod bootstrap;
 mod compare;
 mod config;
+mod consensus;
 mod difference;
 mod evaluation;
 mod look_up;
 mod questions;
 mod run;
 mod show;
+mod suggest;
 #[cfg(test)]
 mod tests;
 mod tf_idf;
@@ -36,8 +41,10 @@ mod tf_idf;
 pub use bootstrap::Estimate;
 pub use compare::compare_evaluations;
 pub use config::EvaluationConfig;
+pub use consensus::{Consensus, consensus};
 pub use difference::Difference;
 pub use evaluation::{EvaluatedRow, Evaluation};
 pub use look_up::look_up;
 pub use questions::{Question, Questions};
 pub use run::{evaluate, judge_answers};
+pub use suggest::suggest;

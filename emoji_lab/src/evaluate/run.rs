@@ -4,16 +4,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::config::EvaluationConfig;
+use super::consensus::best;
 use super::evaluation::Evaluation;
 use super::questions::{Question, Questions};
 use crate::error::{Error, Result};
-use crate::model::{Model, answer_text, answers};
+use crate::model::{Model, answer_text, answers, samples};
 use crate::task::{self, Judge};
 
 /// Asks `model` every row and judges its answers.
 ///
 /// Questions are put as in training, the row's answer left out; on the CPU many are answered side by
-/// side ([`generate_batch`](crate::model::generate_batch)).
+/// side ([`generate_batch`](crate::model::generate_batch)). With
+/// [`samples`](EvaluationConfig::samples) above 1 a row's answer is the consensus of so many draws.
 ///
 /// # Errors
 /// [`Error::Setting`] for settings that cannot work, no rows, or a row whose text leaves no room for an
@@ -26,13 +28,28 @@ where
     let (questions, judge) = asked(rows, config)?;
     let conversations: Vec<_> = questions.iter().map(|question| question.messages.clone()).collect();
     let started = Instant::now();
-    let tokens = answers(model, &conversations, &config.generation)?;
-    let answers = tokens
-        .iter()
-        .map(|tokens| Ok((answer_text(model, tokens)?, Some(tokens.len()))))
-        .collect::<Result<Vec<_>>>()?;
+    let answers = match config.samples {
+        1 => {
+            let said = |tokens: &Vec<u32>| Ok((answer_text(model, tokens)?, Some(tokens.len())));
+            answers(model, &conversations, &config.generation)?
+                .iter()
+                .map(said)
+                .collect::<Result<Vec<_>>>()?
+        }
+        n => {
+            let drawn = samples(model, &conversations, n, &config.generation)?;
+            drawn.iter().map(|of_row| agreed(model, of_row, &*judge)).collect::<Result<Vec<_>>>()?
+        }
+    };
     let seconds = started.elapsed().as_secs_f64();
     Evaluation::new(&model.origin, questions, answers, seconds, (&*judge, config))
+}
+
+/// The answer, of those drawn for a row, that agrees best with the others, and its tokens.
+fn agreed(model: &Model, drawn: &[Vec<u32>], judge: &dyn Judge) -> Result<(String, Option<usize>)> {
+    let texts = drawn.iter().map(|tokens| answer_text(model, tokens)).collect::<Result<Vec<_>>>()?;
+    let (chosen, _) = best(&texts, judge)?;
+    Ok((texts[chosen].clone(), Some(drawn[chosen].len())))
 }
 
 /// Judges answers that came from elsewhere; `name` says from where.

@@ -6,7 +6,7 @@ use super::*;
 use crate::data::{Example, format_chat, load_dataset, train_test_split};
 use crate::display::Table;
 use crate::model::{generate, load_model};
-use crate::task::{EmojiFilter, Judge, Measure, Unit, emoji_f1};
+use crate::task::{EmojiFilter, Judge, Measure, Task, Unit, emoji_f1, emoji_list};
 
 fn rows(pairs: &[(&str, &str)]) -> Vec<Example> {
     let row = |(text, answer): &(&str, &str)| Example { text: text.to_string(), answer: answer.to_string() };
@@ -182,4 +182,48 @@ fn hostile_rows_names_and_answers_are_shown_as_text() {
         assert!(!shown.contains(['\u{1b}', '\u{202e}', '\r']), "{shown}");
     }
     assert!(!evaluation.to_html().contains("<img") && !table.to_html().contains("<img"));
+}
+
+#[test]
+fn answers_can_be_held_to_emoji_and_agreed_on() {
+    let dataset = load_dataset("embedded", EmojiFilter::PurelyEmoji).unwrap();
+    let splits = train_test_split(&format_chat(&dataset), 0.02, 7).unwrap();
+    let model = load_model("embedded", &crate::Device::Cpu).unwrap();
+    let mut config = EvaluationConfig::default();
+    config.generation.constraint = dataset.task.constraint.clone();
+    let held = evaluate(&model, &splits.test, &config).unwrap();
+    assert_eq!((held.mean("only_emoji"), held.mean("repeats")), (Some(1.0), Some(0.0)));
+    config.samples = 8;
+    let agreed = evaluate(&model, &splits.test, &config).unwrap();
+    assert_eq!((agreed.mean("only_emoji"), agreed.mean("repeats")), (Some(1.0), Some(0.0)));
+    for row in &agreed.rows[..3] {
+        let chosen = consensus(&model, &dataset.task, &row.text, 8, &config.generation).unwrap();
+        assert_eq!(chosen.answer, row.answer);
+        assert!(chosen.samples.len() == 8 && chosen.samples.contains(&row.answer));
+        assert!(row.tokens.unwrap() > 0 && (0.0..=1.0).contains(&chosen.agreement));
+    }
+    let said = consensus(&model, &dataset.task, "pizza", 1, &config.generation).unwrap_err().to_string();
+    assert!(said.starts_with("setting samples = 1"), "{said}");
+}
+
+#[test]
+fn suggestions_differ_in_their_emoji() {
+    let model = load_model("embedded", &crate::Device::Cpu).unwrap();
+    let task = Task::emoji();
+    for text in ["let's go to the beach", "pizza", ""] {
+        let answers = suggest(&model, &task, text, 3).unwrap();
+        assert_eq!(answers, suggest(&model, &task, text, 3).unwrap());
+        let mut sets: Vec<Vec<String>> = answers.iter().map(|answer| emoji_list(answer)).collect();
+        sets.iter_mut().for_each(|set| set.sort_unstable());
+        sets.sort();
+        sets.dedup();
+        assert_eq!(sets.len(), 3, "{answers:?}");
+        assert!(answers.iter().all(|answer| task.constraint.as_ref().unwrap().allows(answer)));
+    }
+    // Of two labels there are no three.
+    let moods = Task::one_of("Mood: ", ["joy", "fear"]);
+    let mut both = suggest(&model, &moods, "what a day", 3).unwrap();
+    both.sort_unstable();
+    assert_eq!(both, ["fear", "joy"]);
+    assert!(suggest(&model, &task, "pizza", 0).is_err());
 }

@@ -1,4 +1,5 @@
-//! The model for use elsewhere: one GGUF file for llama.cpp, Ollama, LM Studio and what else reads it.
+//! The model for use elsewhere: one GGUF file for llama.cpp, Ollama, LM Studio and what else reads it, or
+//! a web page with it ([`export_web`]).
 //!
 //! ```no_run
 //! # use emoji_lab::prelude::*;
@@ -19,12 +20,14 @@ mod quantize;
 mod report;
 mod tensors;
 mod vocabulary;
+mod web;
 
 use std::path::Path;
 use std::time::Instant;
 
 pub use gguf_type::GgufType;
 pub use report::{ExportReport, TypeCount};
+pub use web::{Library, WebConfig, WebFile, WebReport, export_web, export_web_with};
 
 use crate::error::{Error, Result};
 use crate::files::{write_atomic, write_bytes_atomic, write_into_dir};

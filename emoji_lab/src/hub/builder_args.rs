@@ -3,7 +3,7 @@
 
 use serde_yaml_ng::{Mapping, Value};
 
-use crate::data::{Column, FileOptions, Header, Skip, encoding_by_name, separator_byte};
+use crate::table_files::{Column, FileOptions, Header, Skip, encoding_by_name, separator_byte};
 
 /// Arguments of the builders that change nothing about two columns of strings.
 const WITHOUT_A_SAY: [&str; 41] = [

@@ -15,8 +15,8 @@ use serde_yaml_ng::Mapping;
 
 use super::builder_args::file_options;
 use super::repo::Repo;
-use crate::data::FileOptions;
 use crate::error::{Error, Result};
+use crate::table_files::FileOptions;
 
 /// The front matter, as far as it is about files.
 #[derive(Deserialize, Default)]

@@ -12,9 +12,9 @@ use super::listing::{RemoteFile, is_commit, is_inside, list_files};
 use super::repo::{Repo, RepoKind};
 use super::tables::{Wanted, named_files, split_files};
 use super::wire::{Wire, off_runtime};
-use crate::data::FileOptions;
 use crate::display::say;
 use crate::error::{Error, Result};
+use crate::table_files::FileOptions;
 
 /// How the address of a file on the Hub begins, as Python's `HfFileSystem` writes it.
 pub(crate) const HF_DATASETS: &str = "hf://datasets/";

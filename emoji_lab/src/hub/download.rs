@@ -15,34 +15,28 @@ use super::trouble::Trouble;
 use super::wire::{Wire, off_runtime};
 use crate::display::say;
 use crate::error::{Error, Result};
-use crate::model::{Tokenizer, read_config};
 
-/// Downloads a model into the shared Hugging Face cache and gives its snapshot folder: `config.json`,
-/// the safetensors weights (one file, or the shards that the index names), the tokenizer's files, the
-/// chat template and `generation_config.json`.
-///
-/// `config.json` is judged before anything large is asked for, the tokenizer before the weights: of
-/// a model that cannot be loaded here only the small files are downloaded.
-///
-/// `revision` is a branch, tag or commit; `main` if `None`. The settings come from the environment:
-/// see [`HubEnv`]. What is in the cache is not downloaded again; with `HF_HUB_OFFLINE=1`, or without a
-/// network, what is in the cache is used.
-///
-/// # Errors
-/// [`Error::Hub`] with what to do: no such repository or revision, a gated one, a token that is not
-/// accepted, no network, a file that does not have the hash that the Hub names. The cache never holds
-/// a wrong file. [`Error::Model`] if it is not a Gemma 3 that can be loaded, with what it is.
-pub fn download_model(repo_id: &str, revision: Option<&str>) -> Result<PathBuf> {
-    download_model_with(&HubEnv::from_env(), repo_id, revision)
+/// What is looked at before the large files are asked for. Each is given the snapshot's folder.
+pub(crate) struct SnapshotCheck<'a> {
+    /// Once `config.json` is there.
+    pub config: &'a (dyn Fn(&Path) -> Result<()> + Sync),
+    /// Once all small files are there, and before weights are asked for.
+    pub side_files: &'a (dyn Fn(&Path) -> Result<()> + Sync),
 }
 
-/// [`download_model`] with settings of one's own.
-pub fn download_model_with(env: &HubEnv, repo_id: &str, revision: Option<&str>) -> Result<PathBuf> {
+/// A model's snapshot folder in the cache, downloaded where it is not there: see
+/// [`download_model`](crate::model::download_model).
+pub(crate) fn model_snapshot(
+    env: &HubEnv,
+    repo_id: &str,
+    revision: Option<&str>,
+    check: &SnapshotCheck<'_>,
+) -> Result<PathBuf> {
     let repo = Repo::new(RepoKind::Model, repo_id, revision)?;
-    off_runtime(|| model_snapshot(env, &repo))
+    off_runtime(|| snapshot_of(env, &repo, check))
 }
 
-fn model_snapshot(env: &HubEnv, repo: &Repo) -> Result<PathBuf> {
+fn snapshot_of(env: &HubEnv, repo: &Repo, check: &SnapshotCheck<'_>) -> Result<PathBuf> {
     let cache = RepoCache::new(env, repo);
     let cached = cache.known_commit(&repo.revision).map(|commit| cache.snapshot(&commit));
     let missing = cached.as_deref().map(missing_files);
@@ -67,13 +61,13 @@ fn model_snapshot(env: &HubEnv, repo: &Repo) -> Result<PathBuf> {
         if file.path == INDEX {
             index = Some(path);
         } else if file.path == CONFIG {
-            judge(&env.cache_dir, repo, read_config(&cache.snapshot(&state.commit)))?;
+            judge(&env.cache_dir, repo, (check.config)(&cache.snapshot(&state.commit)))?;
         }
     }
     let weights = weight_files(repo, &files, index.as_deref())?;
     let to_fetch: u64 = weights.iter().filter(|file| !cache.has(file)).map(|file| file.size).sum();
     if to_fetch > 0 {
-        judge(&env.cache_dir, repo, Tokenizer::from_dir(&cache.snapshot(&state.commit)))?;
+        judge(&env.cache_dir, repo, (check.side_files)(&cache.snapshot(&state.commit)))?;
         crate::say!("  weights: {} to download into {}", bytes(to_fetch), env.cache_dir.display());
     }
     for file in weights {
@@ -85,7 +79,7 @@ fn model_snapshot(env: &HubEnv, repo: &Repo) -> Result<PathBuf> {
 }
 
 /// What is wrong with a file of `repo`, by the repository's name in place of the cache's path.
-fn judge<T>(cache: &Path, repo: &Repo, read: Result<T>) -> Result<()> {
+fn judge(cache: &Path, repo: &Repo, read: Result<()>) -> Result<()> {
     match read {
         Ok(_) => Ok(()),
         Err(Error::Model { subject, problem, help }) if subject.starts_with(&cache.display().to_string()) => {

@@ -3,7 +3,7 @@
 //! | step | what it does |
 //! |---|---|
 //! | [`login`] | finds the token, asks the Hub whose it is and whether it can write |
-//! | [`download_model`] | a model's snapshot folder in the shared Hugging Face cache |
+//! | [`download_model`](crate::model::download_model) | a model's snapshot folder in the shared Hugging Face cache |
 //! | [`download_dataset`] | the files (csv, tsv, jsonl, json, parquet) of a dataset's training split |
 //! | [`push_to_hub`] | creates the repository, uploads the folder and the card as one commit |
 //!
@@ -23,9 +23,6 @@
 
 mod builder_args;
 mod cache;
-mod card;
-mod card_of_evaluation;
-mod card_of_run;
 mod choose;
 mod commit;
 mod configs;
@@ -49,17 +46,19 @@ mod tables;
 mod token;
 mod trouble;
 mod wire;
-mod yaml;
 
-pub use card::{CardSample, ModelCard};
 pub(crate) use dataset::{HF_DATASETS, SplitFiles, dataset_tables, folder_tables};
 pub use dataset::{download_dataset, download_dataset_with};
-pub use download::{download_model, download_model_with};
+pub(crate) use download::{SnapshotCheck, model_snapshot};
 pub use env::{HubEnv, Patience};
 pub use login::{Access, Login, login, login_interactive, login_with};
 pub use plan::{FileState, PushedFile};
-pub use push::{PushConfig, PushReport, push_to_hub};
+pub use push::{PushConfig, PushReport, RepositoryCard, push_to_hub};
+pub(crate) use repo::is_repository_id;
+pub(crate) use request::Request;
 pub use token::{FoundToken, Token, TokenSource};
+pub(crate) use trouble::Trouble;
+pub(crate) use wire::{Wire, off_runtime};
 
 /// Finds the training split of a dataset whose card is `text`, for the fuzzers.
 pub(crate) fn fuzz_card(text: &str) {

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::card::{ModelCard, PLOT};
 use super::hash::FileIds;
 use super::listing::RemoteFile;
 use super::progress::bytes;
+use super::push::RepositoryCard;
 use super::token::{Token, looks_like_token};
 use crate::error::{Error, Result};
 
@@ -78,7 +78,7 @@ impl Planned {
 /// that holds an access token is an error: what is pushed cannot be called back.
 pub(crate) fn plan(
     folder: &Path,
-    card: &ModelCard,
+    card: &dyn RepositoryCard,
     repo_id: &str,
     token: Option<&Token>,
 ) -> Result<Vec<Planned>> {
@@ -100,8 +100,8 @@ pub(crate) fn plan(
                 std::fs::metadata(path).map_err(|e| Error::io(path, "reading a file to push", e))?.len();
         }
     }
-    let mut made = vec![("README.md", card.to_markdown(repo_id))];
-    made.extend(card.plot.clone().map(|plot| (PLOT, plot)));
+    let mut made = vec![("README.md", card.readme(repo_id))];
+    made.extend(card.pictures());
     for (name, text) in made {
         files.retain(|file| file.path != name);
         files.push(Planned { path: name.to_string(), size: text.len() as u64, source: Source::Text(text) });
@@ -184,6 +184,7 @@ pub(crate) fn listing(files: &[PushedFile]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::card::ModelCard;
 
     fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use reqwest::Url;
 use serde_json::{Value, json};
 
-use super::card::ModelCard;
 use super::commit::{Pushed, commit};
 use super::explain::repo_error;
 use super::listing::{RepoState, list_files, repo_state};
@@ -74,6 +73,15 @@ pub struct PushReport {
     pub dry_run: Option<PathBuf>,
 }
 
+/// What a repository says of itself.
+pub trait RepositoryCard: Sync {
+    /// The text of `README.md` in the repository `repo_id`: YAML front matter, then Markdown.
+    fn readme(&self, repo_id: &str) -> String;
+
+    /// Names and contents (SVG) of the pictures that lie beside it.
+    fn pictures(&self) -> Vec<(&'static str, String)>;
+}
+
 /// Pushes `folder` and `card` (as `README.md`, with the loss curve beside it) to a model repository
 /// on the Hub, as one commit. The repository is made if it is missing. Files that it has already are
 /// not sent again, so pushing twice is safe; files that the folder does not have stay.
@@ -89,13 +97,13 @@ pub fn push_to_hub(
     login: &Login,
     folder: impl AsRef<Path>,
     config: &PushConfig,
-    card: &ModelCard,
+    card: &dyn RepositoryCard,
 ) -> Result<PushReport> {
     let folder = folder.as_ref();
     off_runtime(|| push(login, folder, config, card))
 }
 
-fn push(login: &Login, folder: &Path, config: &PushConfig, card: &ModelCard) -> Result<PushReport> {
+fn push(login: &Login, folder: &Path, config: &PushConfig, card: &dyn RepositoryCard) -> Result<PushReport> {
     let name = config.repo_name.trim();
     let id = match (name.contains('/'), login.user()) {
         (true, _) => name.to_string(),
@@ -111,7 +119,7 @@ fn push(login: &Login, folder: &Path, config: &PushConfig, card: &ModelCard) -> 
         commit: None,
         files: files.iter().map(|file| pushed(file, FileState::Planned)).collect(),
         others: Vec::new(),
-        card: card.to_markdown(&id),
+        card: card.readme(&id),
         dry_run: None,
         repo_id: id,
     };

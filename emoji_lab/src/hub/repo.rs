@@ -42,6 +42,11 @@ pub(crate) struct Repo {
     pub revision: String,
 }
 
+/// Whether a name can be that of a repository, `owner/name`, by the Hub's rules.
+pub(crate) fn is_repository_id(name: &str) -> bool {
+    name.matches('/').count() == 1 && Repo::new(RepoKind::Model, name, None).is_ok()
+}
+
 impl Repo {
     /// Checks the id by the Hub's rules: `owner/name` of letters, digits, `-`, `_` and `.`.
     pub fn new(kind: RepoKind, id: &str, revision: Option<&str>) -> Result<Self> {

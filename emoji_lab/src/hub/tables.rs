@@ -8,8 +8,8 @@ use globset::GlobBuilder;
 use super::configs::{DataFiles, Declared, Named, configs};
 use super::listing::RemoteFile;
 use super::shards::{shard, whole};
-use crate::data::{FileOptions, KINDS, TableFormat, no_parquet, no_table};
 use crate::error::{Error, Result};
+use crate::table_files::{FileOptions, KINDS, TableFormat, no_parquet, no_table};
 
 /// The splits that Python's library knows, with the words by which a file or folder says that it is of
 /// one. The training split is the first.

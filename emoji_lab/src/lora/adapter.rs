@@ -48,7 +48,8 @@ impl Adapter {
     /// # Errors
     /// [`Error::Io`] or [`Error::Model`] that names the file, field or tensor which is missing,
     /// cut short, or of a kind that is not supported.
-    pub fn load(dir: &Path) -> Result<Self> {
+    pub fn load(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref();
         let (config_file, tensor_file) = folder::files(dir)?;
         let text = fs::read_to_string(&config_file)
             .map_err(|e| Error::io(&config_file, "reading the adapter's settings", e))?;
@@ -84,7 +85,8 @@ impl Adapter {
     ///
     /// # Errors
     /// [`Error::Io`] if the folder cannot be written; it is as it was then.
-    pub fn save(&self, dir: &Path) -> Result<()> {
+    pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
+        let dir = dir.as_ref();
         write_into_dir(dir, CONFIG_FILE, |stage| self.write_files(stage))
     }
 

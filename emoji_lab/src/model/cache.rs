@@ -27,6 +27,19 @@ impl KvCache {
         Ok(Self { layers, len: 0, capacity })
     }
 
+    /// The same tokens in memory of their own, with the same room.
+    pub(super) fn copy(&self) -> Result<Self> {
+        let copy = |tensor: &Tensor| -> Result<Tensor> {
+            let new = Tensor::zeros(tensor.shape(), DType::F32, &Device::Cpu)?;
+            if self.len > 0 {
+                new.slice_set(&tensor.narrow(0, 0, self.len)?, 0, 0)?;
+            }
+            Ok(new)
+        };
+        let layers = self.layers.iter().map(|(keys, values)| Ok((copy(keys)?, copy(values)?)));
+        Ok(Self { layers: layers.collect::<Result<_>>()?, ..*self })
+    }
+
     /// How many tokens are in it.
     pub fn len(&self) -> usize {
         self.len

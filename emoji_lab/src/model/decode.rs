@@ -6,7 +6,6 @@ use super::layer::Pass;
 use super::{Gemma3, KvCache};
 use crate::error::{Error, Result};
 use crate::ops::attention::Segment;
-use crate::ops::lora_linear::{self, Weight};
 
 impl Gemma3 {
     /// Feeds the next tokens of the sequence in `cache`; returns the logits `[vocab]` that follow
@@ -27,6 +26,11 @@ impl Gemma3 {
     /// # Errors
     /// As [`Self::decode`]; also if there is no sequence, or not a cache for each.
     pub fn decode_rows(&self, rows: &[&[u32]], caches: &mut [KvCache]) -> Result<Tensor> {
+        self.logits(&self.read_rows(rows, caches)?)
+    }
+
+    /// [`Self::decode_rows`] up to the head: the last hidden states `[sequences, hidden]`.
+    pub(super) fn read_rows(&self, rows: &[&[u32]], caches: &mut [KvCache]) -> Result<Tensor> {
         if rows.is_empty() || rows.len() != caches.len() || rows.iter().any(|ids| ids.is_empty()) {
             return Err(Error::setting(
                 "rows",
@@ -52,8 +56,11 @@ impl Gemma3 {
             cache.advance(ids.len());
         }
         let last = x.index_select(&Tensor::new(last, x.device())?, 0)?;
-        let (hidden, _) = self.norm.forward(&last)?;
-        let head = Weight::Dense(self.head().value.clone());
-        Ok(lora_linear::forward_by_row(&hidden, &head, None)?)
+        Ok(self.norm.forward(&last)?.0)
+    }
+
+    /// The rows of the head's weight for some tokens, `[tokens, hidden]`.
+    pub(super) fn head_rows(&self, tokens: &[u32]) -> Result<Tensor> {
+        Ok(self.head().value.index_select(&Tensor::new(tokens, self.head().value.device())?, 0)?)
     }
 }

@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 
+use super::constrained::follow_one;
 use super::generate_batch::answer_text;
 use super::{Gemma3, GenerationConfig, KvCache, Model};
 use crate::data::Message;
@@ -11,15 +12,16 @@ use crate::ops::sample::{Rule, cpu};
 
 /// The model's answer to a conversation, without special tokens.
 ///
-/// Ends at one of [`Model::stop_ids`], at `<end_of_turn>`, or after `max_new_tokens`.
+/// Ends at one of [`Model::stop_ids`], at `<end_of_turn>`, or after `max_new_tokens`; with a
+/// [constraint](GenerationConfig::constraint) also where nothing can follow.
 ///
 /// # Errors
-/// [`Error::Setting`] for settings that cannot work or a prompt that leaves no room,
+/// [`Error::Setting`] for settings that cannot work, a prompt that leaves no room, or a constraint whose
+/// words the tokenizer cannot spell in `max_new_tokens`;
 /// [`Error::Model`] if the chat template refuses the messages.
 pub fn generate(model: &Model, messages: &[Message], config: &GenerationConfig) -> Result<String> {
     let prompt = model.tokenizer.encode_chat(messages, true)?;
-    let answer = model.gemma.generate(&prompt, config, &model.answer_ends()?)?;
-    answer_text(model, &answer)
+    answer_text(model, &follow_one(model, &prompt, config, &model.answer_ends()?)?)
 }
 
 /// The tokens that follow `prompt`, up to one of [`Model::stop_ids`], which is left out.
@@ -27,7 +29,7 @@ pub fn generate(model: &Model, messages: &[Message], config: &GenerationConfig) 
 /// # Errors
 /// As [`generate`]; also if the prompt is empty.
 pub fn generate_ids(model: &Model, prompt: &[u32], config: &GenerationConfig) -> Result<Vec<u32>> {
-    model.gemma.generate(prompt, config, &model.stop_ids()?)
+    follow_one(model, prompt, config, &model.stop_ids()?)
 }
 
 /// Where tokens come from: each is read in turn, and followed by another.
@@ -94,6 +96,11 @@ impl Gemma3 {
     /// How many tokens may follow `prompt`.
     pub(super) fn room_after(&self, prompt: &[u32], config: &GenerationConfig) -> Result<usize> {
         config.validate()?;
+        if let Some(constraint) = &config.constraint {
+            let help =
+                "this function knows no tokenizer to keep to it with: call generate or generate_samples";
+            return Err(Error::setting("constraint", constraint, help));
+        }
         let longest = self.config().max_position_embeddings;
         if prompt.is_empty() {
             return Err(Error::setting("prompt", "\"\"", "give at least one token to go on from"));

@@ -2,8 +2,19 @@
 
 use crate::error::{Error, Result};
 use crate::ops::sample::Rule;
+use crate::task::Constraint;
 
-/// How text is generated. Names are transformers'.
+/// How text is generated. Names are transformers', but for the constraint's.
+///
+/// ```
+/// use emoji_lab::prelude::*;
+/// let task = Task::emoji();
+/// let only_emoji = GenerationConfig { constraint: task.constraint.clone(), ..GenerationConfig::greedy(32) };
+/// let model = load_model("embedded", &Device::Cpu)?;
+/// let answer = generate(&model, &task.prompt("let's go to the beach"), &only_emoji)?;
+/// assert!(task.constraint.unwrap().allows(&answer));
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerationConfig {
     /// The most tokens to generate.
@@ -22,6 +33,12 @@ pub struct GenerationConfig {
     pub repetition_penalty: f64,
     /// Seed of the draws.
     pub seed: u64,
+    /// What an answer may be, as [`Task::constraint`](crate::task::Task::constraint) has it: other tokens
+    /// are out of the question, whatever their logits, before temperature, `top_k` and `top_p` look at
+    /// them. An answer ends by itself, is never empty and never cut within a word. `None` for any text.
+    ///
+    /// It is computed on the CPU, also for a model on a GPU.
+    pub constraint: Option<Constraint>,
 }
 
 impl Default for GenerationConfig {
@@ -34,6 +51,7 @@ impl Default for GenerationConfig {
             top_p: 0.95,
             repetition_penalty: 1.0,
             seed: 42,
+            constraint: None,
         }
     }
 }
@@ -70,7 +88,7 @@ impl GenerationConfig {
                 "use a number above 0; 1 for none, 1.1 is usual",
             ));
         }
-        Ok(())
+        self.constraint.as_ref().map_or(Ok(()), Constraint::validate)
     }
 
     /// How each token is chosen.

@@ -68,6 +68,19 @@ impl Linear {
         Self { weight: Weight::Dense(weight), weight_gradient: None, lora: None, number }
     }
 
+    /// The same layer as one dense matrix, f32: the weight out of NF4, and `scale · B A` added to it.
+    pub(crate) fn merged(&self) -> Result<Self> {
+        let weight = match &self.weight {
+            Weight::Dense(weight) => weight.clone(),
+            Weight::Nf4(packed) => packed.dequantize()?,
+        };
+        let weight = match &self.lora {
+            Some(lora) => (weight + (lora.b.value.matmul(&lora.a.value)? * lora.scale)?)?,
+            None => weight,
+        };
+        Ok(Self::frozen(weight, self.number))
+    }
+
     fn lora(&self, key: Option<DropoutKey>) -> Option<Lora<'_>> {
         self.lora.as_ref().map(|l| Lora {
             a: &l.a.value,

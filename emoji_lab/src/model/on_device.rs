@@ -20,7 +20,12 @@ fn generator(model: &Gemma3) -> Result<Option<Box<dyn Generator>>> {
     match model.device() {
         Device::Cpu => Ok(None),
         #[cfg(feature = "cuda")]
-        Device::Cuda(gpu) => Ok(Some(Box::new(crate::cuda::CudaGenerator::new(gpu, model)?))),
+        Device::Cuda(gpu) => {
+            // Adapters are a trainer's business there.
+            let has_adapters = model.linears().any(|linear| linear.lora.is_some());
+            let merged = if has_adapters { Some(model.merged()?) } else { None };
+            Ok(Some(Box::new(crate::cuda::CudaGenerator::new(gpu, merged.as_ref().unwrap_or(model))?)))
+        }
     }
 }
 

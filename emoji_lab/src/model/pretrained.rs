@@ -52,7 +52,7 @@ pub fn open_pretrained(source: &str) -> Result<Pretrained> {
         Source::Folder(path) => from_folder(&path, source),
         Source::File(path) => from_file(&path, source),
         Source::Hub { id, revision } => {
-            from_folder(&crate::hub::download_model(&id, revision.as_deref())?, &id)
+            from_folder(&super::download::download_model(&id, revision.as_deref())?, &id)
         }
     }
 }
@@ -70,7 +70,7 @@ fn from_folder(folder: &Path, origin: &str) -> Result<Pretrained> {
 ///
 /// # Errors
 /// [`Error::Model`] that names the file, or says what the folder holds in its place.
-pub(crate) fn read_config(folder: &Path) -> Result<Gemma3Config> {
+pub(super) fn read_config(folder: &Path) -> Result<Gemma3Config> {
     let path = folder.join("config.json");
     if !path.is_file() {
         return Err(Error::model(

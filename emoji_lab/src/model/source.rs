@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::hub::is_repository_id;
 
 pub(super) const FORMS: &str = "A model is \"embedded\" (the small one that comes along), a transformers folder, \
                                 a .gguf file, or a Hugging Face Hub id such as google/gemma-3-270m-it";
@@ -158,16 +159,11 @@ fn ollama_help(named: &str) -> Option<String> {
 
 /// Whether `source` can be a Hub repository: `owner/name` in the Hub's alphabet.
 pub(super) fn is_repo_id(source: &str) -> bool {
-    let plain = |part: &str| {
-        !part.is_empty()
-            && !part.starts_with(['.', '-'])
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-    };
     // A path that ends so was meant as a file.
     let is_file_name = [".gguf", ".safetensors", ".json", ".bin", ".part", ".incomplete"]
         .iter()
         .any(|end| source.ends_with(end));
-    !is_file_name && source.split_once('/').is_some_and(|(owner, name)| plain(owner) && plain(name))
+    !is_file_name && is_repository_id(source)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use super::constrained::Spellings;
 use crate::data::{ChatTemplate, Message};
 use crate::error::{Error, Result};
 use crate::files::{write_bytes_atomic, write_into_dir};
@@ -34,6 +35,7 @@ pub struct Tokenizer {
     pad: u32,
     end_of_turn: Option<u32>,
     stop: Vec<u32>,
+    spellings: Spellings,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -58,7 +60,8 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::Model`] or [`Error::Io`] that names the missing or damaged file.
-    pub fn from_dir(folder: &Path) -> Result<Self> {
+    pub fn from_dir(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref();
         let path = folder.join("tokenizer.json");
         if !path.is_file() {
             let help = match super::folder::in_place_of(folder, "tokenizer.json") {
@@ -155,6 +158,7 @@ impl Tokenizer {
             pad,
             end_of_turn,
             stop: stop.into_iter().collect(),
+            spellings: Spellings::default(),
         })
     }
 
@@ -183,6 +187,7 @@ impl Tokenizer {
             }
         }
         self.rows = Some(rows);
+        self.spellings = Spellings::default();
         Ok(self)
     }
 
@@ -297,6 +302,25 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// The tokens that texts are made of, as the vocabulary spells them, in no order: special ones are
+    /// left out, and those that the model has no row for.
+    pub(super) fn text_tokens(&self) -> impl Iterator<Item = (u32, String)> {
+        let added = self.inner.get_added_tokens_decoder();
+        let rows = self.rows.unwrap_or(usize::MAX);
+        let is_text =
+            move |id: u32| (id as usize) < rows && !added.get(&id).is_some_and(|token| token.special);
+        self.inner
+            .get_vocab(true)
+            .into_iter()
+            .map(|(token, id)| (id, token))
+            .filter(move |(id, _)| is_text(*id))
+    }
+
+    /// How the words of constraints are spelled in this vocabulary.
+    pub(super) fn spellings(&self) -> &Spellings {
+        &self.spellings
+    }
+
     /// Writes `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and
     /// `chat_template.jinja` into the folder `dir`, for transformers' `AutoTokenizer` and for
     /// [`Tokenizer::from_dir`].
@@ -305,7 +329,8 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::Io`] if a file cannot be written; `dir` is as it was then.
-    pub fn save_pretrained(&self, dir: &Path) -> Result<()> {
+    pub fn save_pretrained(&self, dir: impl AsRef<Path>) -> Result<()> {
+        let dir = dir.as_ref();
         write_into_dir(dir, "tokenizer_config.json", |stage| self.write_files(stage))
     }
 

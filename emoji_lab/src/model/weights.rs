@@ -47,7 +47,8 @@ impl Weights {
     /// # Errors
     /// [`Error::Model`] or [`Error::Io`] that names the file, and the tensor where there is one,
     /// if a file is missing or damaged, or a tensor is missing or of another shape.
-    pub fn from_folder(folder: &Path, config: &Gemma3Config) -> Result<Self> {
+    pub fn from_folder(folder: impl AsRef<Path>, config: &Gemma3Config) -> Result<Self> {
+        let folder = folder.as_ref();
         let single = folder.join("model.safetensors");
         let index = folder.join("model.safetensors.index.json");
         if single.is_file() {

@@ -4,9 +4,23 @@
 // deterministic: every sum of floats in a fixed order, atomics on integers alone.
 #pragma once
 #include <cuda_bf16.h>
+#include <stddef.h>
 #include <stdint.h>
 
 typedef __nv_bfloat16 bf16;
+
+// A struct that the Rust side has as well, `mirrored!` there: its size and every field's offset. Both
+// sides are asserted by their compilers, and a test of `cuda/mirror.rs` reads that they say the same. A
+// kernel's one argument is such a struct.
+#define MIRRORED(Struct, size, fields) MIRRORED_AS(Struct, size, fields, __COUNTER__)
+#define MIRRORED_AS(Struct, size, fields, number) MIRRORED_IN(Struct, size, fields, number)
+#define MIRRORED_IN(Struct, size, fields, number)             \
+    struct Mirrored##number {                                 \
+        using Mirrored = Struct;                              \
+        static_assert(sizeof(Mirrored) == size, #Struct);     \
+        fields                                                \
+    };
+#define AT(field, offset) static_assert(offsetof(Mirrored, field) == offset, #field);
 
 // Programmatic dependent launch (Hopper): a kernel that was launched to begin early waits here for
 // the one in front of it, and lets the one behind it begin. Each of both must be called once.
@@ -64,30 +78,41 @@ template <class V> __device__ __forceinline__ V block_sum(V v) {
     return warp_sum(v);
 }
 
-// What changes from step to step. Graphs are replayed with the same arguments, so it lies in
-// device memory. The Rust side has the same struct (`cuda/step.rs`).
-struct Step {
-    uint64_t seed;
-    uint64_t pass;
-    float loss_factor;      // 1 / number of targets in the optimizer step
-    float max_grad_norm;    // 0 or less for no clipping
-    float decay;            // AdamW's factors, as ops/adamw/cpu.rs has them
+// AdamW's factors, as ops/adamw/cpu.rs has them.
+struct Factors {
+    float decay;
     float one_minus_beta1;
     float beta2;
     float one_minus_beta2;
     float eps;
     float step_size;
     float root_of_correction2;
+};
+MIRRORED(Factors, 28,
+         AT(decay, 0) AT(one_minus_beta1, 4) AT(beta2, 8) AT(one_minus_beta2, 12) AT(eps, 16) AT(step_size, 20)
+         AT(root_of_correction2, 24))
+
+// What changes from step to step. Graphs are replayed with the same arguments, so it lies in
+// device memory.
+struct Step {
+    uint64_t seed;
+    uint64_t pass;
+    float loss_factor;      // 1 / number of targets in the optimizer step
+    float max_grad_norm;    // 0 or less for no clipping
+    Factors factors;
     int first_micro;        // whether this is the first micro-batch of the optimizer step
 };
+MIRRORED(Step, 56,
+         AT(seed, 0) AT(pass, 8) AT(loss_factor, 16) AT(max_grad_norm, 20) AT(factors, 24) AT(first_micro, 52))
 
-// What the host reads of an optimizer step. The Rust side has the same struct.
+// What the host reads of an optimizer step.
 struct StepResult {
     double loss;
     double grad_norm;
     float gradient_scale;    // of clipping; 0 where the step is left out
     int finite;
 };
+MIRRORED(StepResult, 24, AT(loss, 0) AT(grad_norm, 8) AT(gradient_scale, 16) AT(finite, 20))
 
 // Philox4x32-10, as rng.rs has it.
 __device__ __forceinline__ void philox(uint64_t seed, uint64_t stream, uint64_t counter, uint32_t out[4]) {
@@ -122,6 +147,13 @@ __device__ __forceinline__ uint64_t dropout_stream(const Step *step, int linear)
     return step->pass << 16 | (uint64_t)linear;
 }
 
+// Dropout, as the kernels compute it.
+struct DropoutFactors {
+    uint32_t threshold;    // p in 1/65,536; 0 for none
+    float keep_scale;      // 1 / (1 − p)
+};
+MIRRORED(DropoutFactors, 8, AT(threshold, 0) AT(keep_scale, 4))
+
 // The adapters that read one activation: q, k and v, or gate and up, or one alone.
 // Rank is padded to a multiple of eight, so that rows stay aligned; `a` is null for a linear
 // layer of the group that has no adapter.
@@ -131,19 +163,20 @@ struct Adapters {
     int count;
     int rank;
     int padded;
-    uint32_t threshold;   // dropout's p in 1/65,536; 0 for none
-    float keep_scale;     // 1 / (1 − p)
+    DropoutFactors dropout;
 };
+MIRRORED(Adapters, 56, AT(a, 0) AT(linear, 24) AT(count, 36) AT(rank, 40) AT(padded, 44) AT(dropout, 48))
 
-// Fills `masks` [count · width / 8] with the bits of `keep_mask` for one token's row.
+// Fills `masks` [count · width / 8] with the bits of `keep_mask` for one token's row. `step` may be null
+// without dropout.
 __device__ __forceinline__ void load_masks(const Adapters &l, const Step *step, int token, int width, uint8_t *masks) {
-    if (l.threshold == 0) return;
+    if (l.dropout.threshold == 0) return;
     const int chunks = width / 8;
     const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
     for (int i = thread; i < l.count * chunks; i += threads) {
         const int which = i / chunks;
         const uint64_t block = (uint64_t)token * chunks + i % chunks;
-        masks[i] = (uint8_t)keep_mask(step->seed, dropout_stream(step, l.linear[which]), block, l.threshold);
+        masks[i] = (uint8_t)keep_mask(step->seed, dropout_stream(step, l.linear[which]), block, l.dropout.threshold);
     }
 }
 
@@ -205,7 +238,7 @@ __device__ __forceinline__ void adapters_down(const Adapters &l, const float *ro
 #pragma unroll 5
             for (int i = part * span + lane * 4; i < end; i += 128) {
                 float4 x = four(row, i);
-                if (l.threshold != 0) x = kept(x, mask, i);
+                if (l.dropout.threshold != 0) x = kept(x, mask, i);
 #pragma unroll
                 for (int n = 0; n < 4; n++) sums[n] += dot4(x, __ldg((const float4 *)(rows[n] + i)));
             }
@@ -220,7 +253,7 @@ __device__ __forceinline__ void adapters_down(const Adapters &l, const float *ro
     for (int d = thread; d < total; d += warps * 32) {
         float sum = 0.0f;
         for (int part = 0; part < parts; part++) sum += partial[part][d];
-        u[d] = from_f32<T>(l.threshold != 0 ? sum * l.keep_scale : sum);
+        u[d] = from_f32<T>(l.dropout.threshold != 0 ? sum * l.dropout.keep_scale : sum);
     }
 }
 
@@ -241,9 +274,10 @@ __device__ __forceinline__ void adapters_back(const Adapters &l, const float *du
                 const float f = d[j];
                 sum.x += f * v.x, sum.y += f * v.y, sum.z += f * v.z, sum.w += f * v.w;
             }
-            if (l.threshold != 0) {
+            if (l.dropout.threshold != 0) {
                 sum = kept(sum, masks + which * (width / 8), i);
-                sum.x *= l.keep_scale, sum.y *= l.keep_scale, sum.z *= l.keep_scale, sum.w *= l.keep_scale;
+                const float scale = l.dropout.keep_scale;
+                sum.x *= scale, sum.y *= scale, sum.z *= scale, sum.w *= scale;
             }
         }
         *(float4 *)(back + which * width + i) = sum;
@@ -299,12 +333,18 @@ template <int N> __device__ __forceinline__ float dot(const float (&a)[N], const
     return sum;
 }
 
-// Both versions of a kernel, by name: `name_f32` and `name_bf16`.
-#define FOR_BOTH_TYPES(name, params, args)                                          \
-    extern "C" __global__ void name##_f32 params(float) { name<float> args; }       \
-    extern "C" __global__ void name##_bf16 params(bf16) { name<bf16> args; }
+// Both versions of a kernel, by name: `name_f32` and `name_bf16`. Arguments are read where the launch put
+// them, without a copy of their own per thread (`__grid_constant__`).
+#define FOR_BOTH_TYPES(name, Args)                                                                              \
+    extern "C" __global__ void name##_f32(const __grid_constant__ Args<float> args) { name(args); }             \
+    extern "C" __global__ void name##_bf16(const __grid_constant__ Args<bf16> args) { name(args); }
 
-// The same for blocks of at most `threads`: the compiler then keeps to the registers there are.
-#define FOR_BOTH_TYPES_OF(threads, name, params, args)                                                  \
-    extern "C" __global__ void __launch_bounds__(threads) name##_f32 params(float) { name<float> args; } \
-    extern "C" __global__ void __launch_bounds__(threads) name##_bf16 params(bf16) { name<bf16> args; }
+// The same with launch bounds: (threads a block has at most), or (those, blocks that are to fit on a
+// multiprocessor). The compiler then keeps to the registers there are.
+#define FOR_BOTH_TYPES_OF(bounds, name, Args)                                                                    \
+    extern "C" __global__ void __launch_bounds__ bounds name##_f32(const __grid_constant__ Args<float> args) {  \
+        name(args);                                                                                             \
+    }                                                                                                           \
+    extern "C" __global__ void __launch_bounds__ bounds name##_bf16(const __grid_constant__ Args<bf16> args) {  \
+        name(args);                                                                                             \
+    }

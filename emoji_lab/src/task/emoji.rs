@@ -1,9 +1,9 @@
 //! Is it emoji? The two tests of the notebook, with the verdicts of Python's `emoji` 2.16.
 
-use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use super::filter::{AnswerFilter, DropReason};
+use super::tree::{ROOT, Tree};
 
 /// Which rows a dataset keeps, by the emoji in their answer. An empty one is never kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -105,26 +105,9 @@ enum Kind {
 /// `EMOJI_DATA` is Unicode's emoji-test.txt. It equals, entry for entry (emoji 2.16.0: 5,244), the
 /// fully-qualified emoji that the `emojis` crate holds (both of Unicode 18), the same with some or
 /// all of their U+FE0F left out (minimally qualified and unqualified), and the nine components.
-struct Forms {
-    edges: HashMap<(u32, char), u32>,
-    kinds: Vec<Option<Kind>>,
-}
-
-const ROOT: u32 = 0;
+struct Forms(Tree<Kind>);
 
 impl Forms {
-    fn insert(&mut self, form: impl IntoIterator<Item = char>, kind: Kind) {
-        let mut node = ROOT;
-        for c in form {
-            let next = self.kinds.len() as u32;
-            node = *self.edges.entry((node, c)).or_insert(next);
-            if node == next {
-                self.kinds.push(None);
-            }
-        }
-        self.kinds[node as usize] = Some(kind);
-    }
-
     /// `form`, and `form` without each choice of its U+FE0F.
     fn insert_with_unqualified(&mut self, form: &str) {
         let chars: Vec<char> = form.chars().collect();
@@ -132,18 +115,18 @@ impl Forms {
         for dropped in 0..1u32 << styles.len() {
             let stays =
                 |i: &usize| styles.iter().position(|s| s == i).is_none_or(|bit| dropped >> bit & 1 == 0);
-            self.insert((0..chars.len()).filter(stays).map(|i| chars[i]), Kind::Emoji);
+            self.0.insert((0..chars.len()).filter(stays).map(|i| chars[i]), Kind::Emoji);
         }
     }
 
     fn next(&self, node: u32, c: char) -> Option<u32> {
-        self.edges.get(&(node, c)).copied()
+        self.0.next(node, c)
     }
 
     /// What `chars` is as a whole.
     fn kind_of(&self, chars: &[char]) -> Option<Kind> {
         let node = chars.iter().try_fold(ROOT, |node, &c| self.next(node, c))?;
-        self.kinds[node as usize]
+        self.0.value(node)
     }
 
     /// Whether some emoji begins with `c`.
@@ -152,18 +135,22 @@ impl Forms {
     }
 }
 
+/// Every fully-qualified emoji: Unicode's RGI set, as emoji-test.txt lists it, each with every skin
+/// tone.
+pub(super) fn fully_qualified() -> impl Iterator<Item = &'static str> {
+    emojis::iter().flat_map(|emoji| match emoji.skin_tones() {
+        // The crate's iterator leaves out skin tones; an emoji's own list has them all.
+        Some(tones) => tones.map(emojis::Emoji::as_str).collect(),
+        None => vec![emoji.as_str()],
+    })
+}
+
 fn forms() -> &'static Forms {
     static FORMS: OnceLock<Forms> = OnceLock::new();
     FORMS.get_or_init(|| {
-        let mut forms = Forms { edges: HashMap::new(), kinds: vec![None] };
-        for emoji in emojis::iter() {
-            // The crate's iterator leaves out skin tones; an emoji's own list has them all.
-            match emoji.skin_tones() {
-                Some(tones) => tones.for_each(|tone| forms.insert_with_unqualified(tone.as_str())),
-                None => forms.insert_with_unqualified(emoji.as_str()),
-            }
-        }
-        COMPONENTS.iter().for_each(|&c| forms.insert([c], Kind::Component));
+        let mut forms = Forms(Tree::new());
+        fully_qualified().for_each(|emoji| forms.insert_with_unqualified(emoji));
+        COMPONENTS.iter().for_each(|&c| forms.0.insert([c], Kind::Component));
         forms
     })
 }
@@ -220,7 +207,7 @@ fn tokenize(chars: &[char], joiners: Joiners) -> Vec<Token> {
                 node = next;
                 end += 1;
             }
-            if forms.kinds[node as usize].is_some() {
+            if forms.0.value(node).is_some() {
                 tokens.push(Token { start: at, end, is_match: true });
                 at = end;
             } else {
@@ -293,7 +280,7 @@ mod tests {
 
     #[test]
     fn as_many_forms_as_python_lists() {
-        let count = |kind| forms().kinds.iter().filter(|k| **k == Some(kind)).count();
+        let count = |kind| forms().0.values().filter(|k| *k == kind).count();
         assert_eq!((count(Kind::Emoji), count(Kind::Component)), (5235, 9));
     }
 

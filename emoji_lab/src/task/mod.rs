@@ -1,5 +1,5 @@
-//! What a model is taught: the instruction, the columns, which rows are fit to learn from, and how an
-//! answer is judged.
+//! What a model is taught: the instruction, the columns, which rows are fit to learn from, how an
+//! answer is judged, and what it may look like.
 //!
 //! A [`Task`] goes with the rows, from [`load_dataset`](crate::data::load_dataset) to the model card;
 //! text to emoji is the default. Another one is a value:
@@ -15,20 +15,24 @@
 //! assert_eq!(moods.prompt("what a day!")[0], Message::system("Say the mood of this text in one word: "));
 //! ```
 
+mod constraint;
 mod emoji;
 mod emoji_judge;
 mod filter;
 mod judge;
 mod one_of;
+mod tree;
 
 use std::sync::Arc;
 
+pub use constraint::{Constraint, Words};
 pub use emoji::{EmojiFilter, emoji_list, is_every_character_emoji, purely_emoji};
 pub use emoji_judge::{EmojiJudge, emoji_f1};
 pub use filter::{AnswerFilter, AnyAnswer, DropReason};
 pub(crate) use judge::check as check_judge;
 pub use judge::{ExactMatch, Judge, Measure, Unit};
 pub use one_of::OneOf;
+pub(crate) use tree::ROOT;
 
 use crate::display::{Align, Table, notebook_view};
 use crate::error::{Error, Result};
@@ -53,13 +57,18 @@ pub struct Task {
     pub filter: Arc<dyn AnswerFilter>,
     /// What answers are judged by.
     pub judge: Arc<dyn Judge>,
+    /// What answers can be held to as they are generated, if there is such a thing: generation keeps to
+    /// it where its settings have it
+    /// ([`GenerationConfig::constraint`](crate::model::GenerationConfig::constraint)).
+    pub constraint: Option<Constraint>,
     /// A text to ask, for the card's example of use.
     pub example: String,
 }
 
 impl Task {
     /// Text to emoji, as in Google's notebook: columns `text` and `emoji`, rows whose answer is emoji
-    /// alone ([`EmojiFilter::PurelyEmoji`]), judged by emoji F1 ([`EmojiJudge`]).
+    /// alone ([`EmojiFilter::PurelyEmoji`]), judged by emoji F1 ([`EmojiJudge`]); answers can be held to
+    /// emoji ([`Constraint::emoji`]).
     pub fn emoji() -> Self {
         Self {
             name: "emoji".into(),
@@ -69,12 +78,13 @@ impl Task {
             answer_column: "emoji".into(),
             filter: Arc::new(EmojiFilter::PurelyEmoji),
             judge: Arc::new(EmojiJudge),
+            constraint: Some(Constraint::emoji()),
             example: "let's go to the beach".into(),
         }
     }
 
     /// Text to one of some labels: columns `text` and `label`, rows whose answer is one of them, judged
-    /// by accuracy ([`OneOf`]).
+    /// by accuracy ([`OneOf`]); answers can be held to the labels.
     pub fn one_of<S: Into<String>>(
         system_prompt: impl Into<String>,
         labels: impl IntoIterator<Item = S>,
@@ -86,6 +96,7 @@ impl Task {
             system_prompt: system_prompt.into(),
             answer_column: "label".into(),
             filter: Arc::new(labels.clone()),
+            constraint: Some(Constraint::one_of(labels.labels())),
             judge: Arc::new(labels),
             ..Self::emoji()
         }
@@ -101,6 +112,7 @@ impl Task {
             answer_column: "answer".into(),
             filter: Arc::new(AnyAnswer),
             judge: Arc::new(ExactMatch),
+            constraint: None,
             ..Self::emoji()
         }
     }
@@ -119,7 +131,8 @@ impl Task {
                 return Err(Error::setting(name, format!("{value:?}"), "it needs a name"));
             }
         }
-        check_judge(&*self.judge)
+        check_judge(&*self.judge)?;
+        self.constraint.as_ref().map_or(Ok(()), Constraint::validate)
     }
 }
 
@@ -157,7 +170,7 @@ impl PartialEq for Task {
                 format!("{:?}", task.judge),
             ]
         };
-        texts(self) == texts(other)
+        texts(self) == texts(other) && self.constraint == other.constraint
     }
 }
 
@@ -166,13 +179,15 @@ impl Eq for Task {}
 impl Task {
     fn table(&self) -> Table {
         let measures: Vec<&str> = self.judge.measures().iter().map(|measure| measure.label).collect();
-        Table::new(format!("To {}", self.description))
+        let answers = self.constraint.as_ref().map(|to| ["Can be held to".to_string(), to.to_string()]);
+        let table = Table::new(format!("To {}", self.description))
             .column("", Align::Left)
             .column("", Align::Left)
             .row(["System prompt".to_string(), format!("{:?}", self.system_prompt)])
             .row(["Columns".to_string(), format!("{} → {}", self.text_column, self.answer_column)])
             .row(["Rows kept".to_string(), self.filter.name()])
-            .row(["Judged by".to_string(), measures.join(", ")])
+            .row(["Judged by".to_string(), measures.join(", ")]);
+        answers.into_iter().fold(table, |table, cells| table.row(cells))
     }
 
     fn to_text(&self) -> String {
@@ -208,7 +223,9 @@ mod tests {
         for part in ["answer a text with one of joy, fear", "\"Mood: \"", "text → label", "accuracy"] {
             assert!(text.contains(part), "{part} in {text}");
         }
+        assert!(text.contains("Can be held to"), "{text}");
         assert_ne!(moods, Task::one_of("Mood: ", ["joy", "anger"]));
+        assert_ne!(moods, Task { constraint: None, ..moods.clone() });
     }
 
     #[test]

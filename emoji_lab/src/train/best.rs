@@ -29,7 +29,8 @@ impl SftTrainer {
             let help = "there are no evaluation rows: give SftTrainer an eval_dataset";
             return Err(Error::setting("predict_with_generate", true, help));
         };
-        let model = Model { gemma: self.finetune.peek_model()?, ..self.base.clone() };
+        // Out of NF4 once, not once per token.
+        let model = Model { gemma: self.finetune.peek_model()?.merged()?, ..self.base.clone() };
         evaluate(&model, rows, &EvaluationConfig { seed: self.args.seed, ..Default::default() })
     }
 

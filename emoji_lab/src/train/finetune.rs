@@ -83,15 +83,15 @@ impl Finetune {
     /// # Errors
     /// If the device fails.
     pub fn model(&self) -> Result<Gemma3> {
-        self.model_with(&|slot| self.read(Buffer::Values, slot))
+        self.model_of(&|slot| self.value(slot))
     }
 
     /// [`model`](Self::model) for a reader that is done before the next step.
     pub(super) fn peek_model(&self) -> Result<Gemma3> {
-        self.model_with(&|slot| self.peek(Buffer::Values, slot))
+        self.model_of(&|slot| self.peek(Buffer::Values, slot))
     }
 
-    fn model_with(&self, value: &dyn Fn(&Slot) -> Result<Tensor>) -> Result<Gemma3> {
+    fn model_of(&self, value: &dyn Fn(&Slot) -> Result<Tensor>) -> Result<Gemma3> {
         let mut model = self.start.clone();
         self.layout.visit(&mut model, &mut |parameter, slot| {
             *parameter.value = value(slot)?;

@@ -22,12 +22,9 @@ mod resume;
 mod rows;
 mod run;
 mod schedule;
-mod snapshot;
 mod tensorboard;
 mod trainer;
 mod trainer_state;
-mod training_state;
-mod weights_io;
 
 pub use batch::{Batch, Row};
 pub use checkpoint::CheckpointDir;
@@ -44,4 +41,3 @@ pub use schedule::{Scheduler, warmup_steps};
 pub use tensorboard::EventWriter;
 pub use trainer::SftTrainer;
 pub use trainer_state::{TRAINER_STATE_FILE, TrainerState};
-pub use training_state::TrainingState;

@@ -2,15 +2,11 @@
 
 use std::path::Path;
 
-use super::checkpoint::{CheckpointDir, last_part};
+use super::checkpoint::{Checkpoint, CheckpointDir, ToWrite, TrainingState, Writing, last_part};
 use super::identity::RunIdentity;
 use super::output::TrainOutput;
 use super::plan::Plan;
-use super::run::Due;
-use super::snapshot::{ModelSnapshot, Snapshot, Writing};
-use super::trainer::{Position, SftTrainer};
-use super::trainer_state::{TRAINER_STATE_FILE, TrainerState};
-use super::training_state::TrainingState;
+use super::trainer::SftTrainer;
 use crate::display::say;
 use crate::error::{Error, Result};
 
@@ -60,7 +56,7 @@ impl SftTrainer {
     }
 
     /// The run that this is. Completed when it is first asked for: it reads every weight of the base.
-    fn identity(&mut self) -> Result<&RunIdentity> {
+    pub(super) fn identity(&mut self) -> Result<&RunIdentity> {
         if !self.knows_base {
             self.identity.add_base(&self.base)?;
             self.knows_base = true;
@@ -84,10 +80,11 @@ impl SftTrainer {
         let mut unreadable = None;
         let mut other_run = None;
         for checkpoint in &found {
-            match identity_of(&checkpoint.path) {
-                Ok(there) if there.is(&here) => {}
+            match TrainingState::load(&checkpoint.path) {
+                Ok(there) if there.identity.is(&here) => {}
                 Ok(there) => {
-                    other_run.get_or_insert_with(|| another_run(&checkpoint.path, &there.differences(&here)));
+                    let differences = there.identity.differences(&here);
+                    other_run.get_or_insert_with(|| another_run(&checkpoint.path, &differences));
                     continue;
                 }
                 Err(error) => {
@@ -163,12 +160,13 @@ impl SftTrainer {
             return Ok(());
         }
         let here = self.identity()?.clone();
-        let others: Vec<_> = found.iter().filter(|checkpoint| !is_of(&checkpoint.path, &here)).collect();
+        let others: Vec<_> =
+            found.iter().filter(|checkpoint| !TrainingState::is_of(&checkpoint.path, &here)).collect();
         if let Some(first) = others.first() {
             let names: Vec<String> =
                 others.iter().map(|other| format!("checkpoint-{}", other.step)).collect();
-            let differs = match identity_of(&first.path) {
-                Ok(there) => there.differences(&here).join("; "),
+            let differs = match TrainingState::load(&first.path) {
+                Ok(there) => there.identity.differences(&here).join("; "),
                 Err(_) => "not written by this trainer".to_string(),
             };
             say(format_args!(
@@ -182,24 +180,18 @@ impl SftTrainer {
 
     pub(super) fn save_checkpoint(&mut self) -> Result<()> {
         self.finish_writing()?;
-        self.position.identity = self.identity()?.clone();
-        let snapshot = Snapshot {
+        let to_write = ToWrite {
+            checkpoint: self.checkpoint()?,
+            format: self.weights_format(),
             output_dir: self.args.output_dir.clone(),
-            model: ModelSnapshot::take(self)?,
-            training: TrainingState {
-                global_step: self.state.global_step,
-                tensors: self.optimizer_tensors()?,
-                position: self.position.clone(),
-            },
-            state: self.state.clone(),
             save_total_limit: self.args.save_total_limit,
         };
         if self.base.gemma.device().is_cuda() {
             // The GPU trains on while the host writes.
-            self.writing = Some(Writing::begin(snapshot));
+            self.writing = Some(Writing::begin(to_write));
             return Ok(());
         }
-        let written = snapshot.write()?;
+        let written = to_write.write()?;
         self.say_saved(&written);
         Ok(())
     }
@@ -221,38 +213,15 @@ impl SftTrainer {
 
     fn load_checkpoint(&mut self, dir: &Path) -> Result<()> {
         self.finish_writing()?;
-        let mut saved: TrainingState<Position> = TrainingState::load(dir)?;
-        let state = TrainerState::load(&dir.join(TRAINER_STATE_FILE))?;
-        let differences = saved.position.identity.differences(self.identity()?);
+        let there = TrainingState::load(dir)?;
+        let differences = there.identity.differences(self.identity()?);
         if !differences.is_empty() {
             return Err(another_run(dir, &differences));
         }
-        if saved.global_step != state.global_step {
-            return Err(Error::training(
-                format!(
-                    "{} contradicts itself: training_state.json is of step {}, {TRAINER_STATE_FILE} of step {}",
-                    dir.display(),
-                    saved.global_step,
-                    state.global_step
-                ),
-                "Its files are of two checkpoints: take another one",
-            ));
-        }
-        if saved.global_step > self.plan()?.total_steps {
+        if there.global_step > self.plan()?.total_steps {
             return Err(self.past_the_end(dir)?);
         }
-        let weights = self.read_weights(dir)?;
-        // From here to the end the parameters are of neither run.
-        self.off = true;
-        self.put_weights(&weights)?;
-        self.load_optimizer_tensors(&mut saved)?;
-        self.finetune.set_progress(saved.global_step, saved.position.passes);
-        self.position = saved.position;
-        let (max_steps, epochs) = (self.state.max_steps, self.state.num_train_epochs);
-        self.state = TrainerState { max_steps, num_train_epochs: epochs, ..state };
-        self.events = None;
-        self.off = false;
-        self.due = Due::default();
+        self.restore(Checkpoint::load(dir, &self.weights_format())?)?;
         self.resumed_from = Some(dir.to_path_buf());
         Ok(())
     }
@@ -267,7 +236,7 @@ impl SftTrainer {
         let beside = self.resumed_from.as_deref().and_then(Path::parent).map(|folder| folder.join(name));
         let here = self.identity()?.clone();
         let places = [Some(self.args.output_dir.join(name)), beside, Some(Path::new(&noted).to_path_buf())];
-        let found = places.into_iter().flatten().find(|path| is_of(path, &here));
+        let found = places.into_iter().flatten().find(|path| TrainingState::is_of(path, &here));
         let Some(path) = found else {
             say(format_args!(
                 "the best checkpoint, {name}, is no longer in {}: the parameters are those of the last step",
@@ -275,7 +244,7 @@ impl SftTrainer {
             ));
             return Ok(None);
         };
-        match self.read_weights(&path) {
+        match self.weights_format().load(&path) {
             Ok(weights) => {
                 self.put_weights(&weights)?;
                 Ok(Some(path.display().to_string()))
@@ -286,16 +255,6 @@ impl SftTrainer {
             }
         }
     }
-}
-
-/// The run that a checkpoint is of.
-fn identity_of(dir: &Path) -> Result<RunIdentity> {
-    Ok(TrainingState::<Position>::position(dir)?.identity)
-}
-
-/// Whether the checkpoint in `dir` is of the run `here`.
-pub(super) fn is_of(dir: &Path, here: &RunIdentity) -> bool {
-    identity_of(dir).is_ok_and(|there| there.is(here))
 }
 
 fn another_run(dir: &Path, differences: &[String]) -> Error {
@@ -336,7 +295,7 @@ mod tests {
     }
 
     fn end(dir: &Path) -> Vec<Vec<u8>> {
-        ["adapter_model.safetensors", "optimizer.safetensors", "training_state.json"]
+        ["adapter_model.safetensors", "optimizer.safetensors", "training_state.json", "trainer_state.json"]
             .map(|file| std::fs::read(dir.join("checkpoint-10").join(file)).unwrap())
             .into()
     }

@@ -1,10 +1,9 @@
 //! Supervised fine-tuning from settings to a saved adapter: what TRL calls `SFTTrainer`.
 
-use std::path::{Path, PathBuf};
-
-use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 use super::batch::{Batch, Row};
+use super::checkpoint::{Position, Writing};
 use super::config::SftConfig;
 use super::finetune::Finetune;
 use super::identity::RunIdentity;
@@ -12,7 +11,6 @@ use super::log::LogEntry;
 use super::resume::off;
 use super::rows::{batches_in_order, epoch_order, longest_batch, tokenize};
 use super::run::Due;
-use super::snapshot::{ModelSnapshot, Writing};
 use super::tensorboard::EventWriter;
 use super::trainer_state::TrainerState;
 use crate::data::ChatDataset;
@@ -50,27 +48,6 @@ pub struct SftTrainer {
     pub(super) flops_per_token: f64,
     /// The checkpoint that is being written beside the training.
     pub(super) writing: Option<Writing>,
-}
-
-/// Where a run stands beyond its step count: everything that resuming needs to go on bit for bit.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Position {
-    /// Forward passes done in training; dropout's randomness is a function of it.
-    pub(super) passes: u64,
-    /// Sum of step losses since the last log entry.
-    pub(super) loss_since_log: f64,
-    /// Step of the last log entry.
-    pub(super) logged_step: usize,
-    /// Sum of all step losses.
-    pub(super) loss_total: f64,
-    /// Tokens trained on.
-    pub(super) tokens: usize,
-    /// Last gradient norm.
-    pub(super) grad_norm: f64,
-    /// Last learning rate.
-    pub(super) learning_rate: f64,
-    /// The run that it is.
-    pub(super) identity: RunIdentity,
 }
 
 impl SftTrainer {
@@ -214,20 +191,6 @@ impl SftTrainer {
     /// The batches of an evaluation; none without evaluation rows.
     pub fn eval_batches(&self) -> &[Batch] {
         &self.eval_batches
-    }
-
-    /// Writes the trained adapter (or, without LoRA, the model) and the tokenizer into `dir`.
-    ///
-    /// What else is in `dir` stays; it may be `output_dir`.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if the folder cannot be written, [`Error::Training`] if an error has left the
-    /// parameters between two steps.
-    pub fn save_model(&self, dir: impl AsRef<Path>) -> Result<()> {
-        if self.off {
-            return Err(off());
-        }
-        ModelSnapshot::take(self)?.save(dir.as_ref())
     }
 
     /// Mean loss over the evaluation rows, as HF's Trainer counts it.

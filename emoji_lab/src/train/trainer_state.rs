@@ -14,6 +14,9 @@ use crate::python_json::without_words;
 /// The name of the file in a checkpoint folder.
 pub const TRAINER_STATE_FILE: &str = "trainer_state.json";
 
+/// Trainer's own control among what callbacks keep: made anew whenever the file is written.
+pub(super) const TRAINER_CONTROL: &str = "TrainerControl";
+
 /// transformers' `TrainerState`: how far a run is and what it logged. Field names are the file's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -101,7 +104,7 @@ impl TrainerState {
         // Only foreign Serialize implementations and non-text keys can fail here: there are none.
         let mut state = serde_json::to_value(self).unwrap_or_default();
         if let Some(callbacks) = state.get_mut("stateful_callbacks").and_then(Value::as_object_mut) {
-            callbacks.entry("TrainerControl").or_insert_with(|| {
+            callbacks.entry(TRAINER_CONTROL).or_insert_with(|| {
                 json!({
                     "args": {
                         "should_epoch_stop": false,

@@ -1,21 +1,22 @@
 //! Random adapters on the card, and what the CPU makes of them.
 
 use super::{Guarded, OnGpu, Plain, tensor, values};
-use crate::ops::lora_linear::cuda::Adapters;
+use crate::cuda::step::Step;
+use crate::ops::lora_linear::cuda::{Adapters, DropoutFactors};
 use crate::ops::lora_linear::{self, Dropout, Gradients, Lora, Weight};
 
 /// The adapters that read one activation: none to three, some of them missing, with and without
 /// dropout.
 pub(crate) struct SomeAdapters {
     pub(crate) on_card: Adapters,
-    pub(crate) step: Plain,
+    pub(crate) step: Plain<Step>,
     /// A `[rank, width]` each, `None` for a layer without.
     a: Vec<Option<Vec<f32>>>,
     dropout: Vec<Option<Dropout>>,
     width: usize,
     rank: usize,
     padded: usize,
-    _memory: Vec<Guarded>,
+    _memory: Vec<Guarded<f32>>,
 }
 
 impl SomeAdapters {
@@ -25,12 +26,12 @@ impl SomeAdapters {
         let rank = if t.one_in(4) { t.between(17, 64) } else { t.between(1, 16) };
         let p = if t.one_in(3) { None } else { Some(t.pick(&[0.05, 0.1, 0.5])) };
         let (seed, pass) = (t.random.below(1 << 40), t.random.below(1 << 20));
-        let mut on_card = Adapters::default();
+        let mut on_card = Adapters::NONE;
         (on_card.count, on_card.rank) = (count as i32, rank as i32);
         let padded = rank.next_multiple_of(8);
         on_card.padded = padded as i32;
         if let Some(p) = p {
-            on_card.set_dropout(p);
+            on_card.dropout = DropoutFactors::new(p);
         }
         let (mut a, mut dropout, mut memory) = (vec![], vec![], vec![]);
         for which in 0..count {
@@ -41,7 +42,7 @@ impl SomeAdapters {
             a.push(there.then(|| t.values(rank * width, 0.2)));
             if let Some(Some(a)) = a.last() {
                 let a = t.put_f32(a);
-                on_card.a[which] = a.ptr();
+                on_card.a[which] = Some(a.ptr());
                 memory.push(a);
             }
         }

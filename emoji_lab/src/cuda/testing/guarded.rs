@@ -1,10 +1,40 @@
-//! A matrix on the card within a larger buffer of NaN bytes.
+//! A matrix on the GPU within a larger buffer of NaN bytes.
 
 use crate::cuda::Gpu;
 use crate::cuda::memory::Memory;
+use crate::cuda::pointer::{Compute, DevicePtr, Element};
 
 /// Bytes behind the last row.
 const BEHIND: usize = 512;
+
+/// What a matrix may be made of.
+pub(crate) trait Value: Element {
+    fn kind(gpu: &Gpu) -> Kind;
+}
+
+impl Value for f32 {
+    fn kind(_: &Gpu) -> Kind {
+        Kind::F32
+    }
+}
+
+impl Value for f64 {
+    fn kind(_: &Gpu) -> Kind {
+        Kind::F64
+    }
+}
+
+impl Value for i32 {
+    fn kind(_: &Gpu) -> Kind {
+        Kind::I32
+    }
+}
+
+impl Value for Compute {
+    fn kind(gpu: &Gpu) -> Kind {
+        if gpu.bf16() { Kind::Bf16 } else { Kind::F32 }
+    }
+}
 
 /// What a matrix' values are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +79,11 @@ impl Kind {
 }
 
 /// Rows of a matrix, NaN before, between and behind them.
-pub(crate) struct Guarded {
-    memory: Memory,
+pub(crate) struct Guarded<T> {
+    gpu: Gpu,
+    memory: Memory<u8>,
+    /// Its first value.
+    first: DevicePtr<T>,
     kind: Kind,
     start: usize,
     rows: usize,
@@ -58,59 +91,45 @@ pub(crate) struct Guarded {
     ld: usize,
 }
 
-impl Guarded {
-    pub(super) fn poisoned(
-        gpu: &Gpu,
-        kind: Kind,
-        start: usize,
-        (rows, width, ld): (usize, usize, usize),
-    ) -> Self {
+impl<T: Value> Guarded<T> {
+    pub(super) fn poisoned(gpu: &Gpu, start: usize, (rows, width, ld): (usize, usize, usize)) -> Self {
+        let kind = T::kind(gpu);
         assert!(width <= ld, "rows of {width} that are {ld} apart");
         let bytes = start + rows * ld * kind.size() + BEHIND;
-        let memory = Memory::poisoned(gpu, bytes, "a test's matrix").unwrap();
-        Self { memory, kind, start, rows, width, ld }
+        let memory = Memory::<u8>::poisoned(gpu, bytes, "a test's matrix").unwrap();
+        let first = memory.ptr().at(gpu, start).cast();
+        Self { gpu: gpu.clone(), memory, first, kind, start, rows, width, ld }
     }
 
-    pub(super) fn with_values(
-        gpu: &Gpu,
-        kind: Kind,
-        start: usize,
-        values: &[f32],
-        shape: (usize, usize, usize),
-    ) -> Self {
-        let matrix = Self::poisoned(gpu, kind, start, shape);
-        let mut bytes = vec![0xffu8; matrix.memory.len()];
+    pub(super) fn with_values(gpu: &Gpu, start: usize, values: &[f32], shape: (usize, usize, usize)) -> Self {
+        let matrix = Self::poisoned(gpu, start, shape);
+        let mut bytes = vec![0xffu8; matrix.memory.bytes()];
         for (row, values) in values.chunks(matrix.width.max(1)).enumerate() {
-            let values = kind.encode(values);
-            bytes[matrix.first(row)..][..values.len()].copy_from_slice(&values);
+            let values = matrix.kind.encode(values);
+            bytes[start + row * matrix.ld * matrix.kind.size()..][..values.len()].copy_from_slice(&values);
         }
         matrix.memory.write(0, &bytes).unwrap();
         matrix
     }
 
-    /// A row's first byte.
-    fn first(&self, row: usize) -> usize {
-        self.start + row * self.ld * self.kind.size()
-    }
-
-    /// Where it begins on the card.
-    pub(crate) fn ptr(&self) -> u64 {
-        self.memory.ptr() + self.start as u64
+    /// Where it begins on the GPU.
+    pub(crate) fn ptr(&self) -> DevicePtr<T> {
+        self.first
     }
 
     /// Where column `column` of the first row is.
-    pub(crate) fn column(&self, column: usize) -> u64 {
-        self.ptr() + (column * self.kind.size()) as u64
+    pub(crate) fn column(&self, column: usize) -> DevicePtr<T> {
+        self.first.at(&self.gpu, column)
     }
 
     /// Where row `row` is.
-    pub(crate) fn row(&self, row: usize) -> u64 {
-        self.memory.ptr() + self.first(row) as u64
+    pub(crate) fn row(&self, row: usize) -> DevicePtr<T> {
+        self.first.at(&self.gpu, row * self.ld)
     }
 
-    /// Where it begins, and how far its rows are apart.
-    pub(crate) fn strided(&self) -> (u64, usize) {
-        (self.ptr(), self.ld)
+    /// How far its rows are apart, as kernels take it.
+    pub(crate) fn ld(&self) -> i32 {
+        self.ld as i32
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -124,7 +143,7 @@ impl Guarded {
 
     /// The rows' bytes, one behind the other, and what was written outside of them.
     pub(super) fn read(&self) -> (Vec<u8>, Option<String>) {
-        let mut all = vec![0u8; self.memory.len()];
+        let mut all = vec![0u8; self.memory.bytes()];
         self.memory.read(0, &mut all).unwrap();
         let (width, ld) = (self.width * self.kind.size(), self.ld * self.kind.size());
         let mut inside = Vec::with_capacity(self.rows * width);

@@ -1,7 +1,7 @@
-//! What the tests of the ops' kernels share: every card there is in every type it computes in, cases
+//! What the tests of the ops' kernels share: every GPU there is in every type it computes in, cases
 //! of random sizes, memory with guard zones, and a comparison that says how far and where.
 //!
-//! A matrix on the card lies in a larger buffer of NaN bytes, at a start of its own, with rows further
+//! A matrix on the GPU lies in a larger buffer of NaN bytes, at a start of its own, with rows further
 //! apart than they are wide. What is read back must be written through, and all around it untouched.
 
 pub(crate) mod adapters;
@@ -10,12 +10,14 @@ mod guarded;
 use candle_core::{DType, Shape, Tensor};
 
 use super::Gpu;
-use super::gemm::{self, Out, matrix};
+pub(crate) use super::gemm::matrix;
+use super::gemm::{self, Matrix, Out};
 use super::memory::Memory;
+use super::pointer::{Compute, DevicePtr, Number};
 use super::step::{Step, StepResult};
 use crate::host;
 use crate::rng::Philox;
-pub(crate) use guarded::{Guarded, Kind};
+pub(crate) use guarded::{Guarded, Kind, Value};
 
 /// How far a value may be off: a share of itself, and a share of the largest in its matrix (or of
 /// `at_least`, where sums may cancel).
@@ -136,7 +138,7 @@ impl OnGpu {
 
     /// What the kernels' typed values are.
     pub(crate) fn kind(&self) -> Kind {
-        if self.gpu.bf16() { Kind::Bf16 } else { Kind::F32 }
+        Compute::kind(&self.gpu)
     }
 
     /// A random size from `low` to `high`.
@@ -184,34 +186,39 @@ impl OnGpu {
     }
 
     /// `values` in rows of `width`, `ld` apart, NaN around them.
-    pub(crate) fn put(&mut self, kind: Kind, values: &[f32], width: usize, ld: usize) -> Guarded {
+    pub(crate) fn put<T: Value>(&mut self, values: &[f32], width: usize, ld: usize) -> Guarded<T> {
         let start = self.start();
-        Guarded::with_values(&self.gpu, kind, start, values, (values.len() / width.max(1), width, ld))
+        Guarded::with_values(&self.gpu, start, values, (values.len() / width.max(1), width, ld))
     }
 
     /// `values` without gaps.
-    pub(crate) fn put_f32(&mut self, values: &[f32]) -> Guarded {
-        self.put(Kind::F32, values, values.len(), values.len())
+    pub(crate) fn put_f32(&mut self, values: &[f32]) -> Guarded<f32> {
+        self.put(values, values.len(), values.len())
     }
 
     /// `values` without gaps, in the compute type.
-    pub(crate) fn put_typed(&mut self, values: &[f32]) -> Guarded {
-        self.put(self.kind(), values, values.len(), values.len())
+    pub(crate) fn put_typed(&mut self, values: &[f32]) -> Guarded<Compute> {
+        self.put(values, values.len(), values.len())
     }
 
-    /// Room for `rows` of `width`, `ld` apart, nothing but NaN.
-    pub(crate) fn room(&mut self, kind: Kind, rows: usize, width: usize, ld: usize) -> Guarded {
+    /// `rows` of `width`, `ld` apart, nothing but NaN.
+    pub(crate) fn room<T: Value>(&mut self, rows: usize, width: usize, ld: usize) -> Guarded<T> {
         let start = self.start();
-        Guarded::poisoned(&self.gpu, kind, start, (rows, width, ld))
+        Guarded::poisoned(&self.gpu, start, (rows, width, ld))
     }
 
     /// Numbers that are only read, of any plain type.
-    pub(crate) fn plain<V: Copy>(&self, values: &[V]) -> Plain {
+    pub(crate) fn plain<V: super::pointer::Plain>(&self, values: &[V]) -> Plain<V> {
         Plain(Memory::from_slice(&self.gpu, values, "a test's input").unwrap())
     }
 
+    /// Token ids or positions.
+    pub(crate) fn tokens(&self, values: &[u32]) -> Plain<i32> {
+        self.plain(&values.iter().map(|value| *value as i32).collect::<Vec<_>>())
+    }
+
     /// What changes from step to step.
-    pub(crate) fn step(&self, seed: u64, pass: u64, loss_factor: f32, first_micro: bool) -> Plain {
+    pub(crate) fn step(&self, seed: u64, pass: u64, loss_factor: f32, first_micro: bool) -> Plain<Step> {
         self.step_with(seed, pass, loss_factor, first_micro, 0.0)
     }
 
@@ -223,25 +230,25 @@ impl OnGpu {
         loss_factor: f32,
         first_micro: bool,
         max_grad_norm: f32,
-    ) -> Plain {
+    ) -> Plain<Step> {
         let first_micro = i32::from(first_micro);
         self.plain(&[Step { seed, pass, loss_factor, max_grad_norm, first_micro, ..Step::default() }])
     }
 
     /// `result` of `finish_norm`: (loss, norm, factor, finite).
-    pub(crate) fn step_result(&self, result: &Plain) -> (f64, f64, f32, bool) {
+    pub(crate) fn step_result(&self, result: &Plain<StepResult>) -> (f64, f64, f32, bool) {
         let mut read = [StepResult::default()];
         result.0.read(0, &mut read).unwrap();
         (read[0].loss, read[0].grad_norm, read[0].gradient_scale, read[0].finite == 1)
     }
 
-    /// Room for a `StepResult`.
-    pub(crate) fn room_for_result(&self) -> Plain {
-        Plain(Memory::poisoned(&self.gpu, size_of::<StepResult>(), "a test's result").unwrap())
+    /// A `StepResult`, not yet written.
+    pub(crate) fn room_for_result(&self) -> Plain<StepResult> {
+        Plain(Memory::poisoned(&self.gpu, 1, "a test's result").unwrap())
     }
 
     /// What a kernel wrote, f32: all of it must be written, and nothing around it.
-    pub(crate) fn read(&mut self, name: &str, from: &Guarded) -> Vec<f32> {
+    pub(crate) fn read<T: Value>(&mut self, name: &str, from: &Guarded<T>) -> Vec<f32> {
         let bytes = self.read_bytes(name, from);
         let (values, unwritten) = from.kind().decode(&bytes);
         if let Some(at) = unwritten {
@@ -252,7 +259,7 @@ impl OnGpu {
     }
 
     /// The same as bytes, without asking whether they were written.
-    pub(crate) fn read_bytes(&mut self, name: &str, from: &Guarded) -> Vec<u8> {
+    pub(crate) fn read_bytes<T: Value>(&mut self, name: &str, from: &Guarded<T>) -> Vec<u8> {
         let (bytes, outside) = from.read();
         if let Some(problem) = outside {
             self.fail(format!("{name}: written outside: {problem}"));
@@ -261,7 +268,7 @@ impl OnGpu {
     }
 
     /// Nothing of it, nor around it, may be written.
-    pub(crate) fn untouched(&mut self, name: &str, room: &Guarded) {
+    pub(crate) fn untouched<T: Value>(&mut self, name: &str, room: &Guarded<T>) {
         if self.read_bytes(name, room).iter().any(|byte| *byte != 0xff) {
             self.fail(format!("{name} is written, and should not be"));
         }
@@ -303,58 +310,56 @@ impl OnGpu {
         }
     }
 
-    /// Row-major `c = a · bᵀ` or, with `back`, `c = a · b` into f32, as the passes call cuBLAS.
-    /// Pointers come with their row distances.
+    /// One of the products a linear layer is made of, as the passes call cuBLAS.
     ///
     /// # Safety
     /// As `gemm`.
-    pub(crate) unsafe fn gemm(
-        &self,
-        shape: (usize, usize, usize),
-        a: (u64, usize),
-        b: (u64, usize),
-        c: (u64, usize),
-        form: Form,
-    ) {
-        let (a_transposed, b_transposed, out) = match form {
-            Form::Forward => (false, true, Out::Compute),
-            Form::Back => (false, false, Out::F32),
-            Form::Weight => (true, false, Out::Compute),
-            Form::AddWeight => (true, false, Out::AddCompute),
-        };
-        let (a, b, c) = (matrix(a.0, a.1), matrix(b.0, b.1), matrix(c.0, c.1));
+    pub(crate) unsafe fn product(&self, shape: (usize, usize, usize), product: Product) {
         // SAFETY: the caller's.
-        unsafe { gemm::gemm(&self.gpu, shape, (a, a_transposed), (b, b_transposed), c, out) }.unwrap();
+        let done = unsafe {
+            match product {
+                Product::Forward { x, w, y } => {
+                    gemm::gemm(&self.gpu, shape, x, w.transposed(), Out::Compute(y))
+                }
+                Product::Back { dy, w, dx } => gemm::gemm(&self.gpu, shape, dy, w, Out::F32(dx)),
+                Product::Weight { dy, x, dw, add } => {
+                    let out = if add { Out::AddCompute(dw) } else { Out::Compute(dw) };
+                    gemm::gemm(&self.gpu, shape, dy.transposed(), x, out)
+                }
+            }
+        };
+        done.unwrap();
     }
 }
 
 /// The products a linear layer is made of.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Form {
-    /// y = x Wᵀ, in the compute type.
-    Forward,
-    /// dx = dy W, f32.
-    Back,
-    /// dW = dyᵀ x, in the compute type.
-    Weight,
-    /// dW += dyᵀ x.
-    AddWeight,
+pub(crate) enum Product {
+    /// y = x Wᵀ.
+    Forward { x: Matrix<Compute>, w: Matrix<Compute>, y: Matrix<Compute> },
+    /// dx = dy W.
+    Back { dy: Matrix<Compute>, w: Matrix<Compute>, dx: Matrix<f32> },
+    /// dW = dyᵀ x, or dW += dyᵀ x.
+    Weight { dy: Matrix<Compute>, x: Matrix<Compute>, dw: Matrix<Compute>, add: bool },
 }
 
-/// Bytes on the card that are only read, or looked at as a whole.
-pub(crate) struct Plain(Memory);
+/// Values on the GPU that are only read, or looked at as a whole.
+pub(crate) struct Plain<V>(Memory<V>);
 
-impl Plain {
+impl<V> Plain<V> {
     /// Where they begin.
-    pub(crate) fn ptr(&self) -> u64 {
+    pub(crate) fn ptr(&self) -> DevicePtr<V> {
         self.0.ptr()
     }
 
-    /// The first `N` values.
-    pub(crate) fn first<V: Copy + Default, const N: usize>(&self) -> [V; N] {
-        let mut values = [V::default(); N];
+    /// The first of them.
+    pub(crate) fn first(&self) -> V
+    where
+        V: Number + Default,
+    {
+        let mut values = [V::default()];
         self.0.read(0, &mut values).unwrap();
-        values
+        values[0]
     }
 }
 

@@ -64,7 +64,8 @@ pub struct GgufModel {
 /// [`Error::Model`] that names the file, and the tensor or key, if the file is damaged or cut
 /// short, is not a Gemma 3, has tensors stored in another way, or is a part whose others are not
 /// beside it.
-pub fn open_gguf(path: &Path, rounding: Rounding) -> Result<GgufModel> {
+pub fn open_gguf(path: impl AsRef<Path>, rounding: Rounding) -> Result<GgufModel> {
+    let path = path.as_ref();
     let origin = path.display().to_string();
     let bytes = map_file(path)?;
     let header = Header::read(&bytes, &origin)?;

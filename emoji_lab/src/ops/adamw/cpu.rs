@@ -9,17 +9,17 @@ use crate::rng::Philox;
 const CHUNK: usize = 64 * 1024;
 
 /// What is the same for every element of a step, clipping aside. Kernels read it as it lies in
-/// memory (`Step` in `ops/common.cuh`).
+/// memory (`Factors` in `ops/common.cuh`).
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 pub(crate) struct Factors {
-    decay: f32,
-    one_minus_beta1: f32,
-    beta2: f32,
-    one_minus_beta2: f32,
-    eps: f32,
-    step_size: f32,
-    root_of_correction2: f32,
+    pub(super) decay: f32,
+    pub(super) one_minus_beta1: f32,
+    pub(super) beta2: f32,
+    pub(super) one_minus_beta2: f32,
+    pub(super) eps: f32,
+    pub(super) step_size: f32,
+    pub(super) root_of_correction2: f32,
 }
 
 impl Factors {

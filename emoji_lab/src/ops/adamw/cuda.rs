@@ -1,38 +1,69 @@
 //! AdamW on a GPU: one launch over the arena.
 
+use super::Factors;
 use crate::cuda::Gpu;
-use crate::cuda::launch::{Grid, launch};
+use crate::cuda::launch::{Grid, Kernel};
+use crate::cuda::mirror::{mirrored, mirrored_in_memory};
+use crate::cuda::pointer::{Compute, DevicePtr, Moment};
+use crate::cuda::step::{Step, StepResult};
 use crate::error::Result;
 
 /// Blocks of 256 threads: eight on each of the H100's 132 multiprocessors.
 const BLOCKS: usize = 1056;
 
-/// `Arena` of `kernel.cu`: the buffers, of which the head's lie apart in the compute type.
+/// One step; none if `result` says that it is not finite. Of `len` trained values the head's, from
+/// `first` to before `last`, lie apart from the others, in the compute type.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
-pub(crate) struct Buffers {
-    pub(crate) values: u64,
-    pub(crate) head: u64,
-    /// The lower halves of the head's values; 0 in f32.
-    pub(crate) low: u64,
-    pub(crate) gradients: u64,
-    pub(crate) head_gradients: u64,
-    pub(crate) exp_avg: u64,
-    pub(crate) exp_avg_sq: u64,
+pub(crate) struct AdamwStep {
+    /// `[len − (last − first)]`.
+    pub(crate) values: DevicePtr<f32>,
+    /// `[last − first]`.
+    pub(crate) head: DevicePtr<Compute>,
+    /// `[last − first]`: the lower halves of the head's values; none in f32.
+    pub(crate) low: Option<DevicePtr<i16>>,
+    /// `[len − (last − first)]`.
+    pub(crate) gradients: DevicePtr<f32>,
+    /// `[last − first]`.
+    pub(crate) head_gradients: DevicePtr<Compute>,
+    /// `[len]`.
+    pub(crate) exp_avg: DevicePtr<Moment>,
+    /// `[len]`.
+    pub(crate) exp_avg_sq: DevicePtr<Moment>,
+    pub(crate) step: DevicePtr<Step>,
+    pub(crate) result: DevicePtr<StepResult>,
     pub(crate) len: usize,
     pub(crate) first: usize,
     pub(crate) last: usize,
 }
 
-/// One step; none if `result` says that it is not finite. `bf16_moments` is the moments' type.
-///
-/// # Safety
-/// Moments must have `len` values, the head's buffers `last − first`, the others the rest. All three
-/// numbers must be multiples of four.
-pub(crate) unsafe fn step(gpu: &Gpu, b: Buffers, bf16_moments: bool, step: u64, result: u64) -> Result<()> {
-    let kernel = if bf16_moments { "adamw_bf16_moments" } else { "adamw" };
-    // SAFETY: the caller's.
-    unsafe { launch!(gpu, typed kernel, Grid::new(BLOCKS, 256), b, step, result) }
+mirrored! {
+    AdamwStep: 96 {
+        values: 0, head: 8, low: 16, gradients: 24, head_gradients: 32, exp_avg: 40, exp_avg_sq: 48, step: 56,
+        result: 64, len: 72, first: 80, last: 88,
+    }
+}
+
+mirrored_in_memory! {
+    Factors: 28 {
+        decay: 0, one_minus_beta1: 4, beta2: 8, one_minus_beta2: 12, eps: 16, step_size: 20, root_of_correction2: 24,
+    }
+}
+
+const F32_MOMENTS: Kernel<AdamwStep> = Kernel::typed("adamw");
+const BF16_MOMENTS: Kernel<AdamwStep> = Kernel::typed("adamw_bf16_moments");
+
+impl AdamwStep {
+    /// `bf16_moments` is the moments' type.
+    ///
+    /// # Safety
+    /// Buffers must have the shapes that the fields name, and `len`, `first` and `last` be multiples of
+    /// four.
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, bf16_moments: bool) -> Result<()> {
+        let kernel = if bf16_moments { BF16_MOMENTS } else { F32_MOMENTS };
+        // SAFETY: the caller's.
+        unsafe { kernel.launch(gpu, Grid::new(BLOCKS, 256), self) }
+    }
 }
 
 /// The two halves of an f32 as the kernel keeps the head's values: the nearest bf16, and what is

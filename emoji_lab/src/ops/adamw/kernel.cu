@@ -4,15 +4,20 @@
 // The elements [first, last) are the head: its values and gradients lie apart, in the compute type
 // `T`, so that products read them as they are. Where that is bf16, `low` has the other half of the
 // f32 that is trained: value = high · 2¹⁶ + low, as integers. `first` and `last` are multiples of 4.
-template <class T, class M> struct Arena {
-    float *values;
-    T *head;
-    int16_t *low;
-    const float *gradients;
-    const T *head_gradients;
-    M *exp_avg, *exp_avg_sq;
-    size_t n, first, last;
+template <class T, class M = T> struct AdamwStep {
+    float *values;              // [len − (last − first)]
+    T *head;                    // [last − first]
+    int16_t *low;               // [last − first]; null in f32
+    const float *gradients;     // [len − (last − first)]
+    const T *head_gradients;    // [last − first]
+    M *exp_avg, *exp_avg_sq;    // [len]
+    const Step *step;
+    const StepResult *result;
+    size_t len, first, last;
 };
+MIRRORED(AdamwStep<float>, 96,
+         AT(values, 0) AT(head, 8) AT(low, 16) AT(gradients, 24) AT(head_gradients, 32) AT(exp_avg, 40)
+         AT(exp_avg_sq, 48) AT(step, 56) AT(result, 64) AT(len, 72) AT(first, 80) AT(last, 88))
 
 __device__ __forceinline__ void load_four(float (&x)[4], const float *from) {
     const float4 v = __ldcs((const float4 *)from);
@@ -62,12 +67,13 @@ __device__ __forceinline__ void store_head(bf16 *head, int16_t *low, const float
 }
 
 // A step whose gradients are not finite changes nothing.
-template <class T, class M> __device__ void adamw(const Arena<T, M> &a, const Step *step, const StepResult *result) {
-    if (!result->finite) return;
-    const Step s = *step;
-    const float scale = result->gradient_scale;
+template <class T, class M> __device__ void adamw(const AdamwStep<T, M> &a) {
+    if (!a.result->finite) return;
+    const Step s = *a.step;
+    const Factors &f = s.factors;
+    const float scale = a.result->gradient_scale;
     const size_t stride = (size_t)gridDim.x * blockDim.x * 4;
-    for (size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * 4; i < a.n; i += stride) {
+    for (size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * 4; i < a.len; i += stride) {
         const bool in_head = i >= a.first && i < a.last;
         const size_t beside = i < a.first ? i : i - (a.last - a.first);
         float p[4], g[4], m[4], v[4];
@@ -83,9 +89,9 @@ template <class T, class M> __device__ void adamw(const Arena<T, M> &a, const St
 #pragma unroll
         for (int n = 0; n < 4; n++) {
             g[n] *= scale;
-            m[n] += s.one_minus_beta1 * (g[n] - m[n]);
-            v[n] = s.beta2 * v[n] + s.one_minus_beta2 * g[n] * g[n];
-            p[n] = p[n] * s.decay - s.step_size * m[n] / (sqrtf(v[n]) / s.root_of_correction2 + s.eps);
+            m[n] += f.one_minus_beta1 * (g[n] - m[n]);
+            v[n] = f.beta2 * v[n] + f.one_minus_beta2 * g[n] * g[n];
+            p[n] = p[n] * f.decay - f.step_size * m[n] / (sqrtf(v[n]) / f.root_of_correction2 + f.eps);
         }
         store_moments(a.exp_avg + i, a.exp_avg_sq + i, m, v, s, i);
         if (in_head) store_head(a.head + (i - a.first), a.low + (i - a.first), p);
@@ -93,12 +99,7 @@ template <class T, class M> __device__ void adamw(const Arena<T, M> &a, const St
     }
 }
 
-#define ADAMW(name, T, M)                                                                                      \
-    extern "C" __global__ void name(Arena<T, M> arena, const Step *step, const StepResult *result) {           \
-        adamw<T, M>(arena, step, result);                                                                      \
-    }
-ADAMW(adamw_f32, float, float)
-ADAMW(adamw_bf16, bf16, float)
-ADAMW(adamw_bf16_moments_f32, float, bf16)
-ADAMW(adamw_bf16_moments_bf16, bf16, bf16)
-#undef ADAMW
+extern "C" __global__ void adamw_f32(const __grid_constant__ AdamwStep<float, float> args) { adamw(args); }
+extern "C" __global__ void adamw_bf16(const __grid_constant__ AdamwStep<bf16, float> args) { adamw(args); }
+extern "C" __global__ void adamw_bf16_moments_f32(const __grid_constant__ AdamwStep<float, bf16> args) { adamw(args); }
+extern "C" __global__ void adamw_bf16_moments_bf16(const __grid_constant__ AdamwStep<bf16, bf16> args) { adamw(args); }

@@ -1,11 +1,13 @@
 //! Attention over packed sequences on a GPU.
 
 use crate::cuda::Gpu;
-use crate::cuda::launch::{Grid, launch};
+use crate::cuda::launch::{Grid, Kernel};
+use crate::cuda::mirror::mirrored;
+use crate::cuda::pointer::{Compute, DevicePtr};
 use crate::cuda::shared;
+use crate::cuda::step::Step;
 use crate::error::Result;
 use crate::ops::lora_linear::cuda::Adapters;
-use crate::ops::rope::cuda::Heads;
 
 /// The most query heads: a block has a warp for each, and 512 threads.
 pub(crate) const MAX_HEADS: usize = 16;
@@ -16,23 +18,23 @@ pub(crate) fn parts(heads: usize) -> usize {
     (MAX_HEADS / heads).clamp(1, 4)
 }
 
-/// `AttentionSizes` of `kernel.cu`.
+/// Heads, and what they see.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct AttentionSizes {
-    heads: i32,
-    kv_heads: i32,
-    dim: i32,
-    window: i32,
-    scale: f32,
+    pub(crate) heads: i32,
+    pub(crate) kv_heads: i32,
+    pub(crate) dim: i32,
+    /// 0 for none.
+    pub(crate) window: i32,
+    pub(crate) scale: f32,
+}
+
+mirrored! {
+    AttentionSizes: 20 { heads: 0, kv_heads: 4, dim: 8, window: 12, scale: 16 }
 }
 
 impl AttentionSizes {
-    /// `window` 0 is none.
-    pub(crate) fn new(h: &Heads, window: i32, scale: f32) -> Self {
-        Self { heads: h.heads as i32, kv_heads: h.kv_heads as i32, dim: h.dim as i32, window, scale }
-    }
-
     fn width(&self) -> usize {
         (self.heads * self.dim) as usize
     }
@@ -47,87 +49,140 @@ impl AttentionSizes {
     }
 }
 
-/// `QkNorm` of `kernel.cu`.
+/// Attention's output, the adapter's u after each row of it, and the log-sum-exp of every row.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
-pub(crate) struct QkNorm {
-    pub(crate) w_q: u64,
-    pub(crate) w_k: u64,
-    pub(crate) rstd: u64,
-    pub(crate) cos: u64,
-    pub(crate) sin: u64,
-    pub(crate) positions: u64,
+pub(crate) struct AttentionForward {
+    /// `[tokens, heads · dim]`.
+    pub(crate) q: DevicePtr<Compute>,
+    /// `[tokens, kv_heads · dim]`.
+    pub(crate) k: DevicePtr<Compute>,
+    /// `[tokens, (heads + 2 · kv_heads) · dim]`, of which the values are read.
+    pub(crate) qkv: DevicePtr<Compute>,
+    /// `[tokens]`: where each token's sequence begins.
+    pub(crate) start: DevicePtr<i32>,
+    /// `[tokens, ldy]`.
+    pub(crate) y: DevicePtr<Compute>,
+    /// `[tokens, heads]`.
+    pub(crate) lse: DevicePtr<f32>,
+    pub(crate) step: DevicePtr<Step>,
+    pub(crate) adapters: Adapters,
+    pub(crate) sizes: AttentionSizes,
+    pub(crate) ldy: i32,
 }
 
-/// Attention's output, the adapter's u behind it, and the log-sum-exp of every row.
-///
-/// # Safety
-/// Pointers must be to `tokens` rows of the widths `kernel.cu` names.
-#[expect(clippy::too_many_arguments, reason = "they are the kernel's")]
-pub(crate) unsafe fn forward(
-    gpu: &Gpu,
-    h: Heads,
-    start: u64,
-    (y, ldy): (u64, usize),
-    lse: u64,
-    adapters: Adapters,
-    step: u64,
-    sizes: AttentionSizes,
-    tokens: usize,
-) -> Result<()> {
-    let bytes = shared::attention_forward(sizes.width(), sizes.parts(), adapters.group());
-    let grid = sizes.grid(tokens, bytes);
-    // SAFETY: the caller's.
-    unsafe {
-        launch!(
-            gpu, typed "attention_forward", grid, h.q, h.k, h.qkv, start, y, ldy as i32, lse, adapters, step, sizes
-        )
+mirrored! {
+    AttentionForward: 136 {
+        q: 0, k: 8, qkv: 16, start: 24, y: 32, lse: 40, step: 48, adapters: 56, sizes: 112, ldy: 132,
+    }
+}
+
+const FORWARD: Kernel<AttentionForward> = Kernel::typed("attention_forward");
+
+impl AttentionForward {
+    /// For `tokens` rows.
+    ///
+    /// # Safety
+    /// Buffers must have the shapes that the fields name.
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize) -> Result<()> {
+        let s = &self.sizes;
+        let bytes = shared::attention_forward(s.width(), s.parts(), self.adapters.group());
+        // SAFETY: the caller's.
+        unsafe { FORWARD.launch(gpu, s.grid(tokens, bytes), self) }
     }
 }
 
 /// Completes the gradient of the output in `d_y`, and makes the backward pass' `delta`.
-///
-/// # Safety
-/// As [`forward`].
-#[expect(clippy::too_many_arguments, reason = "they are the kernel's")]
-pub(crate) unsafe fn delta(
-    gpu: &Gpu,
-    d_y: u64,
-    (y, ldy): (u64, usize),
-    adapters: Adapters,
-    step: u64,
-    delta: u64,
-    sizes: AttentionSizes,
-    tokens: usize,
-) -> Result<()> {
-    let grid = sizes.grid(tokens, shared::attention_delta(sizes.width(), adapters.group()));
-    // SAFETY: the caller's.
-    unsafe { launch!(gpu, typed "attention_delta", grid, d_y, y, ldy as i32, adapters, step, delta, sizes) }
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct AttentionDelta {
+    /// `[tokens, ldy]`: what came through the base weight, and after each row the gradient of u.
+    pub(crate) d_y: DevicePtr<f32>,
+    /// `[tokens, ldy]`.
+    pub(crate) y: DevicePtr<Compute>,
+    /// `[tokens, heads]`.
+    pub(crate) delta: DevicePtr<f32>,
+    pub(crate) step: DevicePtr<Step>,
+    pub(crate) adapters: Adapters,
+    pub(crate) sizes: AttentionSizes,
+    pub(crate) ldy: i32,
+}
+
+mirrored! {
+    AttentionDelta: 112 { d_y: 0, y: 8, delta: 16, step: 24, adapters: 32, sizes: 88, ldy: 108 }
+}
+
+const DELTA: Kernel<AttentionDelta> = Kernel::typed("attention_delta");
+
+impl AttentionDelta {
+    /// For `tokens` rows.
+    ///
+    /// # Safety
+    /// As [`AttentionForward::launch`].
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize) -> Result<()> {
+        let bytes = shared::attention_delta(self.sizes.width(), self.adapters.group());
+        // SAFETY: the caller's.
+        unsafe { DELTA.launch(gpu, self.sizes.grid(tokens, bytes), self) }
+    }
 }
 
 /// The gradient of queries, keys and values before norm and rotation.
-///
-/// # Safety
-/// As [`forward`].
-#[expect(clippy::too_many_arguments, reason = "they are the kernel's")]
-pub(crate) unsafe fn backward(
-    gpu: &Gpu,
-    (d_y, ldy): (u64, usize),
-    h: Heads,
-    (lse, delta): (u64, u64),
-    (start, end): (u64, u64),
-    norm: QkNorm,
-    d_qkv: u64,
-    sizes: AttentionSizes,
-    tokens: usize,
-) -> Result<()> {
-    let mut grid = sizes.grid(tokens, shared::attention_backward(sizes.width(), sizes.parts()));
-    grid.blocks.1 = 2;
-    // SAFETY: the caller's.
-    unsafe {
-        launch!(
-            gpu, typed "attention_backward", grid, d_y, ldy as i32, h.q, h.k, h.qkv, lse, delta, start, end, norm,
-            d_qkv, sizes
-        )
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct AttentionBackward {
+    /// `[tokens, ldy]`, as [`AttentionDelta`] leaves it.
+    pub(crate) d_y: DevicePtr<f32>,
+    /// `[tokens, heads · dim]`.
+    pub(crate) q: DevicePtr<Compute>,
+    /// `[tokens, kv_heads · dim]`.
+    pub(crate) k: DevicePtr<Compute>,
+    /// `[tokens, (heads + 2 · kv_heads) · dim]`.
+    pub(crate) qkv: DevicePtr<Compute>,
+    /// `[tokens, heads]`.
+    pub(crate) lse: DevicePtr<f32>,
+    /// `[tokens, heads]`.
+    pub(crate) delta: DevicePtr<f32>,
+    /// `[tokens]`: where each token's sequence begins.
+    pub(crate) start: DevicePtr<i32>,
+    /// `[tokens]`: the place after its last token.
+    pub(crate) end: DevicePtr<i32>,
+    /// `[dim]`.
+    pub(crate) weight_q: DevicePtr<f32>,
+    /// `[dim]`.
+    pub(crate) weight_k: DevicePtr<f32>,
+    /// `[tokens, heads + kv_heads]`.
+    pub(crate) rstd: DevicePtr<f32>,
+    /// `[positions, dim / 2]`, for all positions there are.
+    pub(crate) cos: DevicePtr<f32>,
+    /// As `cos`.
+    pub(crate) sin: DevicePtr<f32>,
+    /// `[tokens]`.
+    pub(crate) positions: DevicePtr<i32>,
+    /// As `qkv`.
+    pub(crate) d_qkv: DevicePtr<Compute>,
+    pub(crate) sizes: AttentionSizes,
+    pub(crate) ldy: i32,
+}
+
+mirrored! {
+    AttentionBackward: 144 {
+        d_y: 0, q: 8, k: 16, qkv: 24, lse: 32, delta: 40, start: 48, end: 56, weight_q: 64, weight_k: 72, rstd: 80,
+        cos: 88, sin: 96, positions: 104, d_qkv: 112, sizes: 120, ldy: 140,
+    }
+}
+
+const BACKWARD: Kernel<AttentionBackward> = Kernel::typed("attention_backward");
+
+impl AttentionBackward {
+    /// For `tokens` rows.
+    ///
+    /// # Safety
+    /// As [`AttentionForward::launch`]; positions must be within the tables.
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize) -> Result<()> {
+        let s = &self.sizes;
+        // One row of blocks for the queries, one for keys and values.
+        let grid = s.grid(tokens, shared::attention_backward(s.width(), s.parts())).rows(2);
+        // SAFETY: the caller's.
+        unsafe { BACKWARD.launch(gpu, grid, self) }
     }
 }

@@ -1,11 +1,11 @@
 //! Attention's kernels against the CPU's, over packed sequences of odd lengths.
 
-use super::cuda::{self, AttentionSizes, MAX_HEADS, QkNorm};
+use super::cuda::{AttentionBackward, AttentionDelta, AttentionForward, AttentionSizes, MAX_HEADS};
 use super::{AttentionShape, Segment};
+use crate::cuda::pointer::Compute;
 use crate::cuda::testing::adapters::{SomeAdapters, split};
 use crate::cuda::testing::{Bar, Kind, OnGpu, Plain, on_every_gpu, tensor, values};
 use crate::ops::rms_norm;
-use crate::ops::rope::cuda::Heads;
 use crate::ops::rope::{self, RopeTable};
 
 /// Sequences and heads of one case.
@@ -17,8 +17,8 @@ struct Case {
     dim: usize,
     window: Option<usize>,
     scale: f32,
-    start: Plain,
-    end: Plain,
+    start: Plain<i32>,
+    end: Plain<i32>,
 }
 
 impl Case {
@@ -76,12 +76,14 @@ impl Case {
         (self.heads + 2 * self.kv) * self.dim
     }
 
-    fn heads_at(&self, qkv: u64, q: u64, k: u64) -> Heads {
-        Heads { qkv, q, k, rstd: 0, heads: self.heads, kv_heads: self.kv, dim: self.dim }
-    }
-
-    fn sizes(&self, h: &Heads) -> AttentionSizes {
-        AttentionSizes::new(h, self.window.unwrap_or(0) as i32, self.scale)
+    fn sizes(&self) -> AttentionSizes {
+        AttentionSizes {
+            heads: self.heads as i32,
+            kv_heads: self.kv as i32,
+            dim: self.dim as i32,
+            window: self.window.unwrap_or(0) as i32,
+            scale: self.scale,
+        }
     }
 }
 
@@ -106,14 +108,21 @@ fn forward_case(t: &mut OnGpu, case: &Case) {
     let qkv = t.put_typed(&beside([(&none.0, width), (&none.1, kv_width), (&v, kv_width)]));
     let (q_at, k_at, kind) = (t.put_typed(&q), t.put_typed(&k), t.kind());
     let (y, lse) =
-        (t.room(kind, tokens, width + tail, ldy), t.room(Kind::F32, tokens, case.heads, case.heads));
-    let h = case.heads_at(qkv.ptr(), q_at.ptr(), k_at.ptr());
-    // SAFETY: all buffers have the sizes they are given with.
-    let launched = unsafe {
-        let (start, to, step) = (case.start.ptr(), y.strided(), adapters.step.ptr());
-        let sizes = case.sizes(&h);
-        cuda::forward(&t.gpu, h, start, to, lse.ptr(), adapters.on_card, step, sizes, tokens)
+        (t.room::<Compute>(tokens, width + tail, ldy), t.room::<f32>(tokens, case.heads, case.heads));
+    let attention = AttentionForward {
+        q: q_at.ptr(),
+        k: k_at.ptr(),
+        qkv: qkv.ptr(),
+        start: case.start.ptr(),
+        y: y.ptr(),
+        lse: lse.ptr(),
+        step: adapters.step.ptr(),
+        adapters: adapters.on_card,
+        sizes: case.sizes(),
+        ldy: y.ld(),
     };
+    // SAFETY: all buffers have the sizes they are given with.
+    let launched = unsafe { attention.launch(&t.gpu, tokens) };
     if let Err(error) = launched {
         return t.fail(error);
     }
@@ -143,15 +152,20 @@ fn delta() {
         let tail = adapters.tail();
         let ldy = t.ld(width + tail);
         let (y, d_y) = (t.rounded(tokens * width, 1.0), t.values(tokens * (width + tail), 1.0));
-        let y_at = t.put(t.kind(), &y, width, ldy);
-        let d_y_at = t.put(Kind::F32, &d_y, width + tail, ldy);
-        let delta = t.room(Kind::F32, tokens, case.heads, case.heads);
-        let sizes = case.sizes(&case.heads_at(0, 0, 0));
+        let y_at = t.put::<Compute>(&y, width, ldy);
+        let d_y_at = t.put::<f32>(&d_y, width + tail, ldy);
+        let delta = t.room::<f32>(tokens, case.heads, case.heads);
+        let launch = AttentionDelta {
+            d_y: d_y_at.ptr(),
+            y: y_at.ptr(),
+            delta: delta.ptr(),
+            step: adapters.step.ptr(),
+            adapters: adapters.on_card,
+            sizes: case.sizes(),
+            ldy: y_at.ld(),
+        };
         // SAFETY: all buffers have the sizes they are given with.
-        unsafe {
-            let (d_y, y, step) = (d_y_at.ptr(), y_at.strided(), adapters.step.ptr());
-            cuda::delta(&t.gpu, d_y, y, adapters.on_card, step, delta.ptr(), sizes, tokens).unwrap();
-        }
+        unsafe { launch.launch(&t.gpu, tokens).unwrap() };
         let (through, du) = split(&d_y, width, tail);
         let whole: Vec<f32> = through.iter().zip(adapters.back(&du, tokens)).map(|(a, b)| a + b).collect();
         let (ours, ours_du) = split(&t.read("d_y", &d_y_at), width, tail);
@@ -219,29 +233,35 @@ fn backward_case(t: &mut OnGpu, case: &Case) {
         .collect();
 
     let (ldy, kind, qkv_width) = (t.ld(width), t.kind(), case.qkv_width());
-    let d_y_at = t.put(Kind::F32, &d_y, width, ldy);
+    let d_y_at = t.put::<f32>(&d_y, width, ldy);
     let (q_at, k_at) = (t.put_typed(&q), t.put_typed(&k));
     let qkv = t.put_typed(&beside([(&raw_q, width), (&raw_k, kv_width), (&v, kv_width)]));
     let (cos, sin) = all.tables();
     let [lse_at, delta_at, rstd_at, w_q_at, w_k_at, cos_at, sin_at] =
         [&lse, &delta, &rstd, &w_q, &w_k, &values(cos), &values(sin)].map(|v| t.put_f32(v));
-    let positions_at = t.plain(&positions);
-    let norm = QkNorm {
-        w_q: w_q_at.ptr(),
-        w_k: w_k_at.ptr(),
+    let positions_at = t.tokens(&positions);
+    let d_qkv = t.room::<Compute>(tokens, qkv_width, qkv_width);
+    let attention = AttentionBackward {
+        d_y: d_y_at.ptr(),
+        q: q_at.ptr(),
+        k: k_at.ptr(),
+        qkv: qkv.ptr(),
+        lse: lse_at.ptr(),
+        delta: delta_at.ptr(),
+        start: case.start.ptr(),
+        end: case.end.ptr(),
+        weight_q: w_q_at.ptr(),
+        weight_k: w_k_at.ptr(),
         rstd: rstd_at.ptr(),
         cos: cos_at.ptr(),
         sin: sin_at.ptr(),
         positions: positions_at.ptr(),
+        d_qkv: d_qkv.ptr(),
+        sizes: case.sizes(),
+        ldy: d_y_at.ld(),
     };
-    let d_qkv = t.room(kind, tokens, qkv_width, qkv_width);
-    let h = case.heads_at(qkv.ptr(), q_at.ptr(), k_at.ptr());
     // SAFETY: all buffers have the sizes they are given with.
-    let launched = unsafe {
-        let (kept, ends) = ((lse_at.ptr(), delta_at.ptr()), (case.start.ptr(), case.end.ptr()));
-        let (to, sizes) = (d_qkv.ptr(), case.sizes(&h));
-        cuda::backward(&t.gpu, d_y_at.strided(), h, kept, ends, norm, to, sizes, tokens)
-    };
+    let launched = unsafe { attention.launch(&t.gpu, tokens) };
     if let Err(error) = launched {
         return t.fail(error);
     }

@@ -5,35 +5,80 @@
 //
 // `q` [tokens, heads, dim], `k` [tokens, kv_heads, dim]; `v` are the last kv_heads · dim columns of
 // `qkv` [tokens, (heads + 2 · kv_heads) · dim]. Token t belongs to the sequence that begins at
-// `start[t]` and ends before `end[t]`. A `window` of 0 is none.
+// `start[t]` and ends before `end[t]`.
 #include "../common.cuh"
 
 struct AttentionSizes {
-    int heads, kv_heads, dim, window;
+    int heads, kv_heads, dim;
+    int window;    // 0 for none
     float scale;
 };
+MIRRORED(AttentionSizes, 20, AT(heads, 0) AT(kv_heads, 4) AT(dim, 8) AT(window, 12) AT(scale, 16))
+
+template <class T> struct AttentionForward {
+    const T *q, *k, *qkv;
+    const int *start;    // [tokens]
+    T *y;                // [tokens, ldy], the adapter's u behind each row
+    float *lse;          // [tokens, heads]: log-sum-exp of the scores
+    const Step *step;
+    Adapters adapters;
+    AttentionSizes sizes;
+    int ldy;
+};
+MIRRORED(AttentionForward<float>, 136,
+         AT(q, 0) AT(k, 8) AT(qkv, 16) AT(start, 24) AT(y, 32) AT(lse, 40) AT(step, 48) AT(adapters, 56) AT(sizes, 112)
+         AT(ldy, 132))
+
+template <class T> struct AttentionDelta {
+    float *d_y;          // [tokens, ldy]: what came through the base weight, and behind it the gradient of u
+    const T *y;          // [tokens, ldy]
+    float *delta;        // [tokens, heads]
+    const Step *step;
+    Adapters adapters;
+    AttentionSizes sizes;
+    int ldy;
+};
+MIRRORED(AttentionDelta<float>, 112,
+         AT(d_y, 0) AT(y, 8) AT(delta, 16) AT(step, 24) AT(adapters, 32) AT(sizes, 88) AT(ldy, 108))
+
+template <class T> struct AttentionBackward {
+    const float *d_y;                    // [tokens, ldy], as AttentionDelta leaves it
+    const T *q, *k, *qkv;
+    const float *lse, *delta;            // [tokens, heads]
+    const int *start, *end;              // [tokens]
+    const float *weight_q, *weight_k;    // [dim]
+    const float *rstd;                   // [tokens, heads + kv_heads]
+    const float *cos, *sin;              // [positions there are, dim / 2]
+    const int *positions;                // [tokens]
+    T *d_qkv;                            // as qkv
+    AttentionSizes sizes;
+    int ldy;
+};
+MIRRORED(AttentionBackward<float>, 144,
+         AT(d_y, 0) AT(q, 8) AT(k, 16) AT(qkv, 24) AT(lse, 32) AT(delta, 40) AT(start, 48) AT(end, 56) AT(weight_q, 64)
+         AT(weight_k, 72) AT(rstd, 80) AT(cos, 88) AT(sin, 96) AT(positions, 104) AT(d_qkv, 112) AT(sizes, 120)
+         AT(ldy, 140))
 
 const int GROUP = 4;    // keys a warp has in flight, forward
 const int PAIR = 2;     // and backward, where each needs more registers
 const int MAX_WARPS = 16;
 
-template <class T, int N>
-__device__ void attention_forward_n(const T *q, const T *k, const T *qkv, const int *start, T *y, int ldy, float *lse,
-                                    const Adapters &adapters, const Step *step, const AttentionSizes &s) {
+template <class T, int N> __device__ void attention_forward_n(const AttentionForward<T> &args) {
+    const AttentionSizes &s = args.sizes;
     extern __shared__ float row[];
     __shared__ float maxima[MAX_WARPS], sums[MAX_WARPS];
     const int token = blockIdx.x, lane = threadIdx.x, width = s.heads * s.dim;
     const int head = threadIdx.y % s.heads, part = threadIdx.y / s.heads, parts = blockDim.y / s.heads;
     float *all_parts = row + width;
     uint8_t *masks = (uint8_t *)(all_parts + parts * width);
-    begin(adapters, step, token, width, masks);
+    begin(args.adapters, args.step, token, width, masks);
     const int kv = head / (s.heads / s.kv_heads);
     const int ldv = (s.heads + 2 * s.kv_heads) * s.dim, v_at = (s.heads + s.kv_heads + kv) * s.dim;
     float query[N], out[N], sum = 0.0f, max = -INFINITY;
-    load_row(query, q + ((size_t)token * s.heads + head) * s.dim, s.dim, lane);
+    load_row(query, args.q + ((size_t)token * s.heads + head) * s.dim, s.dim, lane);
 #pragma unroll
     for (int n = 0; n < N; n++) out[n] = 0.0f;
-    int first = start[token];
+    int first = args.start[token];
     if (s.window > 0 && token - s.window + 1 > first) first = token - s.window + 1;
     for (int j = first + part * GROUP; j <= token; j += parts * GROUP) {
         float scores[GROUP], top = max;
@@ -41,7 +86,7 @@ __device__ void attention_forward_n(const T *q, const T *k, const T *qkv, const 
         for (int g = 0; g < GROUP; g++) {
             float key[N];
             const int at = j + g <= token ? j + g : token;
-            load_row(key, k + ((size_t)at * s.kv_heads + kv) * s.dim, s.dim, lane);
+            load_row(key, args.k + ((size_t)at * s.kv_heads + kv) * s.dim, s.dim, lane);
             scores[g] = dot(query, key);
         }
 #pragma unroll
@@ -58,7 +103,7 @@ __device__ void attention_forward_n(const T *q, const T *k, const T *qkv, const 
         for (int g = 0; g < GROUP; g++) {
             float value[N];
             const int at = j + g <= token ? j + g : token;
-            load_row(value, qkv + (size_t)at * ldv + v_at, s.dim, lane);
+            load_row(value, args.qkv + (size_t)at * ldv + v_at, s.dim, lane);
             const float p = expf(scores[g] - max);
             sum += p;
 #pragma unroll
@@ -81,50 +126,46 @@ __device__ void attention_forward_n(const T *q, const T *k, const T *qkv, const 
             total += weight * sums[p * s.heads + of];
             value += weight * all_parts[p * width + i];
         }
-        if (i % s.dim == 0) lse[(size_t)token * s.heads + of] = top + logf(total);
+        if (i % s.dim == 0) args.lse[(size_t)token * s.heads + of] = top + logf(total);
         const T rounded = from_f32<T>(value / total);
-        y[(size_t)token * ldy + i] = rounded;
+        args.y[(size_t)token * args.ldy + i] = rounded;
         row[i] = to_f32(rounded);
     }
-    if (adapters.count == 0) return;
+    if (args.adapters.count == 0) return;
     __syncthreads();
-    adapters_down(adapters, row, masks, width, y + (size_t)token * ldy + width);
+    adapters_down(args.adapters, row, masks, width, args.y + (size_t)token * args.ldy + width);
 }
 
-template <class T>
-__device__ void attention_forward(const T *q, const T *k, const T *qkv, const int *start, T *y, int ldy, float *lse,
-                                  Adapters adapters, const Step *step, AttentionSizes s) {
-    if (s.dim <= 32) attention_forward_n<T, 1>(q, k, qkv, start, y, ldy, lse, adapters, step, s);
-    else if (s.dim <= 64) attention_forward_n<T, 2>(q, k, qkv, start, y, ldy, lse, adapters, step, s);
-    else if (s.dim <= 128) attention_forward_n<T, 4>(q, k, qkv, start, y, ldy, lse, adapters, step, s);
-    else attention_forward_n<T, 8>(q, k, qkv, start, y, ldy, lse, adapters, step, s);
+template <class T> __device__ void attention_forward(const AttentionForward<T> &args) {
+    if (args.sizes.dim <= 32) attention_forward_n<T, 1>(args);
+    else if (args.sizes.dim <= 64) attention_forward_n<T, 2>(args);
+    else if (args.sizes.dim <= 128) attention_forward_n<T, 4>(args);
+    else attention_forward_n<T, 8>(args);
 }
 
-// Completes the gradient of the output in place (`d_y` [tokens, ldy]: what came through the base
-// weight, and behind it the gradient of the adapter's u), and delta = Σ d_y · y of every head.
-template <class T>
-__device__ void attention_delta(float *d_y, const T *y, int ldy, Adapters adapters, const Step *step, float *delta,
-                                AttentionSizes s) {
+// Completes the gradient of the output in place, and delta = Σ d_y · y of every head.
+template <class T> __device__ void attention_delta(const AttentionDelta<T> &args) {
+    const AttentionSizes &s = args.sizes;
     extern __shared__ float back[];
     __shared__ float sums[MAX_WARPS];
     const int token = blockIdx.x, lane = threadIdx.x, width = s.heads * s.dim;
     const int head = threadIdx.y % s.heads, part = threadIdx.y / s.heads, parts = blockDim.y / s.heads;
-    float *du = back + adapters.count * width;
-    const int total = adapters.count * adapters.padded, thread = threadIdx.y * 32 + lane;
+    float *du = back + args.adapters.count * width;
+    const int total = args.adapters.count * args.adapters.padded, thread = threadIdx.y * 32 + lane;
     uint8_t *masks = (uint8_t *)(du + total);
-    begin(adapters, step, token, width, masks);
-    for (int i = thread; i < total; i += blockDim.y * 32) du[i] = d_y[(size_t)token * ldy + width + i];
+    begin(args.adapters, args.step, token, width, masks);
+    for (int i = thread; i < total; i += blockDim.y * 32) du[i] = args.d_y[(size_t)token * args.ldy + width + i];
     __syncthreads();
-    adapters_back(adapters, du, masks, width, back);
+    adapters_back(args.adapters, du, masks, width, back);
     __syncthreads();
     float sum = 0.0f;
     for (int i = head * s.dim + part * 128 + lane * 4; i < (head + 1) * s.dim; i += parts * 128) {
-        float *at = d_y + (size_t)token * ldy + i;
+        float *at = args.d_y + (size_t)token * args.ldy + i;
         float4 d = *(const float4 *)at;
-        const float4 b = back_of(adapters, back, width, i);
+        const float4 b = back_of(args.adapters, back, width, i);
         d.x += b.x, d.y += b.y, d.z += b.z, d.w += b.w;
         *(float4 *)at = d;
-        const T *out = y + (size_t)token * ldy + i;
+        const T *out = args.y + (size_t)token * args.ldy + i;
         sum += dot4(d, make_float4(to_f32(out[0]), to_f32(out[1]), to_f32(out[2]), to_f32(out[3])));
     }
     sum = warp_sum(sum);
@@ -132,7 +173,7 @@ __device__ void attention_delta(float *d_y, const T *y, int ldy, Adapters adapte
     __syncthreads();
     if (lane != 0 || part != 0) return;
     for (int p = 1; p < parts; p++) sum += sums[p * s.heads + head];
-    delta[(size_t)token * s.heads + head] = sum;
+    args.delta[(size_t)token * s.heads + head] = sum;
 }
 
 // The gradient `d` [dim] (shared memory) of a rotated, normalised head, taken back to the raw head `x`.
@@ -154,15 +195,8 @@ __device__ void norm_rope_backward(float *d, const T *x, const float *w, float r
     }
 }
 
-struct QkNorm {
-    const float *w_q, *w_k, *rstd, *cos, *sin;
-    const int *positions;
-};
-
-template <class T, int N>
-__device__ void attention_backward_n(const float *d_y, int ldy, const T *q, const T *k, const T *qkv, const float *lse,
-                                     const float *delta, const int *start, const int *end, const QkNorm &norm, T *d_qkv,
-                                     const AttentionSizes &s) {
+template <class T, int N> __device__ void attention_backward_n(const AttentionBackward<T> &args) {
+    const AttentionSizes &s = args.sizes;
     extern __shared__ float rows[];
     const int token = blockIdx.x, lane = threadIdx.x, width = s.heads * s.dim;
     const int head = threadIdx.y % s.heads, part = threadIdx.y / s.heads, parts = blockDim.y / s.heads;
@@ -171,26 +205,26 @@ __device__ void attention_backward_n(const float *d_y, int ldy, const T *q, cons
     let_next_begin();
     wait_for_previous();
     const int ldv = (s.heads + 2 * s.kv_heads) * s.dim, v_at = (s.heads + s.kv_heads + kv) * s.dim;
-    const size_t angle = (size_t)norm.positions[token] * (s.dim / 2);
-    const float *rstd = norm.rstd + (size_t)token * (s.heads + s.kv_heads);
+    const size_t angle = (size_t)args.positions[token] * (s.dim / 2);
+    const float *rstd = args.rstd + (size_t)token * (s.heads + s.kv_heads);
     if (blockIdx.y == 0) {
         // The query's gradient.
         float query[N], d_out[N], d_query[N];
         const size_t at = (size_t)token * s.heads + head;
-        load_row(query, q + at * s.dim, s.dim, lane);
-        load_row(d_out, d_y + (size_t)token * ldy + head * s.dim, s.dim, lane);
+        load_row(query, args.q + at * s.dim, s.dim, lane);
+        load_row(d_out, args.d_y + (size_t)token * args.ldy + head * s.dim, s.dim, lane);
 #pragma unroll
         for (int n = 0; n < N; n++) d_query[n] = 0.0f;
-        int first = start[token];
+        int first = args.start[token];
         if (s.window > 0 && token - s.window + 1 > first) first = token - s.window + 1;
-        const float my_lse = lse[at], my_delta = delta[at];
+        const float my_lse = args.lse[at], my_delta = args.delta[at];
         for (int j = first + part * PAIR; j <= token; j += parts * PAIR) {
             float key[PAIR][N], value[N], scores[PAIR], dp[PAIR];
 #pragma unroll
             for (int g = 0; g < PAIR; g++) {
                 const int from = j + g <= token ? j + g : token;
-                load_row(key[g], k + ((size_t)from * s.kv_heads + kv) * s.dim, s.dim, lane);
-                load_row(value, qkv + (size_t)from * ldv + v_at, s.dim, lane);
+                load_row(key[g], args.k + ((size_t)from * s.kv_heads + kv) * s.dim, s.dim, lane);
+                load_row(value, args.qkv + (size_t)from * ldv + v_at, s.dim, lane);
                 scores[g] = dot(query, key[g]), dp[g] = dot(d_out, value);
             }
 #pragma unroll
@@ -216,17 +250,17 @@ __device__ void attention_backward_n(const float *d_y, int ldy, const T *q, cons
         __syncthreads();
         if (part != 0) return;
         float *row = rows + head * s.dim;
-        norm_rope_backward(row, qkv + (size_t)token * ldv + head * s.dim, norm.w_q, rstd[head], norm.cos + angle,
-                           norm.sin + angle, d_qkv + (size_t)token * ldv + head * s.dim, s.dim, lane);
+        norm_rope_backward(row, args.qkv + (size_t)token * ldv + head * s.dim, args.weight_q, rstd[head], args.cos + angle,
+                           args.sin + angle, args.d_qkv + (size_t)token * ldv + head * s.dim, s.dim, lane);
         return;
     }
     // The key's and the value's: every head of the group for itself, then the sum of heads and parts.
     float key[N], value[N], d_key[N], d_value[N];
-    load_row(key, k + ((size_t)token * s.kv_heads + kv) * s.dim, s.dim, lane);
-    load_row(value, qkv + (size_t)token * ldv + v_at, s.dim, lane);
+    load_row(key, args.k + ((size_t)token * s.kv_heads + kv) * s.dim, s.dim, lane);
+    load_row(value, args.qkv + (size_t)token * ldv + v_at, s.dim, lane);
 #pragma unroll
     for (int n = 0; n < N; n++) d_key[n] = 0.0f, d_value[n] = 0.0f;
-    int last = end[token];
+    int last = args.end[token];
     if (s.window > 0 && token + s.window < last) last = token + s.window;
     for (int i = token + part * PAIR; i < last; i += parts * PAIR) {
         float query[PAIR][N], d_out[PAIR][N], scores[PAIR], dp[PAIR], lses[PAIR], deltas[PAIR];
@@ -234,9 +268,9 @@ __device__ void attention_backward_n(const float *d_y, int ldy, const T *q, cons
         for (int g = 0; g < PAIR; g++) {
             const int from = i + g < last ? i + g : last - 1;
             const size_t at = (size_t)from * s.heads + head;
-            load_row(query[g], q + at * s.dim, s.dim, lane);
-            load_row(d_out[g], d_y + (size_t)from * ldy + head * s.dim, s.dim, lane);
-            lses[g] = lse[at], deltas[g] = delta[at];
+            load_row(query[g], args.q + at * s.dim, s.dim, lane);
+            load_row(d_out[g], args.d_y + (size_t)from * args.ldy + head * s.dim, s.dim, lane);
+            lses[g] = args.lse[at], deltas[g] = args.delta[at];
             scores[g] = dot(query[g], key), dp[g] = dot(d_out[g], value);
         }
 #pragma unroll
@@ -264,40 +298,26 @@ __device__ void attention_backward_n(const float *d_y, int ldy, const T *q, cons
         float *from = rows + (of_value ? parts * width : 0), sum = 0.0f;
         for (int p = 0; p < parts; p++)
             for (int g = 0; g < group; g++) sum += from[p * width + at + g * s.dim];
-        if (of_value) d_qkv[(size_t)token * ldv + (s.heads + s.kv_heads) * s.dim + column] = from_f32<T>(sum);
+        if (of_value) args.d_qkv[(size_t)token * ldv + (s.heads + s.kv_heads) * s.dim + column] = from_f32<T>(sum);
         else from[at] = sum;
     }
     __syncthreads();
     if (part != 0 || head % group != 0) return;
     key_row = rows + head * s.dim;
     const int k_at = (s.heads + kv) * s.dim;
-    norm_rope_backward(key_row, qkv + (size_t)token * ldv + k_at, norm.w_k, rstd[s.heads + kv], norm.cos + angle,
-                       norm.sin + angle, d_qkv + (size_t)token * ldv + k_at, s.dim, lane);
+    norm_rope_backward(key_row, args.qkv + (size_t)token * ldv + k_at, args.weight_k, rstd[s.heads + kv], args.cos + angle,
+                       args.sin + angle, args.d_qkv + (size_t)token * ldv + k_at, s.dim, lane);
 }
 
 // The gradients of q, k and v before norm and rotation, into `d_qkv` (shape of `qkv`). The grid is
 // [tokens, 2]: one half of the blocks takes queries, the other keys and values.
-template <class T>
-__device__ void attention_backward(const float *d_y, int ldy, const T *q, const T *k, const T *qkv, const float *lse,
-                                   const float *delta, const int *start, const int *end, QkNorm norm, T *d_qkv,
-                                   AttentionSizes s) {
-    if (s.dim <= 32) attention_backward_n<T, 1>(d_y, ldy, q, k, qkv, lse, delta, start, end, norm, d_qkv, s);
-    else if (s.dim <= 64) attention_backward_n<T, 2>(d_y, ldy, q, k, qkv, lse, delta, start, end, norm, d_qkv, s);
-    else if (s.dim <= 128) attention_backward_n<T, 4>(d_y, ldy, q, k, qkv, lse, delta, start, end, norm, d_qkv, s);
-    else attention_backward_n<T, 8>(d_y, ldy, q, k, qkv, lse, delta, start, end, norm, d_qkv, s);
+template <class T> __device__ void attention_backward(const AttentionBackward<T> &args) {
+    if (args.sizes.dim <= 32) attention_backward_n<T, 1>(args);
+    else if (args.sizes.dim <= 64) attention_backward_n<T, 2>(args);
+    else if (args.sizes.dim <= 128) attention_backward_n<T, 4>(args);
+    else attention_backward_n<T, 8>(args);
 }
 
-#define PARAMS(T)                                                                                                     \
-    (const T *q, const T *k, const T *qkv, const int *start, T *y, int ldy, float *lse, Adapters adapters,            \
-     const Step *step, AttentionSizes s)
-FOR_BOTH_TYPES_OF(512, attention_forward, PARAMS, (q, k, qkv, start, y, ldy, lse, adapters, step, s))
-#undef PARAMS
-#define PARAMS(T)                                                                                                     \
-    (float *d_y, const T *y, int ldy, Adapters adapters, const Step *step, float *delta, AttentionSizes s)
-FOR_BOTH_TYPES_OF(512, attention_delta, PARAMS, (d_y, y, ldy, adapters, step, delta, s))
-#undef PARAMS
-#define PARAMS(T)                                                                                                     \
-    (const float *d_y, int ldy, const T *q, const T *k, const T *qkv, const float *lse, const float *delta,           \
-     const int *start, const int *end, QkNorm norm, T *d_qkv, AttentionSizes s)
-FOR_BOTH_TYPES_OF(512, attention_backward, PARAMS, (d_y, ldy, q, k, qkv, lse, delta, start, end, norm, d_qkv, s))
-#undef PARAMS
+FOR_BOTH_TYPES_OF((512), attention_forward, AttentionForward)
+FOR_BOTH_TYPES_OF((512), attention_delta, AttentionDelta)
+FOR_BOTH_TYPES_OF((512), attention_backward, AttentionBackward)

@@ -1,157 +1,298 @@
 //! The launches of decoding.
 
 use crate::cuda::Gpu;
-use crate::cuda::launch::{Grid, launch};
+use crate::cuda::launch::{Grid, Kernel};
+use crate::cuda::mirror::{mirrored, mirrored_in_memory};
+use crate::cuda::pointer::{Compute, DevicePtr, Number};
 use crate::cuda::shared;
 use crate::error::Result;
-use crate::ops::rms_norm::cuda::Branch;
 
-/// `DecodeState` of `kernel.cu`.
+/// Where generation stands.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 pub(crate) struct DecodeState {
+    /// The one to be read.
     pub(crate) token: i32,
+    /// Its place in the sequence.
     pub(crate) position: i32,
+    /// Tokens written so far.
     pub(crate) count: i32,
+    /// How many may be written.
     pub(crate) limit: i32,
 }
 
-/// `DecodeHeads` of `kernel.cu`.
+mirrored_in_memory! {
+    DecodeState: 16 { token: 0, position: 4, count: 8, limit: 12 }
+}
+
+// SAFETY: four numbers.
+unsafe impl Number for DecodeState {}
+
+impl DecodeState {
+    /// Where a state on the GPU has its token.
+    pub(crate) fn token_of(state: DevicePtr<Self>) -> DevicePtr<i32> {
+        // It is the first field, as is asserted above.
+        state.cast()
+    }
+}
+
+/// Rows a block makes, one per warp.
+const WARPS: usize = 8;
+/// Blocks of the head: as many partial bests.
+pub(crate) const HEAD_BLOCKS: usize = 1056;
+
+fn grid(rows: i32) -> Grid {
+    Grid::new((rows as usize).div_ceil(WARPS), WARPS * 32).begins_early()
+}
+
+/// `y = W · norm(x + branch)`; in GeGLU's form `W` is gate above up, and y is half as long.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct DecodeNormLinear {
+    /// `[width]`.
+    pub(crate) x: DevicePtr<f32>,
+    /// `[width]`: what joins the stream, after a norm of its own.
+    pub(crate) branch: Option<DevicePtr<Compute>>,
+    /// `[width]`.
+    pub(crate) branch_weight: Option<DevicePtr<f32>>,
+    /// `[width]`: x and the branch.
+    pub(crate) stream: DevicePtr<f32>,
+    /// `[width]`.
+    pub(crate) weight: DevicePtr<f32>,
+    /// `[rows, ld]`; of GeGLU `[2 · rows, ld]`.
+    pub(crate) matrix: DevicePtr<Compute>,
+    /// `[rows]`.
+    pub(crate) y: DevicePtr<Compute>,
+    pub(crate) ld: i32,
+    pub(crate) rows: i32,
+    pub(crate) width: i32,
+    pub(crate) eps: f32,
+}
+
+mirrored! {
+    DecodeNormLinear: 72 {
+        x: 0, branch: 8, branch_weight: 16, stream: 24, weight: 32, matrix: 40, y: 48, ld: 56, rows: 60, width: 64,
+        eps: 68,
+    }
+}
+
+const NORM_LINEAR: Kernel<DecodeNormLinear> = Kernel::typed("decode_norm_linear");
+const NORM_GEGLU: Kernel<DecodeNormLinear> = Kernel::typed("decode_norm_geglu");
+
+impl DecodeNormLinear {
+    /// The product alone.
+    ///
+    /// # Safety
+    /// Buffers must have the shapes that the fields name.
+    pub(crate) unsafe fn launch(self, gpu: &Gpu) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { NORM_LINEAR.launch(gpu, self.grid(), self) }
+    }
+
+    /// `y = gelu(W_gate · n) · (W_up · n)`, `n` being the norm.
+    ///
+    /// # Safety
+    /// As [`Self::launch`].
+    pub(crate) unsafe fn launch_geglu(self, gpu: &Gpu) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { NORM_GEGLU.launch(gpu, self.grid(), self) }
+    }
+
+    fn grid(&self) -> Grid {
+        grid(self.rows).shared(shared::decode(self.width as usize))
+    }
+}
+
+/// `y = W · x`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct DecodeLinear {
+    /// `[width]`.
+    pub(crate) x: DevicePtr<Compute>,
+    /// `[rows, ld]`.
+    pub(crate) matrix: DevicePtr<Compute>,
+    /// `[rows]`.
+    pub(crate) y: DevicePtr<Compute>,
+    pub(crate) ld: i32,
+    pub(crate) rows: i32,
+    pub(crate) width: i32,
+}
+
+mirrored! {
+    DecodeLinear: 40 { x: 0, matrix: 8, y: 16, ld: 24, rows: 28, width: 32 }
+}
+
+const LINEAR: Kernel<DecodeLinear> = Kernel::typed("decode_linear");
+
+impl DecodeLinear {
+    /// A warp per row.
+    ///
+    /// # Safety
+    /// As [`DecodeNormLinear::launch`].
+    pub(crate) unsafe fn launch(self, gpu: &Gpu) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { LINEAR.launch(gpu, grid(self.rows), self) }
+    }
+}
+
+/// Heads, and a layer's cache.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct DecodeHeads {
     pub(crate) heads: i32,
     pub(crate) kv_heads: i32,
     pub(crate) dim: i32,
+    /// Keys the cache holds; a ring for a sliding window.
     pub(crate) capacity: i32,
     pub(crate) scale: f32,
     pub(crate) eps: f32,
 }
 
-/// A matrix `[rows, width]` with rows `ld` apart.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Rows {
-    pub(crate) matrix: u64,
-    pub(crate) ld: usize,
-    pub(crate) rows: usize,
-    pub(crate) width: usize,
-}
-
-/// Rows a block makes, one a warp.
-const WARPS: usize = 8;
-/// Blocks of the head: as many partial bests.
-pub(crate) const HEAD_BLOCKS: usize = 1056;
-
-fn grid(m: &Rows) -> Grid {
-    Grid::new(m.rows.div_ceil(WARPS), WARPS * 32).begins_early()
-}
-
-/// `y = W · norm(x + branch)`; with `geglu`, `W` is gate above up, and y is half as long. The stream
-/// with its branch goes to `branch.stream`.
-///
-/// # Safety
-/// Pointers must be to vectors of the matrix' sizes.
-#[expect(clippy::too_many_arguments, reason = "they are the kernel's")]
-pub(crate) unsafe fn norm_linear(
-    gpu: &Gpu,
-    geglu: bool,
-    x: u64,
-    branch: Branch,
-    weight: u64,
-    m: Rows,
-    y: u64,
-    eps: f32,
-) -> Result<()> {
-    let kernel = if geglu { "decode_norm_geglu" } else { "decode_norm_linear" };
-    let grid = grid(&m).shared(shared::decode(m.width));
-    // SAFETY: the caller's.
-    unsafe {
-        launch!(
-            gpu, typed kernel, grid, x, branch.rows, branch.weight, branch.stream, weight, m.matrix, m.ld as i32, y,
-            m.rows as i32, m.width as i32, eps
-        )
-    }
-}
-
-/// `y = W · x`.
-///
-/// # Safety
-/// As [`norm_linear`].
-pub(crate) unsafe fn linear(gpu: &Gpu, x: u64, m: Rows, y: u64) -> Result<()> {
-    // SAFETY: the caller's.
-    unsafe {
-        launch!(gpu, typed "decode_linear", grid(&m), x, m.matrix, m.ld as i32, y, m.rows as i32, m.width as i32)
-    }
+mirrored! {
+    DecodeHeads: 24 { heads: 0, kv_heads: 4, dim: 8, capacity: 12, scale: 16, eps: 20 }
 }
 
 /// Attention of one token on the cache, which takes up its key and value.
-///
-/// # Safety
-/// The cache must be `[capacity, kv_heads, dim]` twice; the state's position within the tables.
-#[expect(clippy::too_many_arguments, reason = "they are the kernel's")]
-pub(crate) unsafe fn attention(
-    gpu: &Gpu,
-    qkv: u64,
-    (w_q, w_k): (u64, u64),
-    (cos, sin): (u64, u64),
-    (keys, values): (u64, u64),
-    y: u64,
-    state: u64,
-    h: DecodeHeads,
-) -> Result<()> {
-    let grid = Grid::new(h.heads as usize, WARPS * 32).begins_early();
-    // SAFETY: the caller's.
-    unsafe {
-        launch!(gpu, typed "decode_attention", grid, qkv, w_q, w_k, cos, sin, keys, values, y, state, h)
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct DecodeAttention {
+    /// `[(heads + 2 · kv_heads) · dim]`.
+    pub(crate) qkv: DevicePtr<Compute>,
+    /// `[dim]`.
+    pub(crate) weight_q: DevicePtr<f32>,
+    /// `[dim]`.
+    pub(crate) weight_k: DevicePtr<f32>,
+    /// `[positions, dim / 2]`, for all positions there are.
+    pub(crate) cos: DevicePtr<f32>,
+    /// As `cos`.
+    pub(crate) sin: DevicePtr<f32>,
+    /// `[capacity, kv_heads, dim]`.
+    pub(crate) keys: DevicePtr<Compute>,
+    /// As `keys`.
+    pub(crate) values: DevicePtr<Compute>,
+    /// `[heads · dim]`.
+    pub(crate) y: DevicePtr<Compute>,
+    pub(crate) state: DevicePtr<DecodeState>,
+    pub(crate) heads: DecodeHeads,
+}
+
+mirrored! {
+    DecodeAttention: 96 {
+        qkv: 0, weight_q: 8, weight_k: 16, cos: 24, sin: 32, keys: 40, values: 48, y: 56, state: 64, heads: 72,
+    }
+}
+
+const ATTENTION: Kernel<DecodeAttention> = Kernel::typed("decode_attention");
+
+impl DecodeAttention {
+    /// A block per query head.
+    ///
+    /// # Safety
+    /// As [`DecodeNormLinear::launch`]; the state's position must be within the tables.
+    pub(crate) unsafe fn launch(self, gpu: &Gpu) -> Result<()> {
+        let grid = Grid::new(self.heads.heads as usize, WARPS * 32).begins_early();
+        // SAFETY: the caller's.
+        unsafe { ATTENTION.launch(gpu, grid, self) }
     }
 }
 
 /// A prompt's keys and values into the cache.
-///
-/// # Safety
-/// As [`attention`]; `k` is `[tokens, kv_heads, dim]`, `qkv` has a row a token.
-pub(crate) unsafe fn fill_cache(
-    gpu: &Gpu,
-    (k, qkv): (u64, u64),
-    (keys, values): (u64, u64),
-    tokens: usize,
-    h: DecodeHeads,
-) -> Result<()> {
-    // SAFETY: the caller's.
-    unsafe {
-        launch!(
-            gpu, typed "fill_cache", Grid::new(tokens, 256), k, qkv, keys, values, tokens as i32, h.heads, h.kv_heads,
-            h.dim, h.capacity
-        )
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct FillCache {
+    /// `[tokens, kv_heads · dim]`.
+    pub(crate) k: DevicePtr<Compute>,
+    /// `[tokens, (heads + 2 · kv_heads) · dim]`.
+    pub(crate) qkv: DevicePtr<Compute>,
+    /// `[capacity, kv_heads, dim]`.
+    pub(crate) keys: DevicePtr<Compute>,
+    /// As `keys`.
+    pub(crate) values: DevicePtr<Compute>,
+    pub(crate) heads: DecodeHeads,
+    pub(crate) tokens: i32,
+}
+
+mirrored! {
+    FillCache: 64 { k: 0, qkv: 8, keys: 16, values: 24, heads: 32, tokens: 56 }
+}
+
+const FILL_CACHE: Kernel<FillCache> = Kernel::typed("fill_cache");
+
+impl FillCache {
+    /// A block per token.
+    ///
+    /// # Safety
+    /// As [`DecodeNormLinear::launch`].
+    pub(crate) unsafe fn launch(self, gpu: &Gpu) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { FILL_CACHE.launch(gpu, Grid::new(self.tokens as usize, 256), self) }
     }
 }
 
 /// Logits, and the best of every block.
-///
-/// # Safety
-/// `logits` must be f32 `[rows]`, `best` f32 and `best_rows` i32 `[HEAD_BLOCKS]`.
-pub(crate) unsafe fn head(
-    gpu: &Gpu,
-    hidden: u64,
-    m: Rows,
-    logits: u64,
-    (best, best_rows): (u64, u64),
-) -> Result<()> {
-    let grid = Grid::new(HEAD_BLOCKS, WARPS * 32).shared(shared::decode(m.width)).begins_early();
-    // SAFETY: the caller's.
-    unsafe {
-        launch!(
-            gpu, typed "decode_head", grid, hidden, m.matrix, logits, best, best_rows, m.rows as i32, m.width as i32
-        )
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct DecodeHead {
+    /// `[width]`.
+    pub(crate) hidden: DevicePtr<Compute>,
+    /// `[rows, width]`.
+    pub(crate) matrix: DevicePtr<Compute>,
+    /// `[rows]`.
+    pub(crate) logits: DevicePtr<f32>,
+    /// `[HEAD_BLOCKS]`.
+    pub(crate) best: DevicePtr<f32>,
+    /// `[HEAD_BLOCKS]`.
+    pub(crate) best_row: DevicePtr<i32>,
+    pub(crate) rows: i32,
+    pub(crate) width: i32,
+}
+
+mirrored! {
+    DecodeHead: 48 { hidden: 0, matrix: 8, logits: 16, best: 24, best_row: 32, rows: 40, width: 44 }
+}
+
+const HEAD: Kernel<DecodeHead> = Kernel::typed("decode_head");
+
+impl DecodeHead {
+    /// In [`HEAD_BLOCKS`] blocks.
+    ///
+    /// # Safety
+    /// As [`DecodeNormLinear::launch`].
+    pub(crate) unsafe fn launch(self, gpu: &Gpu) -> Result<()> {
+        let bytes = shared::decode(self.width as usize);
+        let grid = Grid::new(HEAD_BLOCKS, WARPS * 32).shared(bytes).begins_early();
+        // SAFETY: the caller's.
+        unsafe { HEAD.launch(gpu, grid, self) }
     }
 }
 
 /// The best of all becomes the next token.
-///
-/// # Safety
-/// As [`head`]; `written` must have the state's room.
-pub(crate) unsafe fn pick(gpu: &Gpu, (best, best_rows): (u64, u64), written: u64, state: u64) -> Result<()> {
-    let grid = Grid::new(1, 1024);
-    // SAFETY: the caller's.
-    unsafe { launch!(gpu, plain "decode_pick", grid, best, best_rows, HEAD_BLOCKS as i32, written, state) }
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct DecodePick {
+    /// `[count]`.
+    pub(crate) best: DevicePtr<f32>,
+    /// `[count]`.
+    pub(crate) best_row: DevicePtr<i32>,
+    /// `[limit]`, of the state.
+    pub(crate) written: DevicePtr<i32>,
+    pub(crate) state: DevicePtr<DecodeState>,
+    pub(crate) count: i32,
+}
+
+mirrored! {
+    DecodePick: 40 { best: 0, best_row: 8, written: 16, state: 24, count: 32 }
+}
+
+const PICK: Kernel<DecodePick> = Kernel::plain("decode_pick");
+
+impl DecodePick {
+    /// In one block.
+    ///
+    /// # Safety
+    /// As [`DecodeNormLinear::launch`].
+    pub(crate) unsafe fn launch(self, gpu: &Gpu) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { PICK.launch(gpu, Grid::new(1, 1024), self) }
+    }
 }

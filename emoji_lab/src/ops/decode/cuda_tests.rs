@@ -1,10 +1,13 @@
 //! Decoding's kernels against the CPU's ops, put together as one token needs them.
 
-use super::cuda::{self, DecodeHeads, DecodeState, HEAD_BLOCKS, Rows};
+use super::cuda::{
+    DecodeAttention, DecodeHead, DecodeHeads, DecodeLinear, DecodeNormLinear, DecodePick, DecodeState,
+    FillCache, HEAD_BLOCKS,
+};
+use crate::cuda::pointer::Compute;
 use crate::cuda::testing::{Bar, Kind, OnGpu, on_every_gpu, tensor, values};
 use crate::ops::attention::{self, AttentionShape, Segment};
 use crate::ops::lora_linear::{self, Weight};
-use crate::ops::rms_norm::cuda::Branch;
 use crate::ops::rope::{self, RopeTable};
 use crate::ops::{geglu, rms_norm};
 
@@ -40,15 +43,25 @@ fn norm_and_linear() {
         let (w, w_post) = (t.values(width, 0.5), t.values(width, 0.5));
         let all_rows = if gated { 2 * rows } else { rows };
         let (matrix, kind) = (t.rounded(all_rows * width, 0.3), t.kind());
-        let matrix_at = t.put(kind, &matrix, width, ld);
+        let matrix_at = t.put::<Compute>(&matrix, width, ld);
         let (x_at, branch_at) = (t.put_f32(&x), t.put_typed(&branch));
         let (w_at, w_post_at) = (t.put_f32(&w), t.put_f32(&w_post));
-        let (stream, y) = (t.room(Kind::F32, 1, width, width), t.room(kind, 1, rows, rows));
-        let from = if branched { branch_at.ptr() } else { 0 };
-        let joined = Branch { rows: from, weight: w_post_at.ptr(), rstd: 0, stream: stream.ptr() };
-        let m = Rows { matrix: matrix_at.ptr(), ld, rows, width };
+        let (stream, y) = (t.room::<f32>(1, width, width), t.room::<Compute>(1, rows, rows));
+        let launch = DecodeNormLinear {
+            x: x_at.ptr(),
+            branch: branched.then(|| branch_at.ptr()),
+            branch_weight: Some(w_post_at.ptr()),
+            stream: stream.ptr(),
+            weight: w_at.ptr(),
+            matrix: matrix_at.ptr(),
+            y: y.ptr(),
+            ld: matrix_at.ld(),
+            rows: rows as i32,
+            width: width as i32,
+            eps: EPS,
+        };
         // SAFETY: all buffers have the sizes they are given with.
-        unsafe { cuda::norm_linear(&t.gpu, gated, x_at.ptr(), joined, w_at.ptr(), m, y.ptr(), EPS).unwrap() };
+        unsafe { if gated { launch.launch_geglu(&t.gpu) } else { launch.launch(&t.gpu) } }.unwrap();
         let mut expected = x;
         if branched {
             expected.iter_mut().zip(norm(&branch, &w_post)).for_each(|(x, b)| *x += b);
@@ -81,11 +94,18 @@ fn linear() {
         let ld = t.ld(width);
         t.sizes((width, rows, ld));
         let (x, matrix, kind) = (t.rounded(width, 1.0), t.rounded(rows * width, 0.3), t.kind());
-        let (x_at, matrix_at) = (t.put_typed(&x), t.put(kind, &matrix, width, ld));
-        let y = t.room(kind, 1, rows, rows);
-        let m = Rows { matrix: matrix_at.ptr(), ld, rows, width };
+        let (x_at, matrix_at) = (t.put_typed(&x), t.put::<Compute>(&matrix, width, ld));
+        let y = t.room::<Compute>(1, rows, rows);
+        let launch = DecodeLinear {
+            x: x_at.ptr(),
+            matrix: matrix_at.ptr(),
+            y: y.ptr(),
+            ld: matrix_at.ld(),
+            rows: rows as i32,
+            width: width as i32,
+        };
         // SAFETY: all buffers have the sizes they are given with.
-        unsafe { cuda::linear(&t.gpu, x_at.ptr(), m, y.ptr()).unwrap() };
+        unsafe { launch.launch(&t.gpu).unwrap() };
         let ours = t.read("y", &y);
         t.check("y", &ours, &product(&matrix, &x), rows, Bar::of(kind).at_least(amount(width)));
     });
@@ -126,10 +146,10 @@ fn attention_over_a_cache() {
             (values(table.tables().0), values(table.tables().1))
         };
         let [w_q_at, w_k_at, cos_at, sin_at] = [&w_q, &w_k, &cos, &sin].map(|v| t.put_f32(v));
-        let keys = t.room(kind, capacity, row, row);
-        let values_at = t.room(kind, capacity, row, row);
+        let keys = t.room::<Compute>(capacity, row, row);
+        let values_at = t.room::<Compute>(capacity, row, row);
         let scale = 1.0 / (dim as f32).sqrt();
-        let h = DecodeHeads {
+        let sizes = DecodeHeads {
             heads: heads as i32,
             kv_heads: kv as i32,
             dim: dim as i32,
@@ -138,26 +158,41 @@ fn attention_over_a_cache() {
             eps: EPS,
         };
         let mut history = History::default();
-        let cache = (keys.ptr(), values_at.ptr());
         if prompt > 0 {
             let (k, qkv) = (t.rounded(prompt * row, 2.0), t.rounded(prompt * width, 2.0));
             let (k_at, qkv_at) = (t.put_typed(&k), t.put_typed(&qkv));
+            let fill = FillCache {
+                k: k_at.ptr(),
+                qkv: qkv_at.ptr(),
+                keys: keys.ptr(),
+                values: values_at.ptr(),
+                heads: sizes,
+                tokens: prompt as i32,
+            };
             // SAFETY: all buffers have the sizes they are given with.
-            unsafe { cuda::fill_cache(&t.gpu, (k_at.ptr(), qkv_at.ptr()), cache, prompt, h).unwrap() };
+            unsafe { fill.launch(&t.gpu).unwrap() };
             history.values = qkv.chunks_exact(width).flat_map(|r| &r[width - row..]).copied().collect();
             history.keys = k;
         }
         for step in 0..steps {
             let position = prompt + step;
             let qkv = t.rounded(width, 2.0);
-            let (qkv_at, y) = (t.put_typed(&qkv), t.room(kind, 1, heads * dim, heads * dim));
+            let (qkv_at, y) = (t.put_typed(&qkv), t.room::<Compute>(1, heads * dim, heads * dim));
             let state = t.plain(&[DecodeState { token: 0, position: position as i32, count: 0, limit: 0 }]);
-            let (weights, angles) = ((w_q_at.ptr(), w_k_at.ptr()), (cos_at.ptr(), sin_at.ptr()));
+            let launch = DecodeAttention {
+                qkv: qkv_at.ptr(),
+                weight_q: w_q_at.ptr(),
+                weight_k: w_k_at.ptr(),
+                cos: cos_at.ptr(),
+                sin: sin_at.ptr(),
+                keys: keys.ptr(),
+                values: values_at.ptr(),
+                y: y.ptr(),
+                state: state.ptr(),
+                heads: sizes,
+            };
             // SAFETY: all buffers have the sizes they are given with; there are angles for 300 tokens.
-            unsafe {
-                let (from, to) = (qkv_at.ptr(), y.ptr());
-                cuda::attention(&t.gpu, from, weights, angles, cache, to, state.ptr(), h).unwrap();
-            }
+            unsafe { launch.launch(&t.gpu).unwrap() };
             let (q, rest) = qkv.split_at(heads * dim);
             let q = norm_rope(t, q, &w_q, position as u32);
             history.keys.extend(norm_rope(t, &rest[..row], &w_k, position as u32));
@@ -221,18 +256,31 @@ fn head_and_pick() {
         let count = t.between(0, limit);
         t.sizes((width, rows, &best, count, limit));
         let (hidden_at, matrix_at) = (t.put_typed(&hidden), t.put_typed(&matrix));
-        let logits_at = t.room(Kind::F32, 1, rows, rows);
-        let bests =
-            (t.room(Kind::F32, 1, HEAD_BLOCKS, HEAD_BLOCKS), t.room(Kind::I32, 1, HEAD_BLOCKS, HEAD_BLOCKS));
-        let written = t.room(Kind::I32, 1, limit + 1, limit + 1);
+        let logits_at = t.room::<f32>(1, rows, rows);
+        let bests = (t.room::<f32>(1, HEAD_BLOCKS, HEAD_BLOCKS), t.room::<i32>(1, HEAD_BLOCKS, HEAD_BLOCKS));
+        let written = t.room::<i32>(1, limit + 1, limit + 1);
         let state = DecodeState { token: -7, position: 40, count: count as i32, limit: limit as i32 };
         let state_at = t.plain(&[state]);
-        let m = Rows { matrix: matrix_at.ptr(), ld: width, rows, width };
+        let head = DecodeHead {
+            hidden: hidden_at.ptr(),
+            matrix: matrix_at.ptr(),
+            logits: logits_at.ptr(),
+            best: bests.0.ptr(),
+            best_row: bests.1.ptr(),
+            rows: rows as i32,
+            width: width as i32,
+        };
+        let pick = DecodePick {
+            best: bests.0.ptr(),
+            best_row: bests.1.ptr(),
+            written: written.ptr(),
+            state: state_at.ptr(),
+            count: HEAD_BLOCKS as i32,
+        };
         // SAFETY: all buffers have the sizes they are given with.
         unsafe {
-            let best = (bests.0.ptr(), bests.1.ptr());
-            cuda::head(&t.gpu, hidden_at.ptr(), m, logits_at.ptr(), best).unwrap();
-            cuda::pick(&t.gpu, best, written.ptr(), state_at.ptr()).unwrap();
+            head.launch(&t.gpu).unwrap();
+            pick.launch(&t.gpu).unwrap();
         }
         let logits = t.read("logits", &logits_at);
         let expected = product(&matrix, &hidden);
@@ -248,7 +296,7 @@ fn head_and_pick() {
         if let Some(first) = best.iter().min().filter(|first| **first != likeliest) {
             t.fail(format!("row {likeliest} has the largest logit, not row {first}"));
         }
-        let [now] = state_at.first::<DecodeState, 1>();
+        let now = state_at.first();
         let room = usize::from(count < limit);
         let expected = (likeliest as i32, 41, (count + room) as i32, limit as i32);
         if (now.token, now.position, now.count, now.limit) != expected {

@@ -42,78 +42,100 @@ __device__ __forceinline__ float row_dot(const RowStart<T, P> &start, const T *r
     return warp_sum(sum);
 }
 
+// Of both decode_norm_linear and decode_norm_geglu.
+template <class T> struct DecodeNormLinear {
+    const float *x;                // [width]
+    const T *branch;               // [width]; null without one
+    const float *branch_weight;    // [width]; null with it
+    float *stream;                 // [width]: x, and the branch after its norm
+    const float *weight;           // [width]
+    const T *matrix;               // [rows, ld]; of geglu [2 · rows, ld], gate above up
+    T *y;                          // [rows]
+    int ld, rows, width;
+    float eps;
+};
+MIRRORED(DecodeNormLinear<float>, 72,
+         AT(x, 0) AT(branch, 8) AT(branch_weight, 16) AT(stream, 24) AT(weight, 32) AT(matrix, 40) AT(y, 48) AT(ld, 56)
+         AT(rows, 60) AT(width, 64) AT(eps, 68))
+
 // The stream after a branch has joined it, and its norm, in every block: `x` [width] in shared memory.
 // The first block writes the stream.
-template <class T>
-__device__ __forceinline__ void join_and_norm(const float *x_in, const T *branch, const float *w_post, float *x_out,
-                                              const float *w, float *x, int width, float eps) {
+template <class T> __device__ __forceinline__ void join_and_norm(const DecodeNormLinear<T> &args, float *x) {
+    const int width = args.width;
     // One address in 128 bytes is enough.
     for (int i = threadIdx.x * 32; i < width; i += blockDim.x * 32) {
-        prefetch(w + i);
-        if (branch != nullptr) prefetch(w_post + i);
+        prefetch(args.weight + i);
+        if (args.branch != nullptr) prefetch(args.branch_weight + i);
     }
     let_next_begin();
     wait_for_previous();
     float r = 0.0f;
-    if (branch != nullptr) {
+    if (args.branch != nullptr) {
         float squares = 0.0f;
         for (int i = threadIdx.x; i < width; i += blockDim.x) {
-            const float b = to_f32(branch[i]);
+            const float b = to_f32(args.branch[i]);
             squares += b * b;
         }
-        r = rsqrtf(block_sum(squares) / width + eps);
+        r = rsqrtf(block_sum(squares) / width + args.eps);
     }
     float squares = 0.0f;
     for (int i = threadIdx.x; i < width; i += blockDim.x) {
-        float v = x_in[i];
-        if (branch != nullptr) v += to_f32(branch[i]) * r * (1.0f + w_post[i]);
-        if (blockIdx.x == 0) x_out[i] = v;
+        float v = args.x[i];
+        if (args.branch != nullptr) v += to_f32(args.branch[i]) * r * (1.0f + args.branch_weight[i]);
+        if (blockIdx.x == 0) args.stream[i] = v;
         x[i] = v;
         squares += v * v;
     }
-    r = rsqrtf(block_sum(squares) / width + eps);
-    for (int i = threadIdx.x; i < width; i += blockDim.x) x[i] = to_f32(from_f32<T>(x[i] * r * (1.0f + w[i])));
+    r = rsqrtf(block_sum(squares) / width + args.eps);
+    for (int i = threadIdx.x; i < width; i += blockDim.x) x[i] = to_f32(from_f32<T>(x[i] * r * (1.0f + args.weight[i])));
     __syncthreads();
 }
 
 // y = W · norm(x + branch).
-template <class T>
-__device__ void decode_norm_linear(const float *x_in, const T *branch, const float *w_post, float *x_out, const float *w,
-                                   const T *matrix, int ld, T *y, int rows, int width, float eps) {
+template <class T> __device__ void decode_norm_linear(const DecodeNormLinear<T> &args) {
     extern __shared__ float x[];
+    const int rows = args.rows, width = args.width;
     const int lane = threadIdx.x & 31, row = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);
-    const T *of = matrix + (size_t)min(row, rows - 1) * ld;
+    const T *of = args.matrix + (size_t)min(row, rows - 1) * args.ld;
     RowStart<T, 4> start;
     start.load(of, width, lane);
-    join_and_norm(x_in, branch, w_post, x_out, w, x, width, eps);
+    join_and_norm(args, x);
     if (row >= rows) return;
     const float sum = row_dot(start, of, x, width, lane);
-    if (lane == 0) y[row] = from_f32<T>(sum);
+    if (lane == 0) args.y[row] = from_f32<T>(sum);
 }
 
 // y = gelu(W_gate · n) · (W_up · n) with n = norm(x + branch).
-template <class T>
-__device__ void decode_norm_geglu(const float *x_in, const T *branch, const float *w_post, float *x_out, const float *w,
-                                  const T *matrix, int ld, T *y, int rows, int width, float eps) {
+template <class T> __device__ void decode_norm_geglu(const DecodeNormLinear<T> &args) {
     extern __shared__ float x[];
+    const int rows = args.rows, width = args.width;
     const int lane = threadIdx.x & 31, row = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);
-    const T *gate_row = matrix + (size_t)min(row, rows - 1) * ld, *up_row = gate_row + (size_t)rows * ld;
+    const T *gate_row = args.matrix + (size_t)min(row, rows - 1) * args.ld, *up_row = gate_row + (size_t)rows * args.ld;
     RowStart<T, 4> gate_start, up_start;
     gate_start.load(gate_row, width, lane);
     up_start.load(up_row, width, lane);
-    join_and_norm(x_in, branch, w_post, x_out, w, x, width, eps);
+    join_and_norm(args, x);
     if (row >= rows) return;
     const float g = to_f32(from_f32<T>(row_dot(gate_start, gate_row, x, width, lane)));
     const float up = to_f32(from_f32<T>(row_dot(up_start, up_row, x, width, lane)));
     const float u = 0.7978846f * (g + 0.044715f * g * g * g);
-    if (lane == 0) y[row] = from_f32<T>(g / (1.0f + expf(-2.0f * u)) * up);
+    if (lane == 0) args.y[row] = from_f32<T>(g / (1.0f + expf(-2.0f * u)) * up);
 }
 
+template <class T> struct DecodeLinear {
+    const T *x;         // [width]
+    const T *matrix;    // [rows, ld]
+    T *y;               // [rows]
+    int ld, rows, width;
+};
+MIRRORED(DecodeLinear<float>, 40, AT(x, 0) AT(matrix, 8) AT(y, 16) AT(ld, 24) AT(rows, 28) AT(width, 32))
+
 // y = W · x, x of the compute type and read as the matrix is: nothing is shared.
-template <class T> __device__ void decode_linear(const T *x, const T *matrix, int ld, T *y, int rows, int width) {
+template <class T> __device__ void decode_linear(const DecodeLinear<T> &args) {
+    const int rows = args.rows, width = args.width;
     const int N = Wide<T>::N, P = 8;
     const int lane = threadIdx.x & 31, row = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);
-    const T *w = matrix + (size_t)min(row, rows - 1) * ld;
+    const T *w = args.matrix + (size_t)min(row, rows - 1) * args.ld;
     RowStart<T, P> start;
     start.load(w, width, lane);
     let_next_begin();
@@ -121,7 +143,7 @@ template <class T> __device__ void decode_linear(const T *x, const T *matrix, in
     if (row >= rows) return;
     float sum = 0.0f;
     auto add = [&](const uint4 &a, int i) {
-        const uint4 b = *(const uint4 *)(x + i);
+        const uint4 b = *(const uint4 *)(args.x + i);
         const T *u = (const T *)&a, *v = (const T *)&b;
 #pragma unroll
         for (int n = 0; n < N; n++) sum += to_f32(u[n]) * to_f32(v[n]);
@@ -134,13 +156,27 @@ template <class T> __device__ void decode_linear(const T *x, const T *matrix, in
 #pragma unroll 4
     for (int i = (P * 32 + lane) * N; i < width; i += 32 * N) add(__ldg((const uint4 *)(w + i)), i);
     sum = warp_sum(sum);
-    if (lane == 0) y[row] = from_f32<T>(sum);
+    if (lane == 0) args.y[row] = from_f32<T>(sum);
 }
 
 struct DecodeHeads {
     int heads, kv_heads, dim, capacity;    // capacity: keys the cache holds; a ring for a sliding window
     float scale, eps;
 };
+MIRRORED(DecodeHeads, 24, AT(heads, 0) AT(kv_heads, 4) AT(dim, 8) AT(capacity, 12) AT(scale, 16) AT(eps, 20))
+
+template <class T> struct DecodeAttention {
+    const T *qkv;                        // [(heads + 2 · kv_heads) · dim]
+    const float *weight_q, *weight_k;    // [dim]
+    const float *cos, *sin;              // [positions there are, dim / 2]
+    T *keys, *values;                    // [capacity, kv_heads, dim]
+    T *y;                                // [heads · dim]
+    const DecodeState *state;
+    DecodeHeads heads;
+};
+MIRRORED(DecodeAttention<float>, 96,
+         AT(qkv, 0) AT(weight_q, 8) AT(weight_k, 16) AT(cos, 24) AT(sin, 32) AT(keys, 40) AT(values, 48) AT(y, 56)
+         AT(state, 64) AT(heads, 72))
 
 // Normalises and rotates one head [dim], by one warp, into shared memory.
 template <class T>
@@ -164,26 +200,26 @@ const int DECODE_WARPS = 8, DECODE_KEYS = 4;    // keys a warp has in flight
 
 // One block a query head: norm and rotation of its query and of the new key, which goes into the
 // cache, then attention over all keys there, each warp over its share of them.
-template <class T>
-__device__ void decode_attention(const T *qkv, const float *w_q, const float *w_k, const float *cos, const float *sin,
-                                 T *keys, T *values, T *y, const DecodeState *state, DecodeHeads h) {
+template <class T> __device__ void decode_attention(const DecodeAttention<T> &args) {
+    const DecodeHeads &h = args.heads;
     __shared__ __align__(16) float query[256], key[256];
     __shared__ float maxima[DECODE_WARPS], sums[DECODE_WARPS], outs[DECODE_WARPS][256];
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, head = blockIdx.x;
-    for (int i = threadIdx.x * 32; i < h.dim; i += blockDim.x * 32) prefetch(w_q + i), prefetch(w_k + i);
+    for (int i = threadIdx.x * 32; i < h.dim; i += blockDim.x * 32) prefetch(args.weight_q + i), prefetch(args.weight_k + i);
     let_next_begin();
     wait_for_previous();
-    const int group = h.heads / h.kv_heads, kv = head / group, position = state->position;
+    const int group = h.heads / h.kv_heads, kv = head / group, position = args.state->position;
     const size_t angle = (size_t)position * (h.dim / 2);
-    if (warp == 0) head_norm_rope(qkv + head * h.dim, w_q, cos + angle, sin + angle, query, h.dim, h.eps, lane);
-    if (warp == 1) head_norm_rope(qkv + (h.heads + kv) * h.dim, w_k, cos + angle, sin + angle, key, h.dim, h.eps, lane);
+    const float *cos = args.cos + angle, *sin = args.sin + angle;
+    if (warp == 0) head_norm_rope(args.qkv + head * h.dim, args.weight_q, cos, sin, query, h.dim, h.eps, lane);
+    if (warp == 1) head_norm_rope(args.qkv + (h.heads + kv) * h.dim, args.weight_k, cos, sin, key, h.dim, h.eps, lane);
     __syncthreads();
-    const T *value = qkv + (h.heads + h.kv_heads + kv) * h.dim;
+    const T *value = args.qkv + (h.heads + h.kv_heads + kv) * h.dim;
     const int slot = position % h.capacity, seen = position < h.capacity ? position + 1 : h.capacity;
     if (head % group == 0)
         for (int i = threadIdx.x; i < h.dim; i += blockDim.x) {
-            keys[((size_t)slot * h.kv_heads + kv) * h.dim + i] = from_f32<T>(key[i]);
-            values[((size_t)slot * h.kv_heads + kv) * h.dim + i] = value[i];
+            args.keys[((size_t)slot * h.kv_heads + kv) * h.dim + i] = from_f32<T>(key[i]);
+            args.values[((size_t)slot * h.kv_heads + kv) * h.dim + i] = value[i];
         }
     // The new key and value are taken from where this block has them, not from the cache: another
     // block may be writing there. What is loaded from there is thrown away.
@@ -200,8 +236,8 @@ __device__ void decode_attention(const T *qkv, const float *w_q, const float *w_
         for (int g = 0; g < DECODE_KEYS; g++) {
             const int from = j + g < seen ? j + g : seen - 1;
             const size_t at = ((size_t)from * h.kv_heads + kv) * h.dim;
-            load_row(ks[g], keys + at, h.dim, lane);
-            load_row(vs[g], values + at, h.dim, lane);
+            load_row(ks[g], args.keys + at, h.dim, lane);
+            load_row(vs[g], args.values + at, h.dim, lane);
         }
 #pragma unroll
         for (int g = 0; g < DECODE_KEYS; g++) {
@@ -239,27 +275,46 @@ __device__ void decode_attention(const T *qkv, const float *w_q, const float *w_
         float v = 0.0f;
         for (int w = 0; w < DECODE_WARPS; w++)
             if (maxima[w] != -INFINITY) v += outs[w][i] * expf(maxima[w] - top);
-        y[head * h.dim + i] = from_f32<T>(v / total);
+        args.y[head * h.dim + i] = from_f32<T>(v / total);
     }
 }
+
+template <class T> struct FillCache {
+    const T *k;           // [tokens, kv_heads · dim]
+    const T *qkv;         // [tokens, (heads + 2 · kv_heads) · dim]
+    T *keys, *values;     // [capacity, kv_heads, dim]
+    DecodeHeads heads;
+    int tokens;
+};
+MIRRORED(FillCache<float>, 64, AT(k, 0) AT(qkv, 8) AT(keys, 16) AT(values, 24) AT(heads, 32) AT(tokens, 56))
 
 // Keys and values of a prompt into the cache: one block a token, of which the last `capacity` stay.
-template <class T>
-__device__ void fill_cache(const T *k, const T *qkv, T *keys, T *values, int tokens, int heads, int kv_heads, int dim,
-                           int capacity) {
-    const int token = blockIdx.x, width = kv_heads * dim;
-    if (token + capacity < tokens) return;
-    const size_t to = (size_t)(token % capacity) * width;
-    const T *v = qkv + (size_t)token * (heads + 2 * kv_heads) * dim + (heads + kv_heads) * dim;
+template <class T> __device__ void fill_cache(const FillCache<T> &args) {
+    const DecodeHeads &h = args.heads;
+    const int token = blockIdx.x, width = h.kv_heads * h.dim;
+    if (token + h.capacity < args.tokens) return;
+    const size_t to = (size_t)(token % h.capacity) * width;
+    const T *v = args.qkv + (size_t)token * (h.heads + 2 * h.kv_heads) * h.dim + (h.heads + h.kv_heads) * h.dim;
     for (int i = threadIdx.x; i < width; i += blockDim.x) {
-        keys[to + i] = k[(size_t)token * width + i];
-        values[to + i] = v[i];
+        args.keys[to + i] = args.k[(size_t)token * width + i];
+        args.values[to + i] = v[i];
     }
 }
 
+template <class T> struct DecodeHead {
+    const T *hidden;    // [width]
+    const T *matrix;    // [rows, width]
+    float *logits;      // [rows]
+    float *best;        // [blocks]
+    int *best_row;      // [blocks]
+    int rows, width;
+};
+MIRRORED(DecodeHead<float>, 48,
+         AT(hidden, 0) AT(matrix, 8) AT(logits, 16) AT(best, 24) AT(best_row, 32) AT(rows, 40) AT(width, 44))
+
 // Logits of all rows of the head, and the best of each block's (the lowest of equals).
-template <class T>
-__device__ void decode_head(const T *hidden, const T *matrix, float *logits, float *best, int *best_row, int rows, int width) {
+template <class T> __device__ void decode_head(const DecodeHead<T> &args) {
+    const int rows = args.rows, width = args.width;
     extern __shared__ float x[];
     __shared__ float warp_best[32];
     __shared__ int warp_row[32];
@@ -267,18 +322,18 @@ __device__ void decode_head(const T *hidden, const T *matrix, float *logits, flo
     const int first = blockIdx.x * warps + warp, step = gridDim.x * warps;
     // One row ahead of the one that is worked on.
     RowStart<T, 4> next;
-    if (first < rows) next.load(matrix + (size_t)first * width, width, lane);
+    if (first < rows) next.load(args.matrix + (size_t)first * width, width, lane);
     let_next_begin();
     wait_for_previous();
-    for (int i = threadIdx.x; i < width; i += blockDim.x) x[i] = to_f32(hidden[i]);
+    for (int i = threadIdx.x; i < width; i += blockDim.x) x[i] = to_f32(args.hidden[i]);
     __syncthreads();
     float top = -INFINITY;
     int at = rows;
     for (int row = first; row < rows; row += step) {
         const RowStart<T, 4> start = next;
-        if (row + step < rows) next.load(matrix + (size_t)(row + step) * width, width, lane);
-        const float logit = row_dot(start, matrix + (size_t)row * width, x, width, lane);
-        if (lane == 0) logits[row] = logit;
+        if (row + step < rows) next.load(args.matrix + (size_t)(row + step) * width, width, lane);
+        const float logit = row_dot(start, args.matrix + (size_t)row * width, x, width, lane);
+        if (lane == 0) args.logits[row] = logit;
         if (logit > top) top = logit, at = row;
     }
     if (lane == 0) warp_best[warp] = top, warp_row[warp] = at;
@@ -286,35 +341,28 @@ __device__ void decode_head(const T *hidden, const T *matrix, float *logits, flo
     if (threadIdx.x != 0) return;
     for (int w = 1; w < warps; w++)
         if (warp_best[w] > top || (warp_best[w] == top && warp_row[w] < at)) top = warp_best[w], at = warp_row[w];
-    best[blockIdx.x] = top;
-    best_row[blockIdx.x] = at;
+    args.best[blockIdx.x] = top;
+    args.best_row[blockIdx.x] = at;
 }
+
+struct DecodePick {
+    const float *best;      // [count]
+    const int *best_row;    // [count]
+    int *written;           // [the state's limit]
+    DecodeState *state;
+    int count;
+};
+MIRRORED(DecodePick, 40, AT(best, 0) AT(best_row, 8) AT(written, 16) AT(state, 24) AT(count, 32))
 
 // The likeliest token is written, and becomes the next to be read. One block of 32 warps.
-extern "C" __global__ void decode_pick(const float *best, const int *best_row, int count, int *written, DecodeState *state) {
-    const int row = best_of_blocks(best, best_row, count);
-    if (threadIdx.x == 0) take(row, written, state);
+extern "C" __global__ void decode_pick(const __grid_constant__ DecodePick args) {
+    const int row = best_of_blocks(args.best, args.best_row, args.count);
+    if (threadIdx.x == 0) take(row, args.written, args.state);
 }
 
-#define PARAMS(T)                                                                                                     \
-    (const float *x_in, const T *branch, const float *w_post, float *x_out, const float *w, const T *matrix, int ld,  \
-     T *y, int rows, int width, float eps)
-FOR_BOTH_TYPES(decode_norm_linear, PARAMS, (x_in, branch, w_post, x_out, w, matrix, ld, y, rows, width, eps))
-FOR_BOTH_TYPES(decode_norm_geglu, PARAMS, (x_in, branch, w_post, x_out, w, matrix, ld, y, rows, width, eps))
-#undef PARAMS
-#define PARAMS(T) (const T *x, const T *matrix, int ld, T *y, int rows, int width)
-FOR_BOTH_TYPES(decode_linear, PARAMS, (x, matrix, ld, y, rows, width))
-#undef PARAMS
-#define PARAMS(T)                                                                                                     \
-    (const T *qkv, const float *w_q, const float *w_k, const float *cos, const float *sin, T *keys, T *values, T *y,  \
-     const DecodeState *state, DecodeHeads h)
-FOR_BOTH_TYPES(decode_attention, PARAMS, (qkv, w_q, w_k, cos, sin, keys, values, y, state, h))
-#undef PARAMS
-#define PARAMS(T)                                                                                                     \
-    (const T *k, const T *qkv, T *keys, T *values, int tokens, int heads, int kv_heads, int dim, int capacity)
-FOR_BOTH_TYPES(fill_cache, PARAMS, (k, qkv, keys, values, tokens, heads, kv_heads, dim, capacity))
-#undef PARAMS
-#define PARAMS(T)                                                                                                     \
-    (const T *hidden, const T *matrix, float *logits, float *best, int *best_row, int rows, int width)
-FOR_BOTH_TYPES(decode_head, PARAMS, (hidden, matrix, logits, best, best_row, rows, width))
-#undef PARAMS
+FOR_BOTH_TYPES(decode_norm_linear, DecodeNormLinear)
+FOR_BOTH_TYPES(decode_norm_geglu, DecodeNormLinear)
+FOR_BOTH_TYPES(decode_linear, DecodeLinear)
+FOR_BOTH_TYPES(decode_attention, DecodeAttention)
+FOR_BOTH_TYPES(fill_cache, FillCache)
+FOR_BOTH_TYPES_OF((256, 4), decode_head, DecodeHead)

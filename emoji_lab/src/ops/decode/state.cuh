@@ -1,13 +1,14 @@
 // Where generation stands, and the last step of every choice.
 #pragma once
+#include "../common.cuh"
 
-// The Rust side has the same struct.
 struct DecodeState {
     int token;       // the one to be read
     int position;    // its place in the sequence
     int count;       // tokens written to `written` so far
-    int limit;       // room there
+    int limit;       // how many fit there
 };
+MIRRORED(DecodeState, 16, AT(token, 0) AT(position, 4) AT(count, 8) AT(limit, 12))
 
 // The row with the highest of `count` values (the lowest of equals), in the first thread of a block of
 // 32 warps.

@@ -1,45 +1,100 @@
 //! The embedding on a GPU.
 
+use half::bf16;
+
 use crate::cuda::Gpu;
-use crate::cuda::launch::{Grid, launch};
+use crate::cuda::launch::{Grid, Kernel};
+use crate::cuda::mirror::mirrored;
+use crate::cuda::pointer::{Compute, DevicePtr};
 use crate::error::Result;
 
-/// Rows `ids` of the table, scaled. The table is f32 or of the compute type.
-///
-/// # Safety
-/// `x` must be f32 `[tokens, width]`, every id a row of the table.
-pub(crate) unsafe fn forward(
-    gpu: &Gpu,
-    (table, is_f32): (u64, bool),
-    ids: u64,
-    x: u64,
-    (tokens, width): (usize, usize),
-    scale: f32,
-) -> Result<()> {
-    let kernel = if is_f32 { "embedding_forward_f32" } else { "embedding_forward_bf16" };
-    // SAFETY: the caller's.
-    unsafe { launch!(gpu, plain kernel, Grid::new(tokens, 128), table, ids, x, width as i32, scale) }
+const THREADS: usize = 128;
+
+/// Rows that are looked up, `[vocab, width]`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Table {
+    Compute(DevicePtr<Compute>),
+    F32(DevicePtr<f32>),
+    /// f32 in two halves (`adamw::cuda::split`).
+    Halves {
+        high: DevicePtr<bf16>,
+        low: DevicePtr<i16>,
+    },
 }
 
-/// [`forward`] from a table in halves (`adamw::cuda::split`).
-///
-/// # Safety
-/// As [`forward`].
-pub(crate) unsafe fn forward_split(
-    gpu: &Gpu,
-    (high, low): (u64, u64),
-    ids: u64,
-    x: u64,
-    (tokens, width): (usize, usize),
-    scale: f32,
-) -> Result<()> {
-    let grid = Grid::new(tokens, 128);
-    // SAFETY: the caller's.
-    unsafe { launch!(gpu, plain "embedding_forward_split", grid, high, low, ids, x, width as i32, scale) }
+/// Rows `ids` of a table, scaled.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lookup {
+    pub(crate) table: Table,
+    /// `[tokens]`.
+    pub(crate) ids: DevicePtr<i32>,
+    /// `[tokens, width]`.
+    pub(crate) x: DevicePtr<f32>,
+    pub(crate) width: usize,
+    pub(crate) scale: f32,
 }
 
-/// What [`backward`] is told of a batch: the tokens sorted by id, those of one id in their own order;
-/// and for every place in that order how many tokens the id has that begins there, 0 if none does.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct EmbeddingForward<T> {
+    table: DevicePtr<T>,
+    ids: DevicePtr<i32>,
+    x: DevicePtr<f32>,
+    width: i32,
+    scale: f32,
+}
+
+mirrored! {
+    EmbeddingForward<f32>: 32 { table: 0, ids: 8, x: 16, width: 24, scale: 28 }
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct EmbeddingForwardSplit {
+    high: DevicePtr<bf16>,
+    low: DevicePtr<i16>,
+    ids: DevicePtr<i32>,
+    x: DevicePtr<f32>,
+    width: i32,
+    scale: f32,
+}
+
+mirrored! {
+    EmbeddingForwardSplit: 40 { high: 0, low: 8, ids: 16, x: 24, width: 32, scale: 36 }
+}
+
+const FORWARD: Kernel<EmbeddingForward<Compute>> = Kernel::typed("embedding_forward");
+const FORWARD_F32: Kernel<EmbeddingForward<f32>> = Kernel::plain("embedding_forward_f32");
+const FORWARD_SPLIT: Kernel<EmbeddingForwardSplit> = Kernel::plain("embedding_forward_split");
+
+impl Lookup {
+    /// For `tokens` rows.
+    ///
+    /// # Safety
+    /// Buffers must have the shapes that the fields name, and every id be a row of the table.
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize) -> Result<()> {
+        let grid = Grid::new(tokens, THREADS);
+        let Self { ids, x, scale, .. } = self;
+        let width = self.width as i32;
+        // SAFETY: the caller's.
+        unsafe {
+            match self.table {
+                Table::Compute(table) => {
+                    FORWARD.launch(gpu, grid, EmbeddingForward { table, ids, x, width, scale })
+                }
+                Table::F32(table) => {
+                    FORWARD_F32.launch(gpu, grid, EmbeddingForward { table, ids, x, width, scale })
+                }
+                Table::Halves { high, low } => {
+                    FORWARD_SPLIT.launch(gpu, grid, EmbeddingForwardSplit { high, low, ids, x, width, scale })
+                }
+            }
+        }
+    }
+}
+
+/// What [`LookupGradient`] is told of a batch: the tokens sorted by id, those of one id in their own
+/// order; and for every place in that order how many tokens the id has that begins there, 0 if none does.
 pub(crate) fn by_id(ids: &[i32]) -> (Vec<i32>, Vec<i32>) {
     let mut order: Vec<i32> = (0..ids.len() as i32).collect();
     order.sort_unstable_by_key(|t| (ids[*t as usize], *t));
@@ -52,20 +107,69 @@ pub(crate) fn by_id(ids: &[i32]) -> (Vec<i32>, Vec<i32>) {
     (order, runs)
 }
 
-/// Adds the gradient of the rows. `order` and `runs` are [`by_id`]'s.
-///
-/// # Safety
-/// As [`forward`]; `dx` is f32, `d_table` f32 or of the compute type.
-pub(crate) unsafe fn backward(
-    gpu: &Gpu,
-    (d_table, is_f32): (u64, bool),
-    (ids, order, runs): (u64, u64, u64),
-    dx: u64,
-    (tokens, width): (usize, usize),
+/// Where the gradient of the rows is added, `[vocab, width]`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum TableGradient {
+    Compute(DevicePtr<Compute>),
+    F32(DevicePtr<f32>),
+}
+
+/// Adds the gradient of the rows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LookupGradient {
+    pub(crate) d_table: TableGradient,
+    /// `[tokens]`.
+    pub(crate) ids: DevicePtr<i32>,
+    /// `[tokens]`, of [`by_id`].
+    pub(crate) order: DevicePtr<i32>,
+    /// `[tokens]`, of [`by_id`].
+    pub(crate) runs: DevicePtr<i32>,
+    /// `[tokens, width]`.
+    pub(crate) dx: DevicePtr<f32>,
+    pub(crate) width: usize,
+    pub(crate) scale: f32,
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct EmbeddingBackward<T> {
+    d_table: DevicePtr<T>,
+    ids: DevicePtr<i32>,
+    order: DevicePtr<i32>,
+    runs: DevicePtr<i32>,
+    dx: DevicePtr<f32>,
+    width: i32,
     scale: f32,
-) -> Result<()> {
-    let grid = Grid::new(tokens, 128);
-    let kernel = if is_f32 { "embedding_backward_f32" } else { "embedding_backward_bf16" };
-    // SAFETY: the caller's.
-    unsafe { launch!(gpu, plain kernel, grid, d_table, ids, order, runs, dx, width as i32, scale) }
+}
+
+mirrored! {
+    EmbeddingBackward<f32>: 48 { d_table: 0, ids: 8, order: 16, runs: 24, dx: 32, width: 40, scale: 44 }
+}
+
+const BACKWARD: Kernel<EmbeddingBackward<Compute>> = Kernel::typed("embedding_backward");
+const BACKWARD_F32: Kernel<EmbeddingBackward<f32>> = Kernel::plain("embedding_backward_f32");
+
+impl LookupGradient {
+    /// For `tokens` rows.
+    ///
+    /// # Safety
+    /// As [`Lookup::launch`].
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize) -> Result<()> {
+        let grid = Grid::new(tokens, THREADS);
+        let Self { ids, order, runs, dx, scale, .. } = self;
+        let width = self.width as i32;
+        // SAFETY: the caller's.
+        unsafe {
+            match self.d_table {
+                TableGradient::Compute(d_table) => {
+                    let arguments = EmbeddingBackward { d_table, ids, order, runs, dx, width, scale };
+                    BACKWARD.launch(gpu, grid, arguments)
+                }
+                TableGradient::F32(d_table) => {
+                    let arguments = EmbeddingBackward { d_table, ids, order, runs, dx, width, scale };
+                    BACKWARD_F32.launch(gpu, grid, arguments)
+                }
+            }
+        }
+    }
 }

@@ -1,7 +1,9 @@
 //! Lookup and its gradient against the CPU's, ids repeated and rows of odd widths.
 
-use super::cuda;
-use crate::cuda::testing::{Bar, Kind, OnGpu, on_every_gpu, tensor, values};
+use half::bf16;
+
+use super::cuda::{Lookup, LookupGradient, Table, TableGradient, by_id};
+use crate::cuda::testing::{Bar, OnGpu, on_every_gpu, tensor, values};
 use crate::ops::adamw::cuda::split;
 
 /// tokens, width, rows of the table, ids: of few rows or of many, at times all the same.
@@ -19,13 +21,13 @@ fn case(t: &mut OnGpu) -> (usize, usize, usize, Vec<u32>) {
 fn lookup() {
     on_every_gpu("embedding lookup", 40, |t| {
         let (tokens, width, rows, ids) = case(t);
-        let (kind, scale) = (t.kind(), t.pick(&[1.0f32, 25.298_22, 8.0]));
+        let scale = t.pick(&[1.0f32, 25.298_22, 8.0]);
         let table = t.rounded(rows * width, 1.0);
-        let (at, ids_at) = (t.put_typed(&table), t.plain(&ids));
-        let x = t.room(Kind::F32, tokens, width, width);
-        let (from, shape) = ((at.ptr(), kind == Kind::F32), (tokens, width));
+        let (at, ids_at) = (t.put_typed(&table), t.tokens(&ids));
+        let x = t.room::<f32>(tokens, width, width);
+        let lookup = Lookup { table: Table::Compute(at.ptr()), ids: ids_at.ptr(), x: x.ptr(), width, scale };
         // SAFETY: all buffers have the sizes they are given with, and ids are rows of the table.
-        unsafe { cuda::forward(&t.gpu, from, ids_at.ptr(), x.ptr(), shape, scale).unwrap() };
+        unsafe { lookup.launch(&t.gpu, tokens).unwrap() };
         let expected = super::forward(&ids, &tensor(&table, (rows, width)), scale.into()).unwrap();
         let ours = t.read("x", &x);
         // One product each: there is nothing to be off.
@@ -39,14 +41,15 @@ fn lookup_in_halves() {
     on_every_gpu("embedding lookup in halves", 30, |t| {
         let (tokens, width, rows, ids) = case(t);
         let table = t.values(rows * width, 1.0);
-        let halves: (Vec<u16>, Vec<u16>) = table.iter().map(|v| split(*v)).unzip();
-        let (high, low, ids_at) = (t.plain(&halves.0), t.plain(&halves.1), t.plain(&ids));
-        let x = t.room(Kind::F32, tokens, width, width);
-        let (from, scale) = ((high.ptr(), low.ptr()), 25.298_22f32);
+        let halves = table.iter().map(|v| split(*v)).map(|(high, low)| (bf16::from_bits(high), low as i16));
+        let (high, low): (Vec<_>, Vec<_>) = halves.unzip();
+        let (high, low, ids_at) = (t.plain(&high), t.plain(&low), t.tokens(&ids));
+        let x = t.room::<f32>(tokens, width, width);
+        let scale = 25.298_22f32;
+        let halves = Table::Halves { high: high.ptr(), low: low.ptr() };
+        let lookup = Lookup { table: halves, ids: ids_at.ptr(), x: x.ptr(), width, scale };
         // SAFETY: all buffers have the sizes they are given with, and ids are rows of the table.
-        unsafe {
-            cuda::forward_split(&t.gpu, from, ids_at.ptr(), x.ptr(), (tokens, width), scale).unwrap();
-        }
+        unsafe { lookup.launch(&t.gpu, tokens).unwrap() };
         let expected = super::forward(&ids, &tensor(&table, (rows, width)), scale.into()).unwrap();
         let ours = t.read("x", &x);
         t.check("x", &ours, &values(&expected), width, Bar::EXACT);
@@ -59,15 +62,22 @@ fn gradient() {
         let (tokens, width, rows, ids) = case(t);
         let (kind, scale) = (t.kind(), t.pick(&[1.0f32, 25.298_22, 8.0]));
         let (before, dx) = (t.rounded(rows * width, 1.0), t.values(tokens * width, 1.0));
-        let (d_table, ids_at, dx_at) = (t.put_typed(&before), t.plain(&ids), t.put_f32(&dx));
-        let (to, shape) = ((d_table.ptr(), kind == Kind::F32), (tokens, width));
-        let (order, runs) = cuda::by_id(&ids.iter().map(|id| *id as i32).collect::<Vec<_>>());
+        let (d_table, ids_at, dx_at) = (t.put_typed(&before), t.tokens(&ids), t.put_f32(&dx));
+        let (order, runs) = by_id(&ids.iter().map(|id| *id as i32).collect::<Vec<_>>());
         let (order, runs) = (t.plain(&order), t.plain(&runs));
-        let places = (ids_at.ptr(), order.ptr(), runs.ptr());
+        let gradient = LookupGradient {
+            d_table: TableGradient::Compute(d_table.ptr()),
+            ids: ids_at.ptr(),
+            order: order.ptr(),
+            runs: runs.ptr(),
+            dx: dx_at.ptr(),
+            width,
+            scale,
+        };
         // SAFETY: all buffers have the sizes they are given with, and ids are rows of the table.
-        unsafe { cuda::backward(&t.gpu, to, places, dx_at.ptr(), shape, scale).unwrap() };
+        unsafe { gradient.launch(&t.gpu, tokens).unwrap() };
         let expected = tensor(&before, (rows, width));
-        super::backward(&ids, &tensor(&dx, shape), scale.into(), &expected).unwrap();
+        super::backward(&ids, &tensor(&dx, (tokens, width)), scale.into(), &expected).unwrap();
         let (ours, expected) = (t.read("d_table", &d_table), values(&expected));
         t.check("d_table", &ours, &expected, width, Bar::of(kind));
         // Rows that were not looked up stay as they were, bit by bit.
@@ -79,11 +89,11 @@ fn gradient() {
 
 #[test]
 fn tokens_by_id() {
-    assert_eq!(cuda::by_id(&[]), (vec![], vec![]));
-    assert_eq!(cuda::by_id(&[7]), (vec![0], vec![1]));
-    assert_eq!(cuda::by_id(&[5, 2, 5, 9, 2, 5]), (vec![1, 4, 0, 2, 5, 3], vec![2, 0, 3, 0, 0, 1]));
+    assert_eq!(by_id(&[]), (vec![], vec![]));
+    assert_eq!(by_id(&[7]), (vec![0], vec![1]));
+    assert_eq!(by_id(&[5, 2, 5, 9, 2, 5]), (vec![1, 4, 0, 2, 5, 3], vec![2, 0, 3, 0, 0, 1]));
     let ids: Vec<i32> = (0..20_000).map(|t| t * 7919 % 311).collect();
-    let (order, runs) = cuda::by_id(&ids);
+    let (order, runs) = by_id(&ids);
     let mut seen = vec![];
     for (first, run) in runs.iter().enumerate().filter(|(_, run)| **run > 0) {
         let run = &order[first..first + *run as usize];

@@ -1,44 +1,68 @@
 // Rows of the embedding, and the gradient back into them.
 #include "../common.cuh"
 
-template <class T>
-__device__ void embedding_forward(const T *table, const int *ids, float *x, int width, float scale) {
-    const T *row = table + (size_t)ids[blockIdx.x] * width;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) x[(size_t)blockIdx.x * width + i] = to_f32(row[i]) * scale;
+template <class T> struct EmbeddingForward {
+    const T *table;    // [vocab, width]
+    const int *ids;    // [tokens]
+    float *x;          // [tokens, width]
+    int width;
+    float scale;
+};
+MIRRORED(EmbeddingForward<float>, 32, AT(table, 0) AT(ids, 8) AT(x, 16) AT(width, 24) AT(scale, 28))
+
+template <class T> __device__ void embedding_forward(const EmbeddingForward<T> &args) {
+    const int width = args.width;
+    const T *row = args.table + (size_t)args.ids[blockIdx.x] * width;
+    for (int i = threadIdx.x; i < width; i += blockDim.x)
+        args.x[(size_t)blockIdx.x * width + i] = to_f32(row[i]) * args.scale;
 }
 
 // The same from a table in halves, as adamw/kernel.cu keeps a head that is trained.
-extern "C" __global__ void embedding_forward_split(const bf16 *high, const int16_t *low, const int *ids, float *x,
-                                                   int width, float scale) {
-    const size_t row = (size_t)ids[blockIdx.x] * width;
-    const uint16_t *bits = (const uint16_t *)high;
+struct EmbeddingForwardSplit {
+    const bf16 *high;      // [vocab, width]
+    const int16_t *low;    // [vocab, width]
+    const int *ids;        // [tokens]
+    float *x;              // [tokens, width]
+    int width;
+    float scale;
+};
+MIRRORED(EmbeddingForwardSplit, 40, AT(high, 0) AT(low, 8) AT(ids, 16) AT(x, 24) AT(width, 32) AT(scale, 36))
+
+extern "C" __global__ void embedding_forward_split(const __grid_constant__ EmbeddingForwardSplit args) {
+    const int width = args.width;
+    const size_t row = (size_t)args.ids[blockIdx.x] * width;
+    const uint16_t *bits = (const uint16_t *)args.high;
     for (int i = threadIdx.x; i < width; i += blockDim.x)
-        x[(size_t)blockIdx.x * width + i] = joined(bits[row + i], (uint16_t)low[row + i]) * scale;
+        args.x[(size_t)blockIdx.x * width + i] = joined(bits[row + i], (uint16_t)args.low[row + i]) * args.scale;
 }
 
-#define PARAMS(T) (const T *table, const int *ids, float *x, int width, float scale)
-FOR_BOTH_TYPES(embedding_forward, PARAMS, (table, ids, x, width, scale))
-#undef PARAMS
+FOR_BOTH_TYPES(embedding_forward, EmbeddingForward)
 
-// One block a place of `order` [tokens]: the tokens sorted by id, those of one id in their own order.
-// `runs` [tokens] has, where an id begins, how many tokens it has, and 0 elsewhere. So every row is one
-// block's, and its sum is the same in every run, which atomics would not give.
-template <class T>
-__device__ void embedding_backward(T *d_table, const int *ids, const int *order, const int *runs, const float *dx,
-                                   int width, float scale) {
-    const int count = runs[blockIdx.x];
+template <class T> struct EmbeddingBackward {
+    T *d_table;          // [vocab, width]
+    const int *ids;      // [tokens]
+    const int *order;    // [tokens]: sorted by id, those of one id in their own order
+    const int *runs;     // [tokens]: where an id begins in `order`, how many tokens it has; 0 elsewhere
+    const float *dx;     // [tokens, width]
+    int width;
+    float scale;
+};
+MIRRORED(EmbeddingBackward<float>, 48,
+         AT(d_table, 0) AT(ids, 8) AT(order, 16) AT(runs, 24) AT(dx, 32) AT(width, 40) AT(scale, 44))
+
+// One block a place of `order`. So every row is one block's, and its sum is the same in every run, which
+// atomics would not give.
+template <class T> __device__ void embedding_backward(const EmbeddingBackward<T> &args) {
+    const int count = args.runs[blockIdx.x];
     if (count == 0) return;
-    order += blockIdx.x;
-    T *row = d_table + (size_t)ids[order[0]] * width;
+    const int *order = args.order + blockIdx.x, width = args.width;
+    T *row = args.d_table + (size_t)args.ids[order[0]] * width;
     for (int i = threadIdx.x; i < width; i += blockDim.x) {
         float sum = 0.0f;
 #pragma unroll 8
-        for (int n = 0; n < count; n++) sum += dx[(size_t)order[n] * width + i];
-        row[i] = from_f32<T>(to_f32(row[i]) + sum * scale);
+        for (int n = 0; n < count; n++) sum += args.dx[(size_t)order[n] * width + i];
+        row[i] = from_f32<T>(to_f32(row[i]) + sum * args.scale);
     }
 }
 
-#define PARAMS(T)                                                                                                     \
-    (T *d_table, const int *ids, const int *order, const int *runs, const float *dx, int width, float scale)
-FOR_BOTH_TYPES(embedding_backward, PARAMS, (d_table, ids, order, runs, dx, width, scale))
-#undef PARAMS
+FOR_BOTH_TYPES(embedding_backward, EmbeddingBackward)

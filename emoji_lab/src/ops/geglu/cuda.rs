@@ -1,48 +1,80 @@
 //! GeGLU on a GPU, gate and up in one row.
 
 use crate::cuda::Gpu;
-use crate::cuda::launch::{Grid, launch};
+use crate::cuda::launch::{Grid, Kernel};
+use crate::cuda::mirror::mirrored;
+use crate::cuda::pointer::{Compute, DevicePtr};
 use crate::cuda::shared;
+use crate::cuda::step::Step;
 use crate::error::Result;
 use crate::ops::lora_linear::cuda::Adapters;
 
 const THREADS: usize = 512;
 
-/// `y = gelu(gate) · up`, and the adapter's u behind it.
-///
-/// # Safety
-/// `gate_up` must be `[tokens, 2 · width]`, `y` `[tokens, ldy]`.
-pub(crate) unsafe fn forward(
-    gpu: &Gpu,
-    gate_up: u64,
-    (y, ldy): (u64, usize),
-    adapters: Adapters,
-    step: u64,
-    (tokens, width): (usize, usize),
-) -> Result<()> {
-    let grid =
-        Grid::new(tokens, THREADS).shared(shared::geglu_forward(width, adapters.group())).begins_early();
-    let (ldy, width) = (ldy as i32, width as i32);
-    // SAFETY: the caller's.
-    unsafe { launch!(gpu, typed "geglu_forward", grid, gate_up, y, ldy, adapters, step, width) }
+/// `y = gelu(gate) · up`, and the adapter's u after each row of it.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct GegluForward {
+    /// `[tokens, 2 · width]`.
+    pub(crate) gate_up: DevicePtr<Compute>,
+    /// `[tokens, ldy]`.
+    pub(crate) y: DevicePtr<Compute>,
+    pub(crate) step: DevicePtr<Step>,
+    pub(crate) adapters: Adapters,
+    pub(crate) ldy: i32,
+    pub(crate) width: i32,
+}
+
+mirrored! {
+    GegluForward: 88 { gate_up: 0, y: 8, step: 16, adapters: 24, ldy: 80, width: 84 }
+}
+
+const FORWARD: Kernel<GegluForward> = Kernel::typed("geglu_forward");
+
+impl GegluForward {
+    /// For `tokens` rows.
+    ///
+    /// # Safety
+    /// Buffers must have the shapes that the fields name.
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize) -> Result<()> {
+        let bytes = shared::geglu_forward(self.width as usize, self.adapters.group());
+        let grid = Grid::new(tokens, THREADS).shared(bytes).begins_early();
+        // SAFETY: the caller's.
+        unsafe { FORWARD.launch(gpu, grid, self) }
+    }
 }
 
 /// The gradient of gate and up, given that of `y` and of the adapter's u.
-///
-/// # Safety
-/// As [`forward`]; `dy` is f32 `[tokens, ldy]`.
-pub(crate) unsafe fn backward(
-    gpu: &Gpu,
-    (dy, ldy): (u64, usize),
-    adapters: Adapters,
-    step: u64,
-    gate_up: u64,
-    d_gate_up: u64,
-    (tokens, width): (usize, usize),
-) -> Result<()> {
-    let grid =
-        Grid::new(tokens, THREADS).shared(shared::geglu_backward(width, adapters.group())).begins_early();
-    let (ldy, width) = (ldy as i32, width as i32);
-    // SAFETY: the caller's.
-    unsafe { launch!(gpu, typed "geglu_backward", grid, dy, ldy, adapters, step, gate_up, d_gate_up, width) }
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct GegluBackward {
+    /// `[tokens, ldy]`.
+    pub(crate) dy: DevicePtr<f32>,
+    /// `[tokens, 2 · width]`.
+    pub(crate) gate_up: DevicePtr<Compute>,
+    /// `[tokens, 2 · width]`.
+    pub(crate) d_gate_up: DevicePtr<Compute>,
+    pub(crate) step: DevicePtr<Step>,
+    pub(crate) adapters: Adapters,
+    pub(crate) ldy: i32,
+    pub(crate) width: i32,
+}
+
+mirrored! {
+    GegluBackward: 96 { dy: 0, gate_up: 8, d_gate_up: 16, step: 24, adapters: 32, ldy: 88, width: 92 }
+}
+
+const BACKWARD: Kernel<GegluBackward> = Kernel::typed("geglu_backward");
+
+impl GegluBackward {
+    /// For `tokens` rows.
+    ///
+    /// # Safety
+    /// As [`GegluForward::launch`].
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize) -> Result<()> {
+        let bytes = shared::geglu_backward(self.width as usize, self.adapters.group());
+        let grid = Grid::new(tokens, THREADS).shared(bytes).begins_early();
+        // SAFETY: the caller's.
+        unsafe { BACKWARD.launch(gpu, grid, self) }
+    }
 }

@@ -1,8 +1,9 @@
 //! GeGLU's kernels against the CPU's, adapters included.
 
-use super::cuda;
+use super::cuda::{GegluBackward, GegluForward};
+use crate::cuda::pointer::Compute;
 use crate::cuda::testing::adapters::{SomeAdapters, split};
-use crate::cuda::testing::{Bar, Kind, OnGpu, on_every_gpu, tensor, values};
+use crate::cuda::testing::{Bar, OnGpu, on_every_gpu, tensor, values};
 
 /// Sizes, and gates of which some are far out, where a gelu without care is NaN.
 fn case(t: &mut OnGpu) -> (usize, usize, Vec<f32>, SomeAdapters) {
@@ -31,13 +32,17 @@ fn forward() {
         let ldy = t.ld(width + tail);
         t.sizes((tokens, width, ldy, adapters.sizes()));
         let (from, kind) = (t.put_typed(&gate_up), t.kind());
-        let y = t.room(kind, tokens, width + tail, ldy);
-        let step = adapters.step.ptr();
+        let y = t.room::<Compute>(tokens, width + tail, ldy);
+        let geglu = GegluForward {
+            gate_up: from.ptr(),
+            y: y.ptr(),
+            step: adapters.step.ptr(),
+            adapters: adapters.on_card,
+            ldy: y.ld(),
+            width: width as i32,
+        };
         // SAFETY: all buffers have the sizes they are given with.
-        unsafe {
-            let (from, to) = (from.ptr(), y.strided());
-            cuda::forward(&t.gpu, from, to, adapters.on_card, step, (tokens, width)).unwrap();
-        }
+        unsafe { geglu.launch(&t.gpu, tokens).unwrap() };
         let (gate, up) = halves(&gate_up, width);
         let (ours, u) = split(&t.read("y", &y), width, tail);
         t.check("y", &ours, &values(&super::forward(&gate, &up).unwrap()), width, Bar::of(kind));
@@ -53,15 +58,20 @@ fn backward() {
         let ldy = t.ld(width + tail);
         t.sizes((tokens, width, ldy, adapters.sizes()));
         let dy = t.values(tokens * (width + tail), 1.0);
-        let from = t.put(Kind::F32, &dy, width + tail, ldy);
+        let from = t.put::<f32>(&dy, width + tail, ldy);
         let (at, kind) = (t.put_typed(&gate_up), t.kind());
-        let d_gate_up = t.room(kind, tokens, 2 * width, 2 * width);
-        let step = adapters.step.ptr();
+        let d_gate_up = t.room::<Compute>(tokens, 2 * width, 2 * width);
+        let geglu = GegluBackward {
+            dy: from.ptr(),
+            gate_up: at.ptr(),
+            d_gate_up: d_gate_up.ptr(),
+            step: adapters.step.ptr(),
+            adapters: adapters.on_card,
+            ldy: from.ld(),
+            width: width as i32,
+        };
         // SAFETY: all buffers have the sizes they are given with.
-        unsafe {
-            let (from, at, to) = (from.strided(), at.ptr(), d_gate_up.ptr());
-            cuda::backward(&t.gpu, from, adapters.on_card, step, at, to, (tokens, width)).unwrap();
-        }
+        unsafe { geglu.launch(&t.gpu, tokens).unwrap() };
         let (dy, du) = split(&dy, width, tail);
         let dy: Vec<f32> = dy.iter().zip(adapters.back(&du, tokens)).map(|(a, b)| a + b).collect();
         let (gate, up) = halves(&gate_up, width);

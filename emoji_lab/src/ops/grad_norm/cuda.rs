@@ -1,55 +1,134 @@
 //! The gradients' norm on a GPU.
 
 use crate::cuda::Gpu;
-use crate::cuda::launch::{Grid, launch};
+use crate::cuda::launch::{Grid, Kernel};
+use crate::cuda::mirror::{mirrored, mirrored_in_memory};
+use crate::cuda::pointer::{Compute, DevicePtr};
+use crate::cuda::step::{Step, StepResult};
 use crate::error::Result;
 
-/// Partial sums there is room for: blocks of the first of the two steps.
+const THREADS: usize = 256;
+
+/// Partial sums of the norm: blocks of the first of its two steps.
 pub(crate) const PARTIALS: usize = 1056;
 
-/// The norm of the head's gradients (compute type) and the others' (f32), the factor of clipping, and whether all is finite, into
-/// `result`.
-///
-/// # Safety
-/// `partials` must be f64 `[PARTIALS]`, `loss` one f64, `result` a `StepResult`.
-pub(crate) unsafe fn norm(
-    gpu: &Gpu,
-    (head, head_len): (u64, usize),
-    (others, len): (u64, usize),
-    partials: u64,
-    loss: u64,
-    step: u64,
-    result: u64,
-) -> Result<()> {
-    // SAFETY: the caller's.
-    unsafe {
-        launch!(gpu, typed "sum_of_squares", Grid::new(PARTIALS, 256), head, head_len, others, len, partials)?;
-        launch!(gpu, plain "finish_norm", Grid::new(1, 256), partials, PARTIALS as i32, loss, step, result)
+/// The norm of the head's gradients and the others', the factor of clipping, and whether all is finite,
+/// into `result`, with the loss.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GradNorm {
+    /// `[head_len]`.
+    pub(crate) head: DevicePtr<Compute>,
+    pub(crate) head_len: usize,
+    /// `[len]`.
+    pub(crate) others: DevicePtr<f32>,
+    pub(crate) len: usize,
+    /// `[PARTIALS]`.
+    pub(crate) partials: DevicePtr<f64>,
+    /// One.
+    pub(crate) loss: DevicePtr<f64>,
+    pub(crate) step: DevicePtr<Step>,
+    pub(crate) result: DevicePtr<StepResult>,
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct SumOfSquares {
+    head: DevicePtr<Compute>,
+    head_len: usize,
+    others: DevicePtr<f32>,
+    len: usize,
+    partials: DevicePtr<f64>,
+}
+
+mirrored! {
+    SumOfSquares: 40 { head: 0, head_len: 8, others: 16, len: 24, partials: 32 }
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct FinishNorm {
+    partials: DevicePtr<f64>,
+    loss: DevicePtr<f64>,
+    step: DevicePtr<Step>,
+    result: DevicePtr<StepResult>,
+    count: i32,
+}
+
+mirrored! {
+    FinishNorm: 40 { partials: 0, loss: 8, step: 16, result: 24, count: 32 }
+}
+
+const SUM_OF_SQUARES: Kernel<SumOfSquares> = Kernel::typed("sum_of_squares");
+const FINISH_NORM: Kernel<FinishNorm> = Kernel::plain("finish_norm");
+
+impl GradNorm {
+    /// Both steps.
+    ///
+    /// # Safety
+    /// Buffers must have the shapes that the fields name.
+    pub(crate) unsafe fn launch(self, gpu: &Gpu) -> Result<()> {
+        let Self { head, head_len, others, len, partials, loss, step, result } = self;
+        let sums = SumOfSquares { head, head_len, others, len, partials };
+        let finish = FinishNorm { partials, loss, step, result, count: PARTIALS as i32 };
+        // SAFETY: the caller's.
+        unsafe {
+            SUM_OF_SQUARES.launch(gpu, Grid::new(PARTIALS, THREADS), sums)?;
+            FINISH_NORM.launch(gpu, Grid::new(1, THREADS), finish)
+        }
     }
 }
 
-/// Partial sums a range.
+/// Partial sums of each range.
 pub(crate) const RANGE_PARTIALS: usize = 64;
 
-/// Sums of squares of `count` ranges (first, length) of gradients, f32 or of the compute type, in
-/// `RANGE_PARTIALS` parts each.
-///
-/// # Safety
-/// `ranges` must be u64 `[count, 2]` within the gradients, `partials` f64 `[count, RANGE_PARTIALS]`.
-pub(crate) unsafe fn squares_by_range(
-    gpu: &Gpu,
-    (gradients, is_f32): (u64, bool),
-    ranges: u64,
-    count: usize,
-    partials: u64,
-) -> Result<()> {
-    let grid = Grid {
-        blocks: (RANGE_PARTIALS as u32, count as u32),
-        threads: (256, 1),
-        shared_bytes: 0,
-        early: false,
-    };
-    let kernel = if is_f32 { "squares_by_range_f32" } else { "squares_by_range_bf16" };
-    // SAFETY: the caller's.
-    unsafe { launch!(gpu, plain kernel, grid, gradients, ranges, partials) }
+/// Some of the gradients.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Range {
+    pub(crate) first: u64,
+    pub(crate) len: u64,
+}
+
+mirrored_in_memory! {
+    Range: 16 { first: 0, len: 8 }
+}
+
+/// Sums of squares of ranges of gradients, in `RANGE_PARTIALS` parts each.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct SquaresByRange<T> {
+    pub(crate) gradients: DevicePtr<T>,
+    /// `[count]`, within the gradients.
+    pub(crate) ranges: DevicePtr<Range>,
+    /// `[count, RANGE_PARTIALS]`.
+    pub(crate) partials: DevicePtr<f64>,
+}
+
+mirrored! {
+    SquaresByRange<f32>: 24 { gradients: 0, ranges: 8, partials: 16 }
+}
+
+const SQUARES: Kernel<SquaresByRange<Compute>> = Kernel::typed("squares_by_range");
+const SQUARES_F32: Kernel<SquaresByRange<f32>> = Kernel::plain("squares_by_range_f32");
+
+impl SquaresByRange<Compute> {
+    /// For `count` ranges.
+    ///
+    /// # Safety
+    /// Buffers must have the shapes that the fields name.
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, count: usize) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { SQUARES.launch(gpu, Grid::new(RANGE_PARTIALS, THREADS).rows(count), self) }
+    }
+}
+
+impl SquaresByRange<f32> {
+    /// For `count` ranges.
+    ///
+    /// # Safety
+    /// Buffers must have the shapes that the fields name.
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, count: usize) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { SQUARES_F32.launch(gpu, Grid::new(RANGE_PARTIALS, THREADS).rows(count), self) }
+    }
 }

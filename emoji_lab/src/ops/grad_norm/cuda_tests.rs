@@ -1,6 +1,6 @@
 //! The gradients' norm against the CPU's, odd lengths, NaN and infinities found wherever they are.
 
-use super::cuda::{PARTIALS, RANGE_PARTIALS, norm, squares_by_range};
+use super::cuda::{GradNorm, PARTIALS, RANGE_PARTIALS, Range, SquaresByRange};
 use crate::cuda::testing::{Bar, Kind, on_every_gpu, tensor};
 
 #[test]
@@ -26,14 +26,20 @@ fn norm_factor_and_what_is_not_finite() {
         }
         let loss = if spoiled.is_none() && t.one_in(8) { f64::NAN } else { 12.5 };
         let (head_at, others_at, loss_at) = (t.put_typed(&head), t.put_f32(&others), t.plain(&[loss]));
-        let partials = t.room(Kind::F64, 1, PARTIALS, PARTIALS);
+        let partials = t.room::<f64>(1, PARTIALS, PARTIALS);
         let (step, result) = (t.step_with(0, 0, 1.0, true, max_norm), t.room_for_result());
-        let (head_at, others_at) = ((head_at.ptr(), head_len), (others_at.ptr(), len));
+        let norm = GradNorm {
+            head: head_at.ptr(),
+            head_len,
+            others: others_at.ptr(),
+            len,
+            partials: partials.ptr(),
+            loss: loss_at.ptr(),
+            step: step.ptr(),
+            result: result.ptr(),
+        };
         // SAFETY: all buffers have the sizes they are given with.
-        unsafe {
-            let (partials, loss, step) = (partials.ptr(), loss_at.ptr(), step.ptr());
-            norm(&t.gpu, head_at, others_at, partials, loss, step, result.ptr()).unwrap();
-        }
+        unsafe { norm.launch(&t.gpu).unwrap() };
         let _ = t.read_bytes("partials", &partials);
         let (our_loss, our_norm, factor, finite) = t.step_result(&result);
         if our_loss.to_bits() != loss.to_bits() {
@@ -65,31 +71,31 @@ fn norm_factor_and_what_is_not_finite() {
 fn ranges() {
     on_every_gpu("grad_norm by range", 40, |t| {
         let mut gradients = vec![];
-        let mut ranges: Vec<[u64; 2]> = vec![];
+        let mut ranges: Vec<Range> = vec![];
         for _ in 0..t.between(1, 12) {
             // Something between the ranges that must not count.
             let between = t.between(0, 5);
             gradients.extend(std::iter::repeat_n(f32::NAN, between));
             let len = if t.one_in(3) { t.between(1, 9) } else { t.between(1, 40_000) };
-            ranges.push([gradients.len() as u64, len as u64]);
+            ranges.push(Range { first: gradients.len() as u64, len: len as u64 });
             gradients.extend(t.rounded(len, 0.1));
         }
         let spoiled = if t.one_in(2) { Some(t.between(0, ranges.len() - 1)) } else { None };
         if let Some(range) = spoiled {
-            gradients[(ranges[range][0] + ranges[range][1] - 1) as usize] = f32::NAN;
+            gradients[(ranges[range].first + ranges[range].len - 1) as usize] = f32::NAN;
         }
         t.sizes((&ranges, spoiled));
-        let (at, table, kind) = (t.put_typed(&gradients), t.plain(&ranges), t.kind());
-        let partials = t.room(Kind::F64, ranges.len(), RANGE_PARTIALS, RANGE_PARTIALS);
-        let from = (at.ptr(), kind == Kind::F32);
+        let (at, table) = (t.put_typed(&gradients), t.plain(&ranges));
+        let partials = t.room::<f64>(ranges.len(), RANGE_PARTIALS, RANGE_PARTIALS);
+        let squares = SquaresByRange { gradients: at.ptr(), ranges: table.ptr(), partials: partials.ptr() };
         // SAFETY: all ranges are within the gradients.
-        unsafe { squares_by_range(&t.gpu, from, table.ptr(), ranges.len(), partials.ptr()).unwrap() };
+        unsafe { squares.launch(&t.gpu, ranges.len()).unwrap() };
         let bytes = t.read_bytes("partials", &partials);
         let sums: Vec<f64> = bytes
             .chunks_exact(8)
             .map(|b| f64::from_ne_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))
             .collect();
-        for (i, [first, len]) in ranges.iter().enumerate() {
+        for (i, Range { first, len }) in ranges.iter().enumerate() {
             let ours: f64 = sums[i * RANGE_PARTIALS..][..RANGE_PARTIALS].iter().sum();
             if spoiled == Some(i) {
                 if ours.is_finite() {

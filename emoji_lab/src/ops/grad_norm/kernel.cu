@@ -13,51 +13,74 @@ template <class T> __device__ __forceinline__ float squares_of_eight(const T *g)
     return sum;
 }
 
-// The head's gradients [head_n], in the compute type, and the other ones [n], f32.
-template <class T>
-__device__ void sum_of_squares(const T *head, size_t head_n, const float *g, size_t n, double *partials) {
+template <class T> struct SumOfSquares {
+    const T *head;          // [head_len]: the head's gradients, in the compute type
+    size_t head_len;
+    const float *others;    // [len]: all other gradients
+    size_t len;
+    double *partials;       // [blocks]
+};
+MIRRORED(SumOfSquares<float>, 40, AT(head, 0) AT(head_len, 8) AT(others, 16) AT(len, 24) AT(partials, 32))
+
+template <class T> __device__ void sum_of_squares(const SumOfSquares<T> &args) {
     const size_t thread = (size_t)blockIdx.x * blockDim.x + threadIdx.x, threads = (size_t)gridDim.x * blockDim.x;
     double total = 0.0;
     // f32 within eight values, f64 across them: nothing is lost, and f64 is one addition in eight.
-    for (size_t i = thread * 8; i + 7 < head_n; i += threads * 8) total += squares_of_eight(head + i);
-    for (size_t i = thread * 8; i + 7 < n; i += threads * 8) total += squares_of_eight(g + i);
-    if (thread < head_n % 8) total += squares_of_one(head[head_n - 1 - thread]);
-    if (thread < n % 8) total += squares_of_one(g[n - 1 - thread]);
+    for (size_t i = thread * 8; i + 7 < args.head_len; i += threads * 8) total += squares_of_eight(args.head + i);
+    for (size_t i = thread * 8; i + 7 < args.len; i += threads * 8) total += squares_of_eight(args.others + i);
+    if (thread < args.head_len % 8) total += squares_of_one(args.head[args.head_len - 1 - thread]);
+    if (thread < args.len % 8) total += squares_of_one(args.others[args.len - 1 - thread]);
     total = block_sum(total);
-    if (threadIdx.x == 0) partials[blockIdx.x] = total;
+    if (threadIdx.x == 0) args.partials[blockIdx.x] = total;
 }
 
-#define PARAMS(T) (const T *head, size_t head_n, const float *g, size_t n, double *partials)
-FOR_BOTH_TYPES(sum_of_squares, PARAMS, (head, head_n, g, n, partials))
-#undef PARAMS
+FOR_BOTH_TYPES(sum_of_squares, SumOfSquares)
+
+struct FinishNorm {
+    const double *partials;    // [count]
+    const double *loss;        // one
+    const Step *step;
+    StepResult *result;
+    int count;
+};
+MIRRORED(FinishNorm, 40, AT(partials, 0) AT(loss, 8) AT(step, 16) AT(result, 24) AT(count, 32))
 
 // One block: the norm, the factor of clipping, and whether the step may be taken at all.
-extern "C" __global__ void finish_norm(const double *partials, int count, const double *loss, const Step *step,
-                                       StepResult *result) {
+extern "C" __global__ void finish_norm(const __grid_constant__ FinishNorm args) {
     double sum = 0.0;
-    for (int i = threadIdx.x; i < count; i += blockDim.x) sum += partials[i];
+    for (int i = threadIdx.x; i < args.count; i += blockDim.x) sum += args.partials[i];
     sum = block_sum(sum);
     if (threadIdx.x != 0) return;
     const double norm = sqrt(sum);
-    const double scale = step->max_grad_norm > 0.0f ? fmin(step->max_grad_norm / (norm + 1e-6), 1.0) : 1.0;
-    result->loss = *loss;
-    result->grad_norm = norm;
-    result->finite = isfinite(norm) && isfinite(*loss);
-    result->gradient_scale = result->finite ? (float)scale : 0.0f;
+    const double scale = args.step->max_grad_norm > 0.0f ? fmin(args.step->max_grad_norm / (norm + 1e-6), 1.0) : 1.0;
+    args.result->loss = *args.loss;
+    args.result->grad_norm = norm;
+    args.result->finite = isfinite(norm) && isfinite(*args.loss);
+    args.result->gradient_scale = args.result->finite ? (float)scale : 0.0f;
 }
 
-// Grid [parts, ranges]: sums of squares of each range (first, length), in parts.
-template <class T> __device__ void squares_by_range(const T *g, const ulonglong2 *ranges, double *partials) {
-    const ulonglong2 range = ranges[blockIdx.y];
+struct Range {
+    uint64_t first, len;
+};
+MIRRORED(Range, 16, AT(first, 0) AT(len, 8))
+
+template <class T> struct SquaresByRange {
+    const T *gradients;
+    const Range *ranges;    // [ranges]
+    double *partials;       // [ranges, parts]
+};
+MIRRORED(SquaresByRange<float>, 24, AT(gradients, 0) AT(ranges, 8) AT(partials, 16))
+
+// Grid [parts, ranges]: sums of squares of each range, in parts.
+template <class T> __device__ void squares_by_range(const SquaresByRange<T> &args) {
+    const Range range = args.ranges[blockIdx.y];
     double sum = 0.0;
-    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < range.y; i += (size_t)gridDim.x * blockDim.x) {
-        const double v = to_f32(g[range.x + i]);
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < range.len; i += (size_t)gridDim.x * blockDim.x) {
+        const double v = to_f32(args.gradients[range.first + i]);
         sum += v * v;
     }
     sum = block_sum(sum);
-    if (threadIdx.x == 0) partials[blockIdx.y * gridDim.x + blockIdx.x] = sum;
+    if (threadIdx.x == 0) args.partials[blockIdx.y * gridDim.x + blockIdx.x] = sum;
 }
 
-#define PARAMS(T) (const T *g, const ulonglong2 *ranges, double *partials)
-FOR_BOTH_TYPES(squares_by_range, PARAMS, (g, ranges, partials))
-#undef PARAMS
+FOR_BOTH_TYPES(squares_by_range, SquaresByRange)

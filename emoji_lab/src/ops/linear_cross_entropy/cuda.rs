@@ -1,33 +1,70 @@
 //! Loss and gradient over rows of logits on a GPU.
 
 use crate::cuda::Gpu;
-use crate::cuda::launch::{Grid, launch};
+use crate::cuda::launch::{Grid, Kernel};
+use crate::cuda::mirror::mirrored;
+use crate::cuda::pointer::{Compute, DevicePtr};
+use crate::cuda::step::Step;
 use crate::error::Result;
 
 /// Losses of rows of logits, and, with `gradient`, the rows' gradients in their place.
-///
-/// # Safety
-/// `logits` must be `[rows, vocab]` of the compute type, targets and losses `[rows]`.
-pub(crate) unsafe fn cross_entropy(
-    gpu: &Gpu,
-    (logits, rows, vocab): (u64, usize, usize),
-    targets: u64,
-    losses: u64,
-    step: u64,
-    gradient: bool,
-) -> Result<()> {
-    let grid = Grid::new(rows, 1024);
-    // SAFETY: the caller's.
-    unsafe {
-        launch!(gpu, typed "cross_entropy", grid, logits, targets, losses, step, vocab as i32, i32::from(gradient))
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct CrossEntropy {
+    /// `[rows, vocab]`.
+    pub(crate) logits: DevicePtr<Compute>,
+    /// `[rows]`.
+    pub(crate) targets: DevicePtr<i32>,
+    /// `[rows]`.
+    pub(crate) losses: DevicePtr<f32>,
+    pub(crate) step: DevicePtr<Step>,
+    pub(crate) vocab: i32,
+    /// 1 or 0.
+    pub(crate) gradient: i32,
+}
+
+mirrored! {
+    CrossEntropy: 40 { logits: 0, targets: 8, losses: 16, step: 24, vocab: 32, gradient: 36 }
+}
+
+const CROSS_ENTROPY: Kernel<CrossEntropy> = Kernel::typed("cross_entropy");
+
+impl CrossEntropy {
+    /// For `rows` rows.
+    ///
+    /// # Safety
+    /// Buffers must have the shapes that the fields name.
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, rows: usize) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { CROSS_ENTROPY.launch(gpu, Grid::new(rows, 1024), self) }
     }
 }
 
 /// Adds the losses of a micro-batch to the step's.
-///
-/// # Safety
-/// `losses` must be f32 `[rows]`, `total` one f64.
-pub(crate) unsafe fn sum_losses(gpu: &Gpu, losses: u64, rows: usize, total: u64, step: u64) -> Result<()> {
-    // SAFETY: the caller's.
-    unsafe { launch!(gpu, plain "sum_losses", Grid::new(1, 256), losses, rows as i32, total, step) }
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct SumLosses {
+    /// `[rows]`.
+    pub(crate) losses: DevicePtr<f32>,
+    /// One.
+    pub(crate) total: DevicePtr<f64>,
+    pub(crate) step: DevicePtr<Step>,
+    pub(crate) rows: i32,
+}
+
+mirrored! {
+    SumLosses: 32 { losses: 0, total: 8, step: 16, rows: 24 }
+}
+
+const SUM_LOSSES: Kernel<SumLosses> = Kernel::plain("sum_losses");
+
+impl SumLosses {
+    /// In one block.
+    ///
+    /// # Safety
+    /// Buffers must have the shapes that the fields name.
+    pub(crate) unsafe fn launch(self, gpu: &Gpu) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { SUM_LOSSES.launch(gpu, Grid::new(1, 256), self) }
+    }
 }

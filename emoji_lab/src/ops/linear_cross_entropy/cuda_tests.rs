@@ -1,9 +1,10 @@
 //! The loss' kernels against the CPU's op, and head, loss and both products together as the passes
 //! put them together.
 
-use super::cuda::{cross_entropy, sum_losses};
+use super::cuda::{CrossEntropy, SumLosses};
 use super::{loss, loss_and_gradient};
-use crate::cuda::testing::{Bar, Form, Kind, OnGpu, on_every_gpu, tensor, values};
+use crate::cuda::pointer::Compute;
+use crate::cuda::testing::{Bar, Kind, OnGpu, Product, matrix, on_every_gpu, tensor, values};
 use crate::ops::IGNORE_INDEX;
 
 /// Targets of which some are ignored, at times all but one, and of which one is the last word.
@@ -51,14 +52,18 @@ fn rows_of_logits() {
         let targets = targets(t, rows, vocab);
         let factor = t.pick(&[1.0f32, 1.0 / 3.0, 1.0 / 117.0]);
         let (kind, step) = (t.kind(), t.step(0, 0, factor, true));
-        let at = t.put(kind, &logits, vocab, vocab);
-        let (targets_at, losses_at) = (t.plain(&on_card(&targets)), t.room(Kind::F32, rows, 1, 1));
+        let at = t.put::<Compute>(&logits, vocab, vocab);
+        let (targets_at, losses_at) = (t.plain(&on_card(&targets)), t.room::<f32>(rows, 1, 1));
+        let entropy = CrossEntropy {
+            logits: at.ptr(),
+            targets: targets_at.ptr(),
+            losses: losses_at.ptr(),
+            step: step.ptr(),
+            vocab: vocab as i32,
+            gradient: i32::from(gradient),
+        };
         // SAFETY: all buffers have the sizes they are given with.
-        unsafe {
-            let block = (at.ptr(), rows, vocab);
-            let (targets, losses) = (targets_at.ptr(), losses_at.ptr());
-            cross_entropy(&t.gpu, block, targets, losses, step.ptr(), gradient).unwrap();
-        }
+        unsafe { entropy.launch(&t.gpu, rows).unwrap() };
         // With an identity for h, the head is the logits' transpose, and its gradient theirs.
         let h: Vec<f32> = (0..rows * rows).map(|i| f32::from(i / rows == i % rows)).collect();
         let (h, w) = (tensor(&h, (rows, rows)), tensor(&logits, (rows, vocab)));
@@ -84,13 +89,18 @@ fn a_row_of_the_real_vocabulary() {
         let (logits, kind) = (t.rounded(rows * vocab, 9.0), t.kind());
         let (targets, factor) = ([vocab as i64 - 1, IGNORE_INDEX, 0], 0.25f32);
         let step = t.step(0, 0, factor, true);
-        let at = t.put(kind, &logits, vocab, vocab);
-        let (targets_at, losses_at) = (t.plain(&on_card(&targets)), t.room(Kind::F32, rows, 1, 1));
+        let at = t.put::<Compute>(&logits, vocab, vocab);
+        let (targets_at, losses_at) = (t.plain(&on_card(&targets)), t.room::<f32>(rows, 1, 1));
+        let entropy = CrossEntropy {
+            logits: at.ptr(),
+            targets: targets_at.ptr(),
+            losses: losses_at.ptr(),
+            step: step.ptr(),
+            vocab: vocab as i32,
+            gradient: 1,
+        };
         // SAFETY: all buffers have the sizes they are given with.
-        unsafe {
-            let block = (at.ptr(), rows, vocab);
-            cross_entropy(&t.gpu, block, targets_at.ptr(), losses_at.ptr(), step.ptr(), true).unwrap();
-        }
+        unsafe { entropy.launch(&t.gpu, rows).unwrap() };
         let h = tensor(&[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0], (3, 3));
         let w = tensor(&logits, (rows, vocab)).t().unwrap().contiguous().unwrap();
         let ours = t.read("losses", &losses_at);
@@ -110,11 +120,12 @@ fn sum_of_losses() {
         let losses = t.values(rows, 5.0);
         let (at, total) = (t.put_f32(&losses), t.plain(&[before]));
         let step = t.step(0, 0, 1.0, first_micro);
+        let launch = SumLosses { losses: at.ptr(), total: total.ptr(), step: step.ptr(), rows: rows as i32 };
         // SAFETY: all buffers have the sizes they are given with.
-        unsafe { sum_losses(&t.gpu, at.ptr(), rows, total.ptr(), step.ptr()).unwrap() };
+        unsafe { launch.launch(&t.gpu).unwrap() };
         let sum: f64 = losses.iter().map(|l| f64::from(*l)).sum();
         let expected = if first_micro { sum } else { sum + before };
-        let [ours] = total.first::<f64, 1>();
+        let ours = total.first();
         // f64 on both sides; of sums in another order the last bits may differ.
         if (ours - expected).abs() > 1e-10 * (1.0 + expected.abs()) {
             t.fail(format!("the sum is {ours}, not {expected}"));
@@ -133,24 +144,30 @@ fn head_and_loss_in_blocks() {
         let (factor, kind) = (1.0f32 / 16.0, t.kind());
         let step = t.step(0, 0, factor, true);
         let (h_at, w_at) = (t.put_typed(&h), t.put_typed(&w));
-        let (targets_at, size) = (t.plain(&on_card(&targets)), kind.size());
-        let logits = t.room(kind, block, vocab, vocab);
-        let losses_at = t.room(Kind::F32, tokens, 1, 1);
-        let d_h = t.room(Kind::F32, tokens, hidden, hidden);
-        let d_w = t.room(kind, vocab, hidden, hidden);
+        let targets_at = t.plain(&on_card(&targets));
+        let logits = t.room::<Compute>(block, vocab, vocab);
+        let losses_at = t.room::<f32>(tokens, 1, 1);
+        let d_h = t.room::<f32>(tokens, hidden, hidden);
+        let d_w = t.room::<Compute>(vocab, hidden, hidden);
         for first in (0..tokens).step_by(block) {
             let rows = block.min(tokens - first);
-            let (x, four) = (h_at.ptr() + (first * hidden * size) as u64, (first * 4) as u64);
-            let block = (logits.ptr(), rows, vocab);
-            let form = if first == 0 { Form::Weight } else { Form::AddWeight };
-            let (x, w, y) = ((x, hidden), (w_at.ptr(), hidden), (logits.ptr(), vocab));
+            let x = matrix(h_at.column(first * hidden), hidden);
+            let (w, y) = (matrix(w_at.ptr(), hidden), matrix(logits.ptr(), vocab));
+            let (dx, dw) = (matrix(d_h.row(first), hidden), matrix(d_w.ptr(), hidden));
+            let entropy = CrossEntropy {
+                logits: logits.ptr(),
+                targets: targets_at.ptr().at(&t.gpu, first),
+                losses: losses_at.row(first),
+                step: step.ptr(),
+                vocab: vocab as i32,
+                gradient: 1,
+            };
             // SAFETY: all buffers have the sizes they are given with.
             unsafe {
-                t.gemm((rows, vocab, hidden), x, w, y, Form::Forward);
-                let (targets, losses) = (targets_at.ptr() + four, losses_at.ptr() + four);
-                cross_entropy(&t.gpu, block, targets, losses, step.ptr(), true).unwrap();
-                t.gemm((rows, hidden, vocab), y, w, (d_h.row(first), hidden), Form::Back);
-                t.gemm((vocab, hidden, rows), y, x, (d_w.ptr(), hidden), form);
+                t.product((rows, vocab, hidden), Product::Forward { x, w, y });
+                entropy.launch(&t.gpu, rows).unwrap();
+                t.product((rows, hidden, vocab), Product::Back { dy: y, w, dx });
+                t.product((vocab, hidden, rows), Product::Weight { dy: y, x, dw, add: first > 0 });
             }
         }
         let _ = t.read_bytes("logits", &logits);

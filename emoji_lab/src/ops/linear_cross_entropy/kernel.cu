@@ -1,19 +1,29 @@
 // Loss and its gradient over rows of logits, in place; the products with the head are cuBLAS'.
 #include "../common.cuh"
 
-// One block a row of `logits` [rows, vocab]: losses[row] = log Σ exp − logit of the target, and
+template <class T> struct CrossEntropy {
+    T *logits;             // [rows, vocab]
+    const int *targets;    // [rows]
+    float *losses;         // [rows]
+    const Step *step;
+    int vocab;
+    int gradient;          // whether the logits become their gradients
+};
+MIRRORED(CrossEntropy<float>, 40,
+         AT(logits, 0) AT(targets, 8) AT(losses, 16) AT(step, 24) AT(vocab, 32) AT(gradient, 36))
+
+// One block a row of `logits`: losses[row] = log Σ exp − logit of the target, and
 // with `gradient` the row becomes (softmax − one-hot) · loss_factor. Rows whose target is negative
 // take no part: no loss, no gradient.
-template <class T>
-__device__ void cross_entropy(T *logits, const int *targets, float *losses, const Step *step, int vocab, int gradient) {
-    T *row = logits + (size_t)blockIdx.x * vocab;
-    const int target = targets[blockIdx.x];
+template <class T> __device__ void cross_entropy(const CrossEntropy<T> &args) {
+    T *row = args.logits + (size_t)blockIdx.x * args.vocab;
+    const int target = args.targets[blockIdx.x];
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
-    const int per = 16 / sizeof(T), vectors = vocab / per;    // a row is a multiple of 16 bytes
+    const int per = 16 / sizeof(T), vectors = args.vocab / per;    // a row is a multiple of 16 bytes
     uint4 *wide = (uint4 *)row;
     if (target < 0) {
-        if (threadIdx.x == 0) losses[blockIdx.x] = 0.0f;
-        if (gradient)
+        if (threadIdx.x == 0) args.losses[blockIdx.x] = 0.0f;
+        if (args.gradient)
             for (int i = threadIdx.x; i < vectors; i += blockDim.x) wide[i] = make_uint4(0, 0, 0, 0);
         return;
     }
@@ -46,10 +56,10 @@ __device__ void cross_entropy(T *logits, const int *targets, float *losses, cons
     for (int w = 0; w < warps; w++)
         if (maxima[w] != -INFINITY) sum += sums[w] * expf(maxima[w] - max);
     const float lse = max + logf(sum);
-    if (threadIdx.x == 0) losses[blockIdx.x] = lse - to_f32(row[target]);
-    if (!gradient) return;
+    if (threadIdx.x == 0) args.losses[blockIdx.x] = lse - to_f32(row[target]);
+    if (!args.gradient) return;
     __syncthreads();    // the target's logit is read before it is overwritten
-    const float factor = step->loss_factor;
+    const float factor = args.step->loss_factor;
     for (int i = threadIdx.x; i < vectors; i += blockDim.x) {
         uint4 word = wide[i];
         T *v = (T *)&word;
@@ -62,14 +72,20 @@ __device__ void cross_entropy(T *logits, const int *targets, float *losses, cons
     }
 }
 
-#define PARAMS(T) (T *logits, const int *targets, float *losses, const Step *step, int vocab, int gradient)
-FOR_BOTH_TYPES(cross_entropy, PARAMS, (logits, targets, losses, step, vocab, gradient))
-#undef PARAMS
+FOR_BOTH_TYPES(cross_entropy, CrossEntropy)
 
-// Adds a micro-batch's losses to the optimizer step's (`total`, one f64). One block.
-extern "C" __global__ void sum_losses(const float *losses, int rows, double *total, const Step *step) {
+struct SumLosses {
+    const float *losses;    // [rows]
+    double *total;          // one
+    const Step *step;
+    int rows;
+};
+MIRRORED(SumLosses, 32, AT(losses, 0) AT(total, 8) AT(step, 16) AT(rows, 24))
+
+// Adds a micro-batch's losses to the optimizer step's. One block.
+extern "C" __global__ void sum_losses(const __grid_constant__ SumLosses args) {
     double sum = 0.0;
-    for (int i = threadIdx.x; i < rows; i += blockDim.x) sum += losses[i];
+    for (int i = threadIdx.x; i < args.rows; i += blockDim.x) sum += args.losses[i];
     sum = block_sum(sum);
-    if (threadIdx.x == 0) *total = step->first_micro ? sum : *total + sum;
+    if (threadIdx.x == 0) *args.total = args.step->first_micro ? sum : *args.total + sum;
 }

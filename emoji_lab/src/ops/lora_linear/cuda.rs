@@ -1,99 +1,169 @@
 //! The group of linear layers on a GPU: what `kernel.cu` is given.
 
 use crate::cuda::Gpu;
-use crate::cuda::launch::{Grid, launch};
+use crate::cuda::launch::{Grid, Kernel};
+use crate::cuda::mirror::{mirrored, mirrored_in_memory};
+use crate::cuda::pointer::{Compute, DevicePtr};
 use crate::cuda::shared::Group;
+use crate::cuda::step::Step;
 use crate::error::Result;
 
-/// `Adapters` of `common.cuh`: the adapters that read one activation.
-#[derive(Debug, Clone, Copy, Default)]
+/// Dropout, as the kernels compute it.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct DropoutFactors {
+    /// The probability to drop in 1/65,536.
+    pub(crate) threshold: u32,
+    pub(crate) keep_scale: f32,
+}
+
+mirrored! {
+    DropoutFactors: 8 { threshold: 0, keep_scale: 4 }
+}
+
+impl DropoutFactors {
+    /// No dropout.
+    pub(crate) const NONE: Self = Self { threshold: 0, keep_scale: 1.0 };
+
+    /// Drops with probability `p`, in steps of 1/65,536 as on the CPU.
+    pub(crate) fn new(p: f64) -> Self {
+        Self { threshold: (p * 65_536.0) as u32, keep_scale: (1.0 / (1.0 - p)) as f32 }
+    }
+}
+
+/// The adapters that read one activation.
+#[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Adapters {
-    pub(crate) a: [u64; 3],
+    /// `[rank, width]` each, of linear layers that have one.
+    pub(crate) a: [Option<DevicePtr<f32>>; 3],
+    /// The layers' numbers, for dropout.
     pub(crate) linear: [i32; 3],
     pub(crate) count: i32,
     pub(crate) rank: i32,
+    /// The rank as it is laid out.
     pub(crate) padded: i32,
-    threshold: u32,
-    keep_scale: f32,
+    pub(crate) dropout: DropoutFactors,
+}
+
+mirrored! {
+    Adapters: 56 { a: 0, linear: 24, count: 36, rank: 40, padded: 44, dropout: 48 }
 }
 
 impl Adapters {
-    /// Drops with probability `p` in training, in steps of 1/65,536 as on the CPU.
-    pub(crate) fn set_dropout(&mut self, p: f64) {
-        self.threshold = (p * 65_536.0) as u32;
-        self.keep_scale = (1.0 / (1.0 - p)) as f32;
-    }
+    /// No adapters.
+    pub(crate) const NONE: Self =
+        Self { a: [None; 3], linear: [0; 3], count: 0, rank: 0, padded: 0, dropout: DropoutFactors::NONE };
 
     /// The same outside training.
     pub(crate) fn without_dropout(self) -> Self {
-        Self { threshold: 0, ..self }
+        Self { dropout: DropoutFactors::NONE, ..self }
     }
 
     /// What shared memory depends on.
     pub(crate) fn group(&self) -> Group {
-        Group { count: self.count as usize, padded: self.padded as usize, dropout: self.threshold > 0 }
-    }
-
-    pub(crate) fn dropout(&self) -> (u32, f32) {
-        (self.threshold, self.keep_scale)
+        Group {
+            count: self.count as usize,
+            padded: self.padded as usize,
+            dropout: self.dropout.threshold > 0,
+        }
     }
 }
 
-/// `Unpack` of `kernel.cu`.
-#[derive(Debug, Clone, Copy, Default)]
+/// One linear layer within its group's matrix.
+#[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Unpack {
-    pub(crate) packed: u64,
-    pub(crate) absmax: u64,
-    pub(crate) out: u64,
-    pub(crate) b: u64,
+    /// NF4; none where the base weight is in its place already.
+    pub(crate) packed: Option<DevicePtr<u8>>,
+    /// One per block of `block_size` values.
+    pub(crate) absmax: Option<DevicePtr<f32>>,
+    /// The layer's first row in the group's matrix.
+    pub(crate) out: DevicePtr<Compute>,
+    /// `[rows, rank]`, of a layer with an adapter.
+    pub(crate) b: Option<DevicePtr<f32>>,
     pub(crate) rows: i32,
     pub(crate) width: i32,
     pub(crate) ld: i32,
     pub(crate) block_size: i32,
+    /// B's first column, of `ld`.
     pub(crate) b_at: i32,
     pub(crate) rank: i32,
     pub(crate) scale: f32,
     /// The struct is a multiple of eight bytes long.
-    pub(crate) _padding: i32,
+    pub(crate) padding: i32,
 }
 
-/// Puts together the matrices `[W | scale · B]` of `count` linear layers, of at most `units` units
-/// of work each (eight values of W, or one of B).
-///
-/// # Safety
-/// `layers` must be `Unpack[count]` on the card, with pointers that fit its sizes.
-pub(crate) unsafe fn unpack_weights(gpu: &Gpu, layers: u64, count: usize, units: usize) -> Result<()> {
-    let blocks = units.div_ceil(256).clamp(1, 512) as u32;
-    let grid = Grid { blocks: (blocks, count as u32), threads: (256, 1), shared_bytes: 0, early: false };
-    // SAFETY: the caller's.
-    unsafe { launch!(gpu, typed "unpack_weights", grid, layers) }
+mirrored_in_memory! {
+    Unpack: 64 {
+        packed: 0, absmax: 8, out: 16, b: 24, rows: 32, width: 36, ld: 40, block_size: 44, b_at: 48, rank: 52,
+        scale: 56, padding: 60,
+    }
 }
 
-/// `AdapterGradient` of `kernel.cu`.
+/// Puts together the matrices `[W | scale · B]` of linear layers.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct UnpackWeights {
+    /// `[count]`.
+    pub(crate) layers: DevicePtr<Unpack>,
+}
+
+mirrored! {
+    UnpackWeights: 8 { layers: 0 }
+}
+
+const UNPACK_WEIGHTS: Kernel<UnpackWeights> = Kernel::typed("unpack_weights");
+
+impl UnpackWeights {
+    /// For `count` layers, of at most `units` units of work each (eight values of W, or one of B).
+    ///
+    /// # Safety
+    /// The pointers of every layer must fit its sizes.
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, count: usize, units: usize) -> Result<()> {
+        let grid = Grid::new(units.div_ceil(256).clamp(1, 512), 256).rows(count);
+        // SAFETY: the caller's.
+        unsafe { UNPACK_WEIGHTS.launch(gpu, grid, self) }
+    }
+}
+
+/// One adapter's gradients.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct AdapterGradient {
-    pub(crate) x: u64,
-    pub(crate) u: u64,
-    pub(crate) dy: u64,
-    pub(crate) du: u64,
-    pub(crate) da: u64,
-    pub(crate) db: u64,
+    /// `[tokens, ldx]`.
+    pub(crate) x: DevicePtr<Compute>,
+    /// Within the rows of x.
+    pub(crate) u: DevicePtr<Compute>,
+    /// `[tokens, ldy]`.
+    pub(crate) dy: DevicePtr<Compute>,
+    /// `[tokens, ldu]`.
+    pub(crate) du: DevicePtr<f32>,
+    /// `[rank, ins]`.
+    pub(crate) da: DevicePtr<f32>,
+    /// `[outs, rank]`.
+    pub(crate) db: DevicePtr<f32>,
     pub(crate) ins: i32,
     pub(crate) outs: i32,
     pub(crate) rank: i32,
     pub(crate) ldx: i32,
     pub(crate) ldy: i32,
     pub(crate) ldu: i32,
+    /// The layer's number, for dropout.
     pub(crate) linear: i32,
     pub(crate) scale: f32,
 }
 
+mirrored_in_memory! {
+    AdapterGradient: 80 {
+        x: 0, u: 8, dy: 16, du: 24, da: 32, db: 40, ins: 48, outs: 52, rank: 56, ldx: 60, ldy: 64, ldu: 68, linear: 72,
+        scale: 76,
+    }
+}
+
 /// Columns a block makes: `TILE` of `kernel.cu`.
 const TILE: usize = 64;
-/// The highest rank: `adapters_down` (`ops/common.cuh`) has room for three adapters of it.
+/// The highest rank: `adapters_down` (`ops/common.cuh`) takes three adapters of it.
 pub(crate) const MAX_RANK: usize = 64;
 
 impl AdapterGradient {
@@ -103,27 +173,34 @@ impl AdapterGradient {
     }
 }
 
-/// dA and dB of `count` adapters, in `tiles` blocks.
-///
-/// # Safety
-/// `adapters` must be `AdapterGradient[count]` on the card, with pointers to `tokens` rows.
-pub(crate) unsafe fn adapter_gradients(
-    gpu: &Gpu,
-    (adapters, count, tiles): (u64, usize, usize),
-    rank: usize,
-    step: u64,
-    tokens: usize,
-    (threshold, keep_scale): (u32, f32),
-) -> Result<()> {
-    let kernel = match (gpu.dtype() == candle_core::DType::BF16, rank <= 16) {
-        (false, true) => "adapter_gradients_f32_r16",
-        (false, false) => "adapter_gradients_f32_r64",
-        (true, true) => "adapter_gradients_bf16_r16",
-        (true, false) => "adapter_gradients_bf16_r64",
-    };
-    let (count, tokens) = (count as i32, tokens as i32);
-    // SAFETY: the caller's.
-    unsafe {
-        launch!(gpu, plain kernel, Grid::new(tiles, 256), adapters, count, step, tokens, threshold, keep_scale)
+/// dA and dB of adapters.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct AdapterGradients {
+    /// `[count]`.
+    pub(crate) adapters: DevicePtr<AdapterGradient>,
+    pub(crate) step: DevicePtr<Step>,
+    pub(crate) count: i32,
+    pub(crate) tokens: i32,
+    pub(crate) dropout: DropoutFactors,
+}
+
+mirrored! {
+    AdapterGradients: 32 { adapters: 0, step: 8, count: 16, tokens: 20, dropout: 24 }
+}
+
+const UP_TO_RANK_16: Kernel<AdapterGradients> = Kernel::typed("adapter_gradients_r16");
+const UP_TO_RANK_64: Kernel<AdapterGradients> = Kernel::typed("adapter_gradients_r64");
+
+impl AdapterGradients {
+    /// In `tiles` blocks, all adapters' [`AdapterGradient::tiles`].
+    ///
+    /// # Safety
+    /// The pointers of every adapter must fit its sizes, for `tokens` rows; none may have a higher rank
+    /// than `rank`.
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, tiles: usize, rank: usize) -> Result<()> {
+        let kernel = if rank <= 16 { UP_TO_RANK_16 } else { UP_TO_RANK_64 };
+        // SAFETY: the caller's.
+        unsafe { kernel.launch(gpu, Grid::new(tiles, 256), self) }
     }
 }

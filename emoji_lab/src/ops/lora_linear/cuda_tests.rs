@@ -1,12 +1,13 @@
 //! The kernels of the group of linear layers against the CPU's: masks bit by bit, NF4 byte by byte,
 //! gradients of adapters, and the whole as a matrix product.
 
-use super::cuda::{AdapterGradient, Adapters, Unpack, adapter_gradients, unpack_weights};
+use super::cuda::{AdapterGradient, AdapterGradients, Adapters, DropoutFactors, Unpack, UnpackWeights};
 use super::{Dropout, Gradients, Lora, Weight};
-use crate::cuda::testing::{Bar, Form, Guarded, Kind, OnGpu, Plain, on_every_gpu, tensor, values};
-use crate::ops::rms_norm::cuda::Branch;
-use crate::ops::rope::cuda::Heads;
-use crate::ops::{attention, rms_norm};
+use crate::cuda::pointer::{Compute, DevicePtr};
+use crate::cuda::step::Step;
+use crate::cuda::testing::{Bar, Guarded, Kind, OnGpu, Plain, Product, matrix, on_every_gpu, tensor, values};
+use crate::ops::attention::cuda::{AttentionDelta, AttentionSizes};
+use crate::ops::rms_norm::cuda::{Branch, NormForward};
 use crate::quant::Nf4Tensor;
 
 /// `dropout` of all ones.
@@ -16,7 +17,7 @@ fn mask(dropout: &Dropout, count: usize) -> Vec<f32> {
     out
 }
 
-fn some_dropout(t: &mut OnGpu) -> (Dropout, Plain, usize) {
+fn some_dropout(t: &mut OnGpu) -> (Dropout, Plain<Step>, usize) {
     let (seed, pass) = (t.random.below(u64::MAX), t.random.below(1 << 40));
     let (linear, p) = (t.between(0, 300), t.pick(&[0.05, 0.1, 0.5, 0.9, 1.0 / 65_536.0]));
     let dropout = Dropout { p, seed, stream: pass << 16 | linear as u64 };
@@ -24,13 +25,15 @@ fn some_dropout(t: &mut OnGpu) -> (Dropout, Plain, usize) {
 }
 
 /// One adapter, with this A `[rank, width]`.
-fn adapter(a: u64, rank: usize, linear: usize, dropout: &Dropout) -> Adapters {
-    let mut adapters = Adapters::default();
-    (adapters.count, adapters.rank) = (1, rank as i32);
-    adapters.padded = rank.next_multiple_of(8) as i32;
-    (adapters.a[0], adapters.linear[0]) = (a, linear as i32);
-    adapters.set_dropout(dropout.p);
-    adapters
+fn adapter(a: DevicePtr<f32>, rank: usize, linear: usize, dropout: &Dropout) -> Adapters {
+    Adapters {
+        a: [Some(a), None, None],
+        linear: [linear as i32, 0, 0],
+        count: 1,
+        rank: rank as i32,
+        padded: rank.next_multiple_of(8) as i32,
+        dropout: DropoutFactors::new(dropout.p),
+    }
 }
 
 /// Ones flow back through an A of ones: what arrives at each element is its mask, times its factor.
@@ -45,16 +48,26 @@ fn masks_on_the_way_back() {
         let adapters = adapter(a.ptr(), 1, linear, &dropout);
         let row: Vec<f32> = (0..width + 8).map(|i| f32::from(i == width)).collect();
         let ldy = t.ld(width + 8);
-        let d_y = t.put(Kind::F32, &row.repeat(tokens), width + 8, ldy);
-        let y = t.put(t.kind(), &vec![0.0; tokens * width], width, ldy);
-        let delta = t.room(Kind::F32, tokens, heads, heads);
-        let h = Heads { qkv: 0, q: 0, k: 0, rstd: 0, heads, kv_heads: heads, dim };
-        let sizes = attention::cuda::AttentionSizes::new(&h, 0, 1.0);
+        let d_y = t.put::<f32>(&row.repeat(tokens), width + 8, ldy);
+        let y = t.put::<Compute>(&vec![0.0; tokens * width], width, ldy);
+        let delta = t.room::<f32>(tokens, heads, heads);
+        let launch = AttentionDelta {
+            d_y: d_y.ptr(),
+            y: y.ptr(),
+            delta: delta.ptr(),
+            step: step.ptr(),
+            adapters,
+            sizes: AttentionSizes {
+                heads: heads as i32,
+                kv_heads: heads as i32,
+                dim: dim as i32,
+                window: 0,
+                scale: 1.0,
+            },
+            ldy: y.ld(),
+        };
         // SAFETY: all buffers have the sizes they are given with.
-        unsafe {
-            let (d_y, y, step) = (d_y.ptr(), y.strided(), step.ptr());
-            attention::cuda::delta(&t.gpu, d_y, y, adapters, step, delta.ptr(), sizes, tokens).unwrap();
-        }
+        unsafe { launch.launch(&t.gpu, tokens).unwrap() };
         let ours = t.read("d_y", &d_y);
         let ours: Vec<f32> = ours.chunks_exact(width + 8).flat_map(|row| &row[..width]).copied().collect();
         t.check("mask", &ours, &mask(&dropout, tokens * width), width, Bar::EXACT);
@@ -78,16 +91,23 @@ fn masks_on_the_way_down() {
         // A norm with a weight of zeros leaves the signs.
         let x: Vec<f32> = t.values(tokens * width, 1.0).iter().map(|v| v.signum()).collect();
         let (x_at, w) = (t.put_f32(&x), t.put_f32(&vec![0.0; width]));
-        let (ldy, kind) = (t.ld(width + tail), t.kind());
-        let (y, rstd) = (t.room(kind, tokens, width + tail, ldy), t.room(Kind::F32, tokens, 1, 1));
+        let ldy = t.ld(width + tail);
+        let (y, rstd) = (t.room::<Compute>(tokens, width + tail, ldy), t.room::<f32>(tokens, 1, 1));
+        let norm = NormForward {
+            x: x_at.ptr(),
+            branch: Branch::NONE,
+            stream: None,
+            weight: w.ptr(),
+            rstd: rstd.ptr(),
+            y: y.ptr(),
+            step: Some(step.ptr()),
+            adapters,
+            ldy: y.ld(),
+            width: width as i32,
+            eps: 0.0,
+        };
         // SAFETY: all buffers have the sizes they are given with.
-        unsafe {
-            let (weight, to, step) = ((w.ptr(), rstd.ptr()), y.strided(), step.ptr());
-            let none = Branch::default();
-            let shape = (tokens, width);
-            rms_norm::cuda::forward(&t.gpu, x_at.ptr(), none, weight, to, adapters, step, shape, 0.0)
-                .unwrap();
-        }
+        unsafe { norm.launch(&t.gpu, tokens).unwrap() };
         let kept = mask(&dropout, tokens * width);
         let mut expected = vec![0.0; tokens * tail];
         for token in 0..tokens {
@@ -116,10 +136,10 @@ fn unpacking() {
         let rows: Vec<usize> = (0..count).map(|_| t.between(1, 70)).collect();
         t.sizes((&rows, width, rank, tail, block_size));
         let all: usize = rows.iter().sum();
-        let matrix = t.room(kind, all, ld, ld);
+        let whole = t.room::<Compute>(all, ld, ld);
         let mut expected = vec![0xffu8; 0];
-        let (mut table, mut keep, mut first, mut units) = (vec![], Vec::<Guarded>::new(), 0, 0);
-        let mut packed_on_card: Vec<Plain> = vec![];
+        let (mut table, mut keep, mut first, mut units) = (vec![], Vec::<Guarded<f32>>::new(), 0, 0);
+        let mut packed_on_card: Vec<Plain<u8>> = vec![];
         for (which, &rows) in rows.iter().enumerate() {
             let scale = t.pick(&[1.0f32, 2.0, 0.3]);
             let weight = tensor(&t.values(rows * width, 0.2), (rows, width));
@@ -129,7 +149,10 @@ fn unpacking() {
             let b = if tail > 0 && !t.one_in(5) { Some(t.values(rows * rank, 0.5)) } else { None };
             let b_at = width + which * padded;
             let mut entry = Unpack {
-                out: matrix.row(first),
+                packed: None,
+                absmax: None,
+                out: whole.row(first),
+                b: None,
                 rows: rows as i32,
                 width: width as i32,
                 ld: ld as i32,
@@ -137,17 +160,17 @@ fn unpacking() {
                 b_at: b_at as i32,
                 rank: rank as i32,
                 scale,
-                ..Unpack::default()
+                padding: 0,
             };
             if quantized {
                 packed_on_card.push(t.plain(nf4.packed()));
-                entry.packed = packed_on_card.last().map_or(0, Plain::ptr);
+                entry.packed = packed_on_card.last().map(Plain::ptr);
                 keep.push(t.put_f32(nf4.absmax()));
-                entry.absmax = keep.last().map_or(0, Guarded::ptr);
+                entry.absmax = keep.last().map(Guarded::ptr);
             }
             if let Some(b) = &b {
                 keep.push(t.put_f32(b));
-                entry.b = keep.last().map_or(0, Guarded::ptr);
+                entry.b = keep.last().map(Guarded::ptr);
             }
             let values = nf4.dequantize_vec();
             for row in 0..rows {
@@ -168,8 +191,8 @@ fn unpacking() {
         }
         let (table, count) = (t.plain(&table), table.len());
         // SAFETY: all buffers have the sizes they are given with.
-        unsafe { unpack_weights(&t.gpu, table.ptr(), count, units).unwrap() };
-        let ours = t.read_bytes("matrix", &matrix);
+        unsafe { UnpackWeights { layers: table.ptr() }.launch(&t.gpu, count, units).unwrap() };
+        let ours = t.read_bytes("matrix", &whole);
         if let Some(at) = ours.iter().zip(&expected).position(|(a, b)| a != b) {
             let (row, column) = (at / (ld * kind.size()), at % (ld * kind.size()) / kind.size());
             t.fail(format!("[{row}, {column}] is {:02x}.., not {:02x}..", ours[at], expected[at]));
@@ -185,8 +208,8 @@ struct Layer {
     outs: usize,
     linear: usize,
     du: Vec<f32>,
-    da: Guarded,
-    db: Guarded,
+    da: Guarded<f32>,
+    db: Guarded<f32>,
     before: (Vec<f32>, Vec<f32>),
 }
 
@@ -200,7 +223,7 @@ fn gradients_of_adapters() {
         let dropout = if t.one_in(3) { None } else { Some(dropout) };
         let (seed, pass) = (t.random.below(1 << 50), t.random.below(1 << 30));
         let step = t.step(seed, pass, 1.0, first_micro);
-        let (kind, tail) = (t.kind(), count * padded);
+        let tail = count * padded;
         let (ldx, ldu) = (t.ld(ins + tail), t.ld(ins + tail));
         let outs: Vec<usize> = (0..count).map(|_| t.between(1, 150)).collect();
         let all_outs = outs.iter().sum::<usize>();
@@ -216,17 +239,17 @@ fn gradients_of_adapters() {
             let rows = a.chunks_exact(ins).zip(b.chunks_exact(tail));
             rows.flat_map(|(a, b)| a.iter().chain(b).copied().collect::<Vec<_>>()).collect()
         };
-        let x_at = t.put(kind, &beside(&x, &u), ins + tail, ldx);
-        let du_at = t.put(Kind::F32, &beside(&vec![f32::NAN; tokens * ins], &du), ins + tail, ldu);
-        let dy_at = t.put(kind, &dy, all_outs, ldy);
+        let x_at = t.put::<Compute>(&beside(&x, &u), ins + tail, ldx);
+        let du_at = t.put::<f32>(&beside(&vec![f32::NAN; tokens * ins], &du), ins + tail, ldu);
+        let dy_at = t.put::<Compute>(&dy, all_outs, ldy);
         let (mut table, mut layers, mut first) = (vec![], Vec::<Layer>::new(), 0);
         for (which, &outs) in outs.iter().enumerate() {
             let linear = t.between(0, 125);
             let before = (t.values(rank * ins, 1.0), t.values(outs * rank, 1.0));
             // The first micro-batch finds what is left from before, here NaN.
             let (da, db) = match first_micro {
-                true => (t.room(Kind::F32, rank, ins, ins), t.room(Kind::F32, outs, rank, rank)),
-                false => (t.put(Kind::F32, &before.0, ins, ins), t.put(Kind::F32, &before.1, rank, rank)),
+                true => (t.room::<f32>(rank, ins, ins), t.room::<f32>(outs, rank, rank)),
+                false => (t.put::<f32>(&before.0, ins, ins), t.put::<f32>(&before.1, rank, rank)),
             };
             let at = ins + which * padded;
             table.push(AdapterGradient {
@@ -252,18 +275,18 @@ fn gradients_of_adapters() {
             layers.push(Layer { outs, linear, du, da, db, before });
             first += outs;
         }
-        let mut adapters = Adapters::default();
-        if let Some(dropout) = dropout {
-            adapters.set_dropout(dropout.p);
-        }
-        let factors = if dropout.is_some() { adapters.dropout() } else { (0, 1.0) };
+        let factors = dropout.map_or(DropoutFactors::NONE, |dropout| DropoutFactors::new(dropout.p));
         let tiles = table.iter().map(AdapterGradient::tiles).sum();
         let table = t.plain(&table);
+        let gradients = AdapterGradients {
+            adapters: table.ptr(),
+            step: step.ptr(),
+            count: layers.len() as i32,
+            tokens: tokens as i32,
+            dropout: factors,
+        };
         // SAFETY: all buffers have the sizes they are given with.
-        unsafe {
-            let table = (table.ptr(), layers.len(), tiles);
-            adapter_gradients(&t.gpu, table, rank, step.ptr(), tokens, factors).unwrap();
-        }
+        unsafe { gradients.launch(&t.gpu, tiles, rank).unwrap() };
         first = 0;
         for (which, layer) in layers.iter().enumerate() {
             let outs = layer.outs;
@@ -323,13 +346,13 @@ fn the_whole_layer() {
         let (y, u) = super::forward(&x_t, &weight, Some(&lora)).unwrap();
         let u = t.round(values(&u.unwrap()));
 
-        let matrix = t.room(kind, outs, ld, ld);
+        let whole = t.room::<Compute>(outs, ld, ld);
         let (packed, absmax, b_at) = (t.plain(nf4.packed()), t.put_f32(nf4.absmax()), t.put_f32(&b));
         let entry = Unpack {
-            packed: packed.ptr(),
-            absmax: absmax.ptr(),
-            out: matrix.ptr(),
-            b: b_at.ptr(),
+            packed: Some(packed.ptr()),
+            absmax: Some(absmax.ptr()),
+            out: whole.ptr(),
+            b: Some(b_at.ptr()),
             rows: outs as i32,
             width: ins as i32,
             ld: ld as i32,
@@ -337,7 +360,7 @@ fn the_whole_layer() {
             b_at: ins as i32,
             rank: rank as i32,
             scale,
-            ..Unpack::default()
+            padding: 0,
         };
         let table = t.plain(&[entry]);
         let mut rows = vec![0.0; tokens * ld];
@@ -346,13 +369,16 @@ fn the_whole_layer() {
             rows[token * ld + ins..][..rank].copy_from_slice(&u[token * rank..][..rank]);
         }
         let (x_at, dy_at) = (t.put_typed(&rows), t.put_typed(&dy));
-        let (y_at, dx_at) = (t.room(kind, tokens, outs, outs), t.room(Kind::F32, tokens, ld, ld));
+        let (y_at, dx_at) = (t.room::<Compute>(tokens, outs, outs), t.room::<f32>(tokens, ld, ld));
+        let w = matrix(whole.ptr(), ld);
+        let forward = Product::Forward { x: matrix(x_at.ptr(), ld), w, y: matrix(y_at.ptr(), outs) };
+        let back = Product::Back { dy: matrix(dy_at.ptr(), outs), w, dx: matrix(dx_at.ptr(), ld) };
+        let unpack = UnpackWeights { layers: table.ptr() };
         // SAFETY: all buffers have the sizes they are given with.
         unsafe {
-            unpack_weights(&t.gpu, table.ptr(), 1, outs * (ins / 8 + tail)).unwrap();
-            let w = (matrix.ptr(), ld);
-            t.gemm((tokens, outs, ld), (x_at.ptr(), ld), w, (y_at.ptr(), outs), Form::Forward);
-            t.gemm((tokens, ld, outs), (dy_at.ptr(), outs), w, (dx_at.ptr(), ld), Form::Back);
+            unpack.launch(&t.gpu, 1, outs * (ins / 8 + tail)).unwrap();
+            t.product((tokens, outs, ld), forward);
+            t.product((tokens, ld, outs), back);
         }
         // u is rounded in between: a share of what the adapter adds, which is less than the whole.
         let bar = match kind {

@@ -1,75 +1,123 @@
 //! RMSNorm with what stands around it, on a GPU.
 
 use crate::cuda::Gpu;
-use crate::cuda::launch::{Grid, launch};
+use crate::cuda::launch::{Grid, Kernel};
+use crate::cuda::mirror::mirrored;
+use crate::cuda::pointer::{Compute, DevicePtr};
 use crate::cuda::shared;
+use crate::cuda::step::Step;
 use crate::error::Result;
 use crate::ops::lora_linear::cuda::Adapters;
 
 const THREADS: usize = 512;
 
-/// A branch that joins the stream before the norm: its rows, its norm's weight, its `rstd`, and
-/// where the sum goes.
-#[derive(Debug, Clone, Copy, Default)]
+/// A branch that joins the stream before the norm, after a norm of its own: its rows
+/// `[tokens, width]`, that norm's weight `[width]`, and its `rstd` `[tokens]`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
 pub(crate) struct Branch {
-    pub(crate) rows: u64,
-    pub(crate) weight: u64,
-    pub(crate) rstd: u64,
-    pub(crate) stream: u64,
+    pub(crate) rows: Option<DevicePtr<Compute>>,
+    pub(crate) weight: Option<DevicePtr<f32>>,
+    pub(crate) rstd: Option<DevicePtr<f32>>,
 }
 
-/// `x += rms(branch) · (1 + w_post)`, `y = rms(x) · (1 + w)`, `u = dropout(y) Aᵀ` behind y.
-///
-/// # Safety
-/// Pointers must be to `tokens` rows of the widths `kernel.cu` names.
-#[expect(clippy::too_many_arguments, reason = "they are the kernel's")]
-pub(crate) unsafe fn forward(
-    gpu: &Gpu,
-    x: u64,
-    branch: Branch,
-    (weight, rstd): (u64, u64),
-    (y, ldy): (u64, usize),
-    adapters: Adapters,
-    step: u64,
-    (tokens, width): (usize, usize),
-    eps: f32,
-) -> Result<()> {
-    let grid =
-        Grid::new(tokens, THREADS).shared(shared::norm_forward(width, adapters.group())).begins_early();
-    let (ldy, width) = (ldy as i32, width as i32);
-    // SAFETY: the caller's.
-    unsafe {
-        launch!(
-            gpu, typed "norm_forward", grid, x, branch.rows, branch.weight, branch.stream, branch.rstd, weight, rstd,
-            y, ldy, adapters, step, width, eps
-        )
+mirrored! {
+    Branch: 24 { rows: 0, weight: 8, rstd: 16 }
+}
+
+impl Branch {
+    /// No branch.
+    pub(crate) const NONE: Self = Self { rows: None, weight: None, rstd: None };
+}
+
+/// `x += rms(branch) · (1 + w_post)`, `y = rms(x) · (1 + w)`, `u = dropout(y) Aᵀ` after each row of y.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct NormForward {
+    /// `[tokens, width]`.
+    pub(crate) x: DevicePtr<f32>,
+    pub(crate) branch: Branch,
+    /// `[tokens, width]`: x and the branch; not written without one.
+    pub(crate) stream: Option<DevicePtr<f32>>,
+    /// `[width]`.
+    pub(crate) weight: DevicePtr<f32>,
+    /// `[tokens]`.
+    pub(crate) rstd: DevicePtr<f32>,
+    /// `[tokens, ldy]`.
+    pub(crate) y: DevicePtr<Compute>,
+    /// Read where there is dropout.
+    pub(crate) step: Option<DevicePtr<Step>>,
+    pub(crate) adapters: Adapters,
+    pub(crate) ldy: i32,
+    pub(crate) width: i32,
+    pub(crate) eps: f32,
+}
+
+mirrored! {
+    NormForward: 144 {
+        x: 0, branch: 8, stream: 32, weight: 40, rstd: 48, y: 56, step: 64, adapters: 72, ldy: 128, width: 132,
+        eps: 136,
     }
 }
 
-/// The gradient of [`forward`]: of the stream into `d_out` (on top of `d_in`, unless that is 0), and
-/// of the branch, if `branch.rows` is not 0, into `d_branch`.
-///
-/// # Safety
-/// As [`forward`].
-#[expect(clippy::too_many_arguments, reason = "they are the kernel's")]
-pub(crate) unsafe fn backward(
-    gpu: &Gpu,
-    (dy, ldy): (u64, usize),
-    adapters: Adapters,
-    step: u64,
-    (x, weight, rstd): (u64, u64, u64),
-    (d_in, d_out): (u64, u64),
-    branch: Branch,
-    d_branch: u64,
-    (tokens, width): (usize, usize),
-) -> Result<()> {
-    let grid = Grid::new(tokens, THREADS).shared(shared::norm_backward(width, adapters.group()));
-    let (ldy, width) = (ldy as i32, width as i32);
-    // SAFETY: the caller's.
-    unsafe {
-        launch!(
-            gpu, typed "norm_backward", grid, dy, ldy, adapters, step, x, weight, rstd, d_in, d_out, branch.rows,
-            branch.weight, branch.rstd, d_branch, width
-        )
+const FORWARD: Kernel<NormForward> = Kernel::typed("norm_forward");
+
+impl NormForward {
+    /// For `tokens` rows.
+    ///
+    /// # Safety
+    /// Buffers must have the shapes that the fields name.
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize) -> Result<()> {
+        let bytes = shared::norm_forward(self.width as usize, self.adapters.group());
+        let grid = Grid::new(tokens, THREADS).shared(bytes).begins_early();
+        // SAFETY: the caller's.
+        unsafe { FORWARD.launch(gpu, grid, self) }
+    }
+}
+
+/// The gradient of [`NormForward`]: of the stream into `d_out`, and of the branch into `d_branch`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct NormBackward {
+    /// `[tokens, ldy]`: of y, and after each row of it that of u.
+    pub(crate) dy: DevicePtr<f32>,
+    /// `[tokens, width]`: what was normalised.
+    pub(crate) x: DevicePtr<f32>,
+    /// `[width]`.
+    pub(crate) weight: DevicePtr<f32>,
+    /// `[tokens]`.
+    pub(crate) rstd: DevicePtr<f32>,
+    /// `[tokens, width]`: added to the stream's gradient.
+    pub(crate) d_in: Option<DevicePtr<f32>>,
+    /// `[tokens, width]`.
+    pub(crate) d_out: DevicePtr<f32>,
+    pub(crate) branch: Branch,
+    /// `[tokens, width]`; not written without a branch.
+    pub(crate) d_branch: Option<DevicePtr<Compute>>,
+    /// Read where there is dropout.
+    pub(crate) step: Option<DevicePtr<Step>>,
+    pub(crate) adapters: Adapters,
+    pub(crate) ldy: i32,
+    pub(crate) width: i32,
+}
+
+mirrored! {
+    NormBackward: 152 {
+        dy: 0, x: 8, weight: 16, rstd: 24, d_in: 32, d_out: 40, branch: 48, d_branch: 72, step: 80, adapters: 88,
+        ldy: 144, width: 148,
+    }
+}
+
+const BACKWARD: Kernel<NormBackward> = Kernel::typed("norm_backward");
+
+impl NormBackward {
+    /// For `tokens` rows.
+    ///
+    /// # Safety
+    /// As [`NormForward::launch`].
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize) -> Result<()> {
+        let bytes = shared::norm_backward(self.width as usize, self.adapters.group());
+        // SAFETY: the caller's.
+        unsafe { BACKWARD.launch(gpu, Grid::new(tokens, THREADS).shared(bytes), self) }
     }
 }

@@ -1,6 +1,7 @@
 //! The norm's kernels against the CPU's norm, with what stands around it.
 
-use super::cuda::{self, Branch};
+use super::cuda::{Branch, NormBackward, NormForward};
+use crate::cuda::pointer::Compute;
 use crate::cuda::testing::adapters::{SomeAdapters, split};
 use crate::cuda::testing::{Bar, Kind, OnGpu, on_every_gpu, tensor, values};
 
@@ -32,25 +33,31 @@ fn forward() {
         t.sizes((tokens, width, ldy, branched, adapters.sizes()));
         let (x, branch) = (t.values(tokens * width, 2.0), t.rounded(tokens * width, 3.0));
         let (w, w_post) = (t.values(width, 0.5), t.values(width, 0.5));
-        let on_card = [t.put_f32(&x), t.put_typed(&branch), t.put_f32(&w), t.put_f32(&w_post)];
+        let (x_at, branch_at) = (t.put_f32(&x), t.put_typed(&branch));
+        let (w_at, w_post_at) = (t.put_f32(&w), t.put_f32(&w_post));
         let kind = t.kind();
-        let stream = t.room(Kind::F32, tokens, width, width);
-        let rstds = [t.room(Kind::F32, tokens, 1, 1), t.room(Kind::F32, tokens, 1, 1)];
-        let y = t.room(kind, tokens, width + tail, ldy);
-        let joins = Branch {
-            rows: on_card[1].ptr(),
-            weight: on_card[3].ptr(),
-            rstd: rstds[1].ptr(),
-            stream: stream.ptr(),
+        let stream = t.room::<f32>(tokens, width, width);
+        let rstds = [t.room::<f32>(tokens, 1, 1), t.room::<f32>(tokens, 1, 1)];
+        let y = t.room::<Compute>(tokens, width + tail, ldy);
+        let norm_forward = NormForward {
+            x: x_at.ptr(),
+            branch: Branch {
+                rows: branched.then(|| branch_at.ptr()),
+                weight: Some(w_post_at.ptr()),
+                rstd: Some(rstds[1].ptr()),
+            },
+            stream: Some(stream.ptr()),
+            weight: w_at.ptr(),
+            rstd: rstds[0].ptr(),
+            y: y.ptr(),
+            step: Some(adapters.step.ptr()),
+            adapters: adapters.on_card,
+            ldy: y.ld(),
+            width: width as i32,
+            eps: EPS,
         };
-        let joins = if branched { joins } else { Branch { rows: 0, ..joins } };
-        let (weight, step, shape) =
-            ((on_card[2].ptr(), rstds[0].ptr()), adapters.step.ptr(), (tokens, width));
         // SAFETY: all buffers have the sizes they are given with.
-        unsafe {
-            let x = on_card[0].ptr();
-            cuda::forward(&t.gpu, x, joins, weight, y.strided(), adapters.on_card, step, shape, EPS).unwrap();
-        }
+        unsafe { norm_forward.launch(&t.gpu, tokens).unwrap() };
         let mut expected = x;
         if branched {
             let (joined, rstd) = norm(&branch, &w_post);
@@ -86,23 +93,34 @@ fn backward() {
         let (w, w_post) = (t.values(width, 0.5), t.values(width, 0.5));
         let (rstd, rstd_post) = (norm(&x, &w).1, norm(&branch, &w_post).1);
         let dn = t.values(tokens * (width + tail), 1.0);
-        let from = t.put(Kind::F32, &dn, width + tail, ldn);
-        let on_card = [&x, &w, &rstd, &d_in, &w_post, &rstd_post].map(|v| t.put_f32(v));
+        let from = t.put::<f32>(&dn, width + tail, ldn);
+        let [x_at, w_at, rstd_at, d_in_at, w_post_at, rstd_post_at] =
+            [&x, &w, &rstd, &d_in, &w_post, &rstd_post].map(|v| t.put_f32(v));
         let rows = t.put_typed(&branch);
         let kind = t.kind();
-        let d_out = t.room(Kind::F32, tokens, width, width);
-        let d_branch = t.room(kind, tokens, width, width);
-        let [x_at, w_at, rstd_at, d_in_at, w_post_at, rstd_post_at] = on_card.each_ref().map(|m| m.ptr());
-        let rows = if branched { rows.ptr() } else { 0 };
-        let joined = Branch { rows, weight: w_post_at, rstd: rstd_post_at, stream: 0 };
-        let stream = (if adds { d_in_at } else { 0 }, d_out.ptr());
-        let (step, shape) = (adapters.step.ptr(), (tokens, width));
+        let d_out = t.room::<f32>(tokens, width, width);
+        let d_branch = t.room::<Compute>(tokens, width, width);
+        let norm_backward = NormBackward {
+            dy: from.ptr(),
+            x: x_at.ptr(),
+            weight: w_at.ptr(),
+            rstd: rstd_at.ptr(),
+            d_in: adds.then(|| d_in_at.ptr()),
+            d_out: d_out.ptr(),
+            branch: Branch {
+                rows: branched.then(|| rows.ptr()),
+                weight: Some(w_post_at.ptr()),
+                rstd: Some(rstd_post_at.ptr()),
+            },
+            d_branch: Some(d_branch.ptr()),
+            step: Some(adapters.step.ptr()),
+            adapters: adapters.on_card,
+            ldy: from.ld(),
+            width: width as i32,
+        };
         // SAFETY: all buffers have the sizes they are given with.
-        unsafe {
-            let (from, to) = (from.strided(), d_branch.ptr());
-            let of = (x_at, w_at, rstd_at);
-            cuda::backward(&t.gpu, from, adapters.on_card, step, of, stream, joined, to, shape).unwrap();
-        }
+        unsafe { norm_backward.launch(&t.gpu, tokens).unwrap() };
+        let shape = (tokens, width);
         let (dy, du) = split(&dn, width, tail);
         let dy = sum(&dy, &adapters.back(&du, tokens));
         let gradient = |dy: &[f32], x: &[f32], w: &[f32], rstd: &[f32]| {

@@ -4,103 +4,127 @@
 // Without a branch, without adapters, these are the plain norm and its gradient.
 #include "../common.cuh"
 
-template <class T>
-__device__ void norm_forward(const float *x_in, const T *branch, const float *w_post, float *x_out, float *rstd_post,
-                             const float *w, float *rstd, T *y, int ldy, Adapters adapters, const Step *step, int width,
-                             float eps) {
+// What joins the stream before the norm, after a norm of its own. All three are null where nothing does.
+template <class T> struct Branch {
+    const T *rows;          // [tokens, width]
+    const float *weight;    // [width]
+    float *rstd;            // [tokens]: written forward, read backward
+};
+MIRRORED(Branch<float>, 24, AT(rows, 0) AT(weight, 8) AT(rstd, 16))
+
+template <class T> struct NormForward {
+    const float *x;         // [tokens, width]
+    Branch<T> branch;
+    float *stream;          // [tokens, width]: x and the branch; null without one
+    const float *weight;    // [width]
+    float *rstd;            // [tokens]
+    T *y;                   // [tokens, ldy], u behind each row
+    const Step *step;       // null without dropout
+    Adapters adapters;
+    int ldy, width;
+    float eps;
+};
+MIRRORED(NormForward<float>, 144,
+         AT(x, 0) AT(branch, 8) AT(stream, 32) AT(weight, 40) AT(rstd, 48) AT(y, 56) AT(step, 64) AT(adapters, 72)
+         AT(ldy, 128) AT(width, 132) AT(eps, 136))
+
+template <class T> struct NormBackward {
+    const float *dy;        // [tokens, ldy]: the gradient of y, and behind it that of u
+    const float *x;         // [tokens, width], as the forward pass normalised it
+    const float *weight;    // [width]
+    const float *rstd;      // [tokens]
+    const float *d_in;      // [tokens, width]: added to the stream's gradient; may be null
+    float *d_out;           // [tokens, width]
+    Branch<T> branch;
+    T *d_branch;            // [tokens, width]; null without a branch
+    const Step *step;       // null without dropout
+    Adapters adapters;
+    int ldy, width;
+};
+MIRRORED(NormBackward<float>, 152,
+         AT(dy, 0) AT(x, 8) AT(weight, 16) AT(rstd, 24) AT(d_in, 32) AT(d_out, 40) AT(branch, 48) AT(d_branch, 72)
+         AT(step, 80) AT(adapters, 88) AT(ldy, 144) AT(width, 148))
+
+template <class T> __device__ void norm_forward(const NormForward<T> &args) {
     extern __shared__ float row[];
+    const int token = blockIdx.x, width = args.width;
     uint8_t *masks = (uint8_t *)(row + width);
-    const int token = blockIdx.x;
     const size_t at = (size_t)token * width;
-    begin(adapters, step, token, width, masks);
-    if (branch != nullptr) {
+    begin(args.adapters, args.step, token, width, masks);
+    if (args.branch.rows != nullptr) {
         float squares = 0.0f;
         for (int i = threadIdx.x; i < width; i += blockDim.x) {
-            const float b = to_f32(branch[at + i]);
+            const float b = to_f32(args.branch.rows[at + i]);
             squares += b * b;
         }
-        const float r = rsqrtf(block_sum(squares) / width + eps);
-        if (threadIdx.x == 0) rstd_post[token] = r;
+        const float r = rsqrtf(block_sum(squares) / width + args.eps);
+        if (threadIdx.x == 0) args.branch.rstd[token] = r;
         for (int i = threadIdx.x; i < width; i += blockDim.x)
-            row[i] = x_in[at + i] + to_f32(branch[at + i]) * r * (1.0f + w_post[i]);
+            row[i] = args.x[at + i] + to_f32(args.branch.rows[at + i]) * r * (1.0f + args.branch.weight[i]);
     } else {
-        for (int i = threadIdx.x; i < width; i += blockDim.x) row[i] = x_in[at + i];
+        for (int i = threadIdx.x; i < width; i += blockDim.x) row[i] = args.x[at + i];
     }
     float squares = 0.0f;
     for (int i = threadIdx.x; i < width; i += blockDim.x) {
         const float x = row[i];
-        if (branch != nullptr) x_out[at + i] = x;
+        if (args.branch.rows != nullptr) args.stream[at + i] = x;
         squares += x * x;
     }
-    const float r = rsqrtf(block_sum(squares) / width + eps);
-    if (threadIdx.x == 0) rstd[token] = r;
+    const float r = rsqrtf(block_sum(squares) / width + args.eps);
+    if (threadIdx.x == 0) args.rstd[token] = r;
     for (int i = threadIdx.x; i < width; i += blockDim.x) {
-        const T value = from_f32<T>(row[i] * r * (1.0f + w[i]));
-        y[(size_t)token * ldy + i] = value;
+        const T value = from_f32<T>(row[i] * r * (1.0f + args.weight[i]));
+        args.y[(size_t)token * args.ldy + i] = value;
         row[i] = to_f32(value);
     }
-    if (adapters.count == 0) return;
+    if (args.adapters.count == 0) return;
     __syncthreads();
-    adapters_down(adapters, row, masks, width, y + (size_t)token * ldy + width);
+    adapters_down(args.adapters, row, masks, width, args.y + (size_t)token * args.ldy + width);
 }
 
 // With n = x · rstd and g = dy · (1 + w): dx = rstd · (g − n · mean(g · n)).
-// `dn` [tokens, ldn] holds the gradient of y, and behind it that of u.
-template <class T>
-__device__ void norm_backward(const float *dn, int ldn, Adapters adapters, const Step *step, const float *x,
-                              const float *w, const float *rstd, const float *dx_in, float *dx_out, const T *branch,
-                              const float *w_post, const float *rstd_post, T *d_branch, int width) {
+template <class T> __device__ void norm_backward(const NormBackward<T> &args) {
     extern __shared__ float row[];
-    const int total = adapters.count * adapters.padded;
-    float *back = row + width, *du = back + adapters.count * width;
+    const int token = blockIdx.x, width = args.width;
+    const int total = args.adapters.count * args.adapters.padded;
+    float *back = row + width, *du = back + args.adapters.count * width;
     uint8_t *masks = (uint8_t *)(du + total);
-    const int token = blockIdx.x;
     const size_t at = (size_t)token * width;
-    begin(adapters, step, token, width, masks);
-    for (int i = threadIdx.x; i < total; i += blockDim.x) du[i] = dn[(size_t)token * ldn + width + i];
+    begin(args.adapters, args.step, token, width, masks);
+    for (int i = threadIdx.x; i < total; i += blockDim.x) du[i] = args.dy[(size_t)token * args.ldy + width + i];
     __syncthreads();
-    adapters_back(adapters, du, masks, width, back);
+    adapters_back(args.adapters, du, masks, width, back);
     __syncthreads();
     float dot = 0.0f;
     for (int i = threadIdx.x * 4; i < width; i += blockDim.x * 4) {
-        float4 g = four(dn + (size_t)token * ldn, i);
-        const float4 b = back_of(adapters, back, width, i);
+        float4 g = four(args.dy + (size_t)token * args.ldy, i);
+        const float4 b = back_of(args.adapters, back, width, i);
         g.x += b.x, g.y += b.y, g.z += b.z, g.w += b.w;
-        const float4 f = four(w, i);
+        const float4 f = four(args.weight, i);
         g.x *= 1.0f + f.x, g.y *= 1.0f + f.y, g.z *= 1.0f + f.z, g.w *= 1.0f + f.w;
         *(float4 *)(row + i) = g;
-        dot += dot4(g, four(x + at, i));
+        dot += dot4(g, four(args.x + at, i));
     }
-    float r = rstd[token];
+    float r = args.rstd[token];
     float mean = block_sum(dot) * r / width;
     dot = 0.0f;
     for (int i = threadIdx.x; i < width; i += blockDim.x) {
-        float d = r * (row[i] - x[at + i] * r * mean);
-        if (dx_in != nullptr) d += dx_in[at + i];
-        dx_out[at + i] = d;
-        if (branch != nullptr) {
-            d *= 1.0f + w_post[i];
+        // Fused as written, not as the compiler sees fit: the same bits from every version of it.
+        const float centred = row[i] - args.x[at + i] * r * mean;
+        float d = args.d_in != nullptr ? __fmaf_rn(r, centred, args.d_in[at + i]) : r * centred;
+        args.d_out[at + i] = d;
+        if (args.branch.rows != nullptr) {
+            d *= 1.0f + args.branch.weight[i];
             row[i] = d;
-            dot += d * to_f32(branch[at + i]);
+            dot += d * to_f32(args.branch.rows[at + i]);
         }
     }
-    if (branch == nullptr) return;
-    r = rstd_post[token];
+    if (args.branch.rows == nullptr) return;
+    r = args.branch.rstd[token];
     mean = block_sum(dot) * r / width;
     for (int i = threadIdx.x; i < width; i += blockDim.x)
-        d_branch[at + i] = from_f32<T>(r * (row[i] - to_f32(branch[at + i]) * r * mean));
+        args.d_branch[at + i] = from_f32<T>(r * (row[i] - to_f32(args.branch.rows[at + i]) * r * mean));
 }
 
-#define PARAMS(T)                                                                                                     \
-    (const float *x_in, const T *branch, const float *w_post, float *x_out, float *rstd_post, const float *w,         \
-     float *rstd, T *y, int ldy, Adapters adapters, const Step *step, int width, float eps)
-FOR_BOTH_TYPES(norm_forward, PARAMS,
-               (x_in, branch, w_post, x_out, rstd_post, w, rstd, y, ldy, adapters, step, width, eps))
-#undef PARAMS
-#define PARAMS(T)                                                                                                     \
-    (const float *dn, int ldn, Adapters adapters, const Step *step, const float *x, const float *w,                   \
-     const float *rstd, const float *dx_in, float *dx_out, const T *branch, const float *w_post,                      \
-     const float *rstd_post, T *d_branch, int width)
-FOR_BOTH_TYPES(norm_backward, PARAMS,
-               (dn, ldn, adapters, step, x, w, rstd, dx_in, dx_out, branch, w_post, rstd_post, d_branch, width))
-#undef PARAMS
+FOR_BOTH_TYPES_OF((512), norm_forward, NormForward)
+FOR_BOTH_TYPES(norm_backward, NormBackward)

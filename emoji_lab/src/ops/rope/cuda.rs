@@ -1,47 +1,63 @@
 //! Norm and rotation of queries and keys on a GPU.
 
 use crate::cuda::Gpu;
-use crate::cuda::launch::{Grid, launch};
+use crate::cuda::launch::{Grid, Kernel};
+use crate::cuda::mirror::mirrored;
+use crate::cuda::pointer::{Compute, DevicePtr};
 use crate::cuda::shared;
 use crate::error::Result;
 
-/// Where the heads come from and go to.
+/// Every head normalised by itself and rotated by its token's position.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Heads {
-    pub(crate) qkv: u64,
-    pub(crate) q: u64,
-    pub(crate) k: u64,
-    pub(crate) rstd: u64,
-    pub(crate) heads: usize,
-    pub(crate) kv_heads: usize,
-    pub(crate) dim: usize,
+#[repr(C)]
+pub(crate) struct QkNormRope {
+    /// `[tokens, (heads + 2 · kv_heads) · dim]`.
+    pub(crate) qkv: DevicePtr<Compute>,
+    /// `[dim]`.
+    pub(crate) weight_q: DevicePtr<f32>,
+    /// `[dim]`.
+    pub(crate) weight_k: DevicePtr<f32>,
+    /// `[positions, dim / 2]`, for all positions there are.
+    pub(crate) cos: DevicePtr<f32>,
+    /// As `cos`.
+    pub(crate) sin: DevicePtr<f32>,
+    /// `[tokens]`.
+    pub(crate) positions: DevicePtr<i32>,
+    /// `[tokens, heads · dim]`.
+    pub(crate) q: DevicePtr<Compute>,
+    /// `[tokens, kv_heads · dim]`.
+    pub(crate) k: DevicePtr<Compute>,
+    /// `[tokens, heads + kv_heads]`.
+    pub(crate) rstd: DevicePtr<f32>,
+    pub(crate) heads: i32,
+    pub(crate) kv_heads: i32,
+    pub(crate) dim: i32,
+    pub(crate) eps: f32,
 }
 
-/// Every head normalised for itself and rotated by its token's position.
-///
-/// # Safety
-/// Pointers must be to `tokens` rows; positions must be within the tables.
-pub(crate) unsafe fn qk_norm_rope(
-    gpu: &Gpu,
-    h: Heads,
-    (w_q, w_k): (u64, u64),
-    (cos, sin): (u64, u64),
-    positions: u64,
-    tokens: usize,
-    eps: f32,
-) -> Result<()> {
-    let warps = h.heads + h.kv_heads;
-    let grid = Grid {
-        blocks: (tokens as u32, 1),
-        threads: (32, warps as u32),
-        shared_bytes: shared::qk_norm_rope(warps * h.dim),
-        early: true,
-    };
-    // SAFETY: the caller's.
-    unsafe {
-        launch!(
-            gpu, typed "qk_norm_rope", grid, h.qkv, w_q, w_k, cos, sin, positions, h.q, h.k, h.rstd, h.heads as i32,
-            h.kv_heads as i32, h.dim as i32, eps
-        )
+mirrored! {
+    QkNormRope: 88 {
+        qkv: 0, weight_q: 8, weight_k: 16, cos: 24, sin: 32, positions: 40, q: 48, k: 56, rstd: 64, heads: 72,
+        kv_heads: 76, dim: 80, eps: 84,
+    }
+}
+
+const QK_NORM_ROPE: Kernel<QkNormRope> = Kernel::typed("qk_norm_rope");
+
+impl QkNormRope {
+    /// For `tokens` rows.
+    ///
+    /// # Safety
+    /// Buffers must have the shapes that the fields name, and positions be within the tables.
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize) -> Result<()> {
+        let warps = self.heads + self.kv_heads;
+        let grid = Grid {
+            blocks: (tokens as u32, 1),
+            threads: (32, warps as u32),
+            shared_bytes: shared::qk_norm_rope((warps * self.dim) as usize),
+            early: true,
+        };
+        // SAFETY: the caller's.
+        unsafe { QK_NORM_ROPE.launch(gpu, grid, self) }
     }
 }

@@ -1,7 +1,8 @@
 //! Norm and rotation of queries and keys against the CPU's norm and rotation.
 
 use super::RopeTable;
-use super::cuda::{Heads, qk_norm_rope};
+use super::cuda::QkNormRope;
+use crate::cuda::pointer::Compute;
 use crate::cuda::testing::{Bar, Kind, OnGpu, on_every_gpu, tensor, values};
 use crate::ops::rms_norm;
 
@@ -38,25 +39,29 @@ fn queries_and_keys() {
         let table = RopeTable::new(&positions, dim, theta, factor).unwrap();
         let (cos, sin) = all.tables();
         let (cos, sin) = (t.put_f32(&values(cos)), t.put_f32(&values(sin)));
-        let (qkv, at) = (t.put_typed(&x), t.plain(&positions));
+        let (qkv, at) = (t.put_typed(&x), t.tokens(&positions));
         let weights = [t.put_f32(&w_q), t.put_f32(&w_k)];
         let kind = t.kind();
-        let q = t.room(kind, tokens, queries * dim, queries * dim);
-        let k = t.room(kind, tokens, kv * dim, kv * dim);
-        let rstd = t.room(Kind::F32, tokens, queries + kv, queries + kv);
-        let (heads_at, kv_heads) = ((qkv.ptr(), q.ptr(), k.ptr(), rstd.ptr()), kv);
-        let h = Heads {
-            qkv: heads_at.0,
-            q: heads_at.1,
-            k: heads_at.2,
-            rstd: heads_at.3,
-            heads: queries,
-            kv_heads,
-            dim,
+        let q = t.room::<Compute>(tokens, queries * dim, queries * dim);
+        let k = t.room::<Compute>(tokens, kv * dim, kv * dim);
+        let rstd = t.room::<f32>(tokens, queries + kv, queries + kv);
+        let rotated = QkNormRope {
+            qkv: qkv.ptr(),
+            weight_q: weights[0].ptr(),
+            weight_k: weights[1].ptr(),
+            cos: cos.ptr(),
+            sin: sin.ptr(),
+            positions: at.ptr(),
+            q: q.ptr(),
+            k: k.ptr(),
+            rstd: rstd.ptr(),
+            heads: queries as i32,
+            kv_heads: kv as i32,
+            dim: dim as i32,
+            eps: EPS,
         };
-        let (weights, angles) = ((weights[0].ptr(), weights[1].ptr()), (cos.ptr(), sin.ptr()));
         // SAFETY: all buffers have the sizes they are given with.
-        unsafe { qk_norm_rope(&t.gpu, h, weights, angles, at.ptr(), tokens, EPS).unwrap() };
+        unsafe { rotated.launch(&t.gpu, tokens).unwrap() };
         let rstds = t.read("rstd", &rstd);
         let (ours_q, ours_k) = (t.read("q", &q), t.read("k", &k));
         let (expected, rstd_q) = heads(&columns(&x, width, 0, queries * dim), &w_q, &table, queries);

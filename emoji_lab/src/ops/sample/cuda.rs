@@ -2,10 +2,13 @@
 
 use super::Rule;
 use crate::cuda::Gpu;
-use crate::cuda::launch::{Grid, launch};
+use crate::cuda::launch::{Grid, Kernel};
+use crate::cuda::mirror::{mirrored, mirrored_in_memory};
+use crate::cuda::pointer::DevicePtr;
 use crate::error::Result;
+use crate::ops::decode::cuda::DecodeState;
 
-/// `SampleRule` of `kernel.cu`.
+/// [`Rule`], as the kernels read it.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct SampleRule {
@@ -15,6 +18,10 @@ pub(crate) struct SampleRule {
     penalty: f32,
     top_k: i32,
     draw: i32,
+}
+
+mirrored_in_memory! {
+    SampleRule: 32 { seed: 0, top_p: 8, temperature: 16, penalty: 20, top_k: 24, draw: 28 }
 }
 
 impl From<&Rule> for SampleRule {
@@ -30,48 +37,137 @@ impl From<&Rule> for SampleRule {
     }
 }
 
-/// `SampleBuffers` of `kernel.cu`.
+/// What is known of a filter's threshold.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
-pub(crate) struct Buffers {
-    pub(crate) rule: u64,
-    pub(crate) seen: u64,
-    pub(crate) x: u64,
-    pub(crate) tops: u64,
-    pub(crate) top: u64,
-    pub(crate) histograms: u64,
-    pub(crate) thresholds: u64,
-    pub(crate) best: u64,
-    pub(crate) best_row: u64,
+pub(crate) struct Threshold {
+    rest: u64,
+    prefix: u32,
+    unused: u32,
+}
+
+mirrored_in_memory! {
+    Threshold: 16 { rest: 0, prefix: 8, unused: 12 }
+}
+
+/// What choosing a token reads and writes, beside the logits.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct SampleBuffers {
+    pub(crate) rule: DevicePtr<SampleRule>,
+    /// `[vocab / 32]`, a bit per token.
+    pub(crate) seen: DevicePtr<u32>,
+    /// `[vocab]`.
+    pub(crate) x: DevicePtr<f32>,
+    /// `[blocks]`.
+    pub(crate) tops: DevicePtr<f32>,
+    /// One.
+    pub(crate) top: DevicePtr<f32>,
+    /// `[HISTOGRAMS, BINS]`, zeros between tokens.
+    pub(crate) histograms: DevicePtr<u64>,
+    /// `[HISTOGRAMS]`.
+    pub(crate) thresholds: DevicePtr<Threshold>,
+    /// `[blocks]`.
+    pub(crate) best: DevicePtr<f32>,
+    /// `[blocks]`.
+    pub(crate) best_row: DevicePtr<i32>,
     pub(crate) vocab: i32,
+    /// One for every [`TOKENS`] tokens.
     pub(crate) blocks: i32,
+}
+
+mirrored! {
+    SampleBuffers: 80 {
+        rule: 0, seen: 8, x: 16, tops: 24, top: 32, histograms: 40, thresholds: 48, best: 56, best_row: 64, vocab: 72,
+        blocks: 76,
+    }
 }
 
 /// Tokens of a block.
 pub(crate) const TOKENS: usize = 2048;
-/// Of both filters' three digits.
-pub(crate) const HISTOGRAM_BYTES: usize = 6 * 2048 * 8;
-pub(crate) const THRESHOLD_BYTES: usize = 6 * 16;
+/// One for each of both filters' three digits.
+pub(crate) const HISTOGRAMS: usize = 6;
+/// Values of a digit.
+pub(crate) const BINS: usize = 2048;
 /// Every kernel's.
 const THREADS: usize = 1024;
 
-/// Chooses the token after the state's position: written, and next to be read.
-///
-/// # Safety
-/// `logits` must be f32 `[vocab]`; `s` laid out as `kernel.cu` says, its histograms zero;
-/// `written` must have the state's room.
-pub(crate) unsafe fn choose(gpu: &Gpu, logits: u64, s: Buffers, written: u64, state: u64) -> Result<()> {
-    let grid = Grid::new(s.blocks as usize, THREADS);
-    // SAFETY: the caller's.
-    unsafe {
-        launch!(gpu, plain "sample_scale", grid, logits, s)?;
-        for level in 1..3i32 {
-            launch!(gpu, plain "sample_top_k", grid, s, level)?;
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct SampleScale {
+    logits: DevicePtr<f32>,
+    buffers: SampleBuffers,
+}
+
+mirrored! {
+    SampleScale: 88 { logits: 0, buffers: 8 }
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct SampleDigit {
+    buffers: SampleBuffers,
+    level: i32,
+}
+
+mirrored! {
+    SampleDigit: 88 { buffers: 0, level: 80 }
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct SampleDraw {
+    buffers: SampleBuffers,
+    state: DevicePtr<DecodeState>,
+}
+
+mirrored! {
+    SampleDraw: 88 { buffers: 0, state: 80 }
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct SamplePick {
+    buffers: SampleBuffers,
+    written: DevicePtr<i32>,
+    state: DevicePtr<DecodeState>,
+}
+
+mirrored! {
+    SamplePick: 96 { buffers: 0, written: 80, state: 88 }
+}
+
+const SCALE: Kernel<SampleScale> = Kernel::plain("sample_scale");
+const TOP_K: Kernel<SampleDigit> = Kernel::plain("sample_top_k");
+const TOP_P: Kernel<SampleDigit> = Kernel::plain("sample_top_p");
+const DRAW: Kernel<SampleDraw> = Kernel::plain("sample_draw");
+const PICK: Kernel<SamplePick> = Kernel::plain("sample_pick");
+
+impl SampleBuffers {
+    /// Chooses the token after the state's position, from `logits` `[vocab]`: it is `written` and is the
+    /// next to be read.
+    ///
+    /// # Safety
+    /// Buffers must have the shapes that the fields name, and `written` that of the state's limit.
+    pub(crate) unsafe fn choose(
+        self,
+        gpu: &Gpu,
+        logits: DevicePtr<f32>,
+        written: DevicePtr<i32>,
+        state: DevicePtr<DecodeState>,
+    ) -> Result<()> {
+        let (buffers, grid) = (self, Grid::new(self.blocks as usize, THREADS));
+        // SAFETY: the caller's.
+        unsafe {
+            SCALE.launch(gpu, grid, SampleScale { logits, buffers })?;
+            for level in 1..3 {
+                TOP_K.launch(gpu, grid, SampleDigit { buffers, level })?;
+            }
+            for level in 0..3 {
+                TOP_P.launch(gpu, grid, SampleDigit { buffers, level })?;
+            }
+            DRAW.launch(gpu, grid, SampleDraw { buffers, state })?;
+            PICK.launch(gpu, Grid::new(1, THREADS), SamplePick { buffers, written, state })
         }
-        for level in 0..3i32 {
-            launch!(gpu, plain "sample_top_p", grid, s, level)?;
-        }
-        launch!(gpu, plain "sample_draw", grid, s, state)?;
-        launch!(gpu, plain "sample_pick", Grid::new(1, THREADS), s, written, state)
     }
 }

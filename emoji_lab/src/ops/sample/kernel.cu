@@ -13,7 +13,6 @@ const int SAMPLE_BINS = 2048, SAMPLE_LEVELS = 3;          // digits of 11, 11 an
 
 typedef unsigned long long u64;
 
-// The Rust side has these three structs, too.
 struct SampleRule {
     u64 seed;
     double top_p;         // 1 or more for all
@@ -22,6 +21,7 @@ struct SampleRule {
     int top_k;            // 0 for all
     int draw;             // whether there is noise
 };
+MIRRORED(SampleRule, 32, AT(seed, 0) AT(top_p, 8) AT(temperature, 16) AT(penalty, 20) AT(top_k, 24) AT(draw, 28))
 
 // What is known of a threshold.
 struct Threshold {
@@ -29,6 +29,7 @@ struct Threshold {
     uint32_t prefix;
     uint32_t unused;
 };
+MIRRORED(Threshold, 16, AT(rest, 0) AT(prefix, 8) AT(unused, 12))
 
 struct SampleBuffers {
     const SampleRule *rule;
@@ -43,6 +44,35 @@ struct SampleBuffers {
     int vocab;
     int blocks;
 };
+MIRRORED(SampleBuffers, 80,
+         AT(rule, 0) AT(seen, 8) AT(x, 16) AT(tops, 24) AT(top, 32) AT(histograms, 40) AT(thresholds, 48) AT(best, 56)
+         AT(best_row, 64) AT(vocab, 72) AT(blocks, 76))
+
+struct SampleScale {
+    const float *logits;    // [vocab]
+    SampleBuffers buffers;
+};
+MIRRORED(SampleScale, 88, AT(logits, 0) AT(buffers, 8))
+
+// Of both filters: which digit is to be found.
+struct SampleDigit {
+    SampleBuffers buffers;
+    int level;
+};
+MIRRORED(SampleDigit, 88, AT(buffers, 0) AT(level, 80))
+
+struct SampleDraw {
+    SampleBuffers buffers;
+    const DecodeState *state;
+};
+MIRRORED(SampleDraw, 88, AT(buffers, 0) AT(state, 80))
+
+struct SamplePick {
+    SampleBuffers buffers;
+    int *written;    // [the state's limit]
+    DecodeState *state;
+};
+MIRRORED(SamplePick, 96, AT(buffers, 0) AT(written, 80) AT(state, 88))
 
 // In the same bits as on the CPU: no contraction to fused operations.
 __device__ __forceinline__ float mul_add(float a, float b, float c) { return __fadd_rn(__fmul_rn(a, b), c); }
@@ -187,7 +217,8 @@ __device__ __forceinline__ float block_max(float v) {
 }
 
 // Penalty and temperature, the highest of each block, and top_k's first digits.
-extern "C" __global__ void sample_scale(const float *logits, SampleBuffers s) {
+extern "C" __global__ void sample_scale(const __grid_constant__ SampleScale args) {
+    const SampleBuffers &s = args.buffers;
     __shared__ uint32_t low[SAMPLE_BINS], high[SAMPLE_BINS];
     const SampleRule rule = *s.rule;
     const bool top_k = has_top_k(s);
@@ -196,7 +227,7 @@ extern "C" __global__ void sample_scale(const float *logits, SampleBuffers s) {
     for (int i = threadIdx.x; i < SAMPLE_TOKENS; i += SAMPLE_THREADS) {
         const int token = blockIdx.x * SAMPLE_TOKENS + i;
         if (token >= s.vocab) break;
-        float x = logits[token];
+        float x = args.logits[token];
         if (rule.penalty != 1.0f && (s.seen[token >> 5] >> (token & 31) & 1u))
             x = x >= 0.0f ? __fdiv_rn(x, rule.penalty) : __fmul_rn(x, rule.penalty);
         x = __fadd_rn(__fdiv_rn(x, rule.temperature), 0.0f);
@@ -211,7 +242,9 @@ extern "C" __global__ void sample_scale(const float *logits, SampleBuffers s) {
 }
 
 // top_k's next digit, level 1 or 2.
-extern "C" __global__ void sample_top_k(SampleBuffers s, int level) {
+extern "C" __global__ void sample_top_k(const __grid_constant__ SampleDigit args) {
+    const SampleBuffers &s = args.buffers;
+    const int level = args.level;
     __shared__ uint32_t low[SAMPLE_BINS], high[SAMPLE_BINS];
     if (!has_top_k(s)) return;
     Threshold from = {(u64)s.rule->top_k, 0, 0};
@@ -236,7 +269,9 @@ __device__ __forceinline__ uint32_t least_of_top_k(const SampleBuffers &s) {
 }
 
 // top_p's next digit, level 0, 1 or 2.
-extern "C" __global__ void sample_top_p(SampleBuffers s, int level) {
+extern "C" __global__ void sample_top_p(const __grid_constant__ SampleDigit args) {
+    const SampleBuffers &s = args.buffers;
+    const int level = args.level;
     __shared__ uint32_t low[SAMPLE_BINS], high[SAMPLE_BINS];
     if (!has_top_p(s)) return;
     u64 *histograms = s.histograms + SAMPLE_LEVELS * SAMPLE_BINS;
@@ -274,7 +309,8 @@ extern "C" __global__ void sample_top_p(SampleBuffers s, int level) {
 }
 
 // What was kept, with its noise: the best of each block (the lowest of equals).
-extern "C" __global__ void sample_draw(SampleBuffers s, const DecodeState *state) {
+extern "C" __global__ void sample_draw(const __grid_constant__ SampleDraw args) {
+    const SampleBuffers &s = args.buffers;
     __shared__ int rows[32];
     const SampleRule rule = *s.rule;
     uint32_t least;
@@ -292,7 +328,7 @@ extern "C" __global__ void sample_draw(SampleBuffers s, const DecodeState *state
         if (token >= s.vocab) break;
         const float x = s.x[token];
         if (key_of(x) < least) continue;
-        const float score = rule.draw ? __fadd_rn(x, gumbel(rule.seed, state->position + 1, token)) : x;
+        const float score = rule.draw ? __fadd_rn(x, gumbel(rule.seed, args.state->position + 1, token)) : x;
         if (score > best || (score == best && token < at)) best = score, at = token;
     }
     const float top = block_max(best);
@@ -309,10 +345,11 @@ extern "C" __global__ void sample_draw(SampleBuffers s, const DecodeState *state
 
 // The best of all is written, becomes the next to be read, and has been seen. One block of 32 warps,
 // which also clears the histograms.
-extern "C" __global__ void sample_pick(SampleBuffers s, int *written, DecodeState *state) {
+extern "C" __global__ void sample_pick(const __grid_constant__ SamplePick args) {
+    const SampleBuffers &s = args.buffers;
     const int token = best_of_blocks(s.best, s.best_row, s.blocks);
     if (threadIdx.x == 0) {
-        take(token, written, state);
+        take(token, args.written, args.state);
         s.seen[token >> 5] |= 1u << (token & 31);
     }
     if (has_top_k(s))

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::table::TableFormat;
+use super::TableFormat;
 use crate::sniff::Disguise;
 
 const SPREADSHEET: Disguise = Disguise {
@@ -45,7 +45,7 @@ const NO_PARQUET: Disguise = Disguise {
 };
 
 /// What a file is by the ending of its name, if it is no table that can be read.
-pub(super) fn by_name(name: &str) -> Option<Disguise> {
+pub(crate) fn by_name(name: &str) -> Option<Disguise> {
     let Some(ending) = Path::new(name).extension() else { return Some(NO_ENDING) };
     let ending = ending.to_str()?.to_ascii_lowercase();
     match ending.as_str() {
@@ -65,7 +65,7 @@ pub(super) fn by_name(name: &str) -> Option<Disguise> {
 }
 
 /// What a file is by its first bytes, if that is not the format that its name says.
-pub(super) fn by_content(start: &[u8], format: Option<TableFormat>) -> Option<Disguise> {
+pub(crate) fn by_content(start: &[u8], format: Option<TableFormat>) -> Option<Disguise> {
     let begins = |with: &[u8]| start.starts_with(with);
     if begins(b"PAR1") {
         return (format != Some(TableFormat::Parquet)).then_some(PARQUET);

@@ -1,6 +1,6 @@
 //! Evaluations in a model card.
 
-use super::card::ModelCard;
+use super::ModelCard;
 use crate::evaluate::Evaluation;
 use crate::task::Unit;
 

@@ -1,14 +1,20 @@
 //! The model card: the `README.md` that tells people and the Hub what the model is.
 
+mod of_evaluation;
+mod of_run;
+mod yaml;
+
 use std::fmt;
 
-use super::yaml::Yaml;
+use yaml::Yaml;
+
 use crate::display::{ComparisonRow, plain};
+use crate::hub::{RepositoryCard, is_repository_id};
 use crate::task::Task;
 use crate::train::LogEntry;
 
 /// The file that holds the loss curve beside the card.
-pub(crate) const PLOT: &str = "loss.svg";
+const PLOT: &str = "loss.svg";
 
 /// An answer of the model, for the card.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,10 +106,10 @@ impl ModelCard {
 }
 
 /// How a card says that its model is used from Rust. It is compiled as a test below.
-const IN_RUST: &str = include_str!("card_use.txt");
+const IN_RUST: &str = include_str!("use.txt");
 
 #[cfg(doctest)]
-#[doc = concat!("```no_run\n# fn main() -> emoji_lab::Result<()> {\n", include_str!("card_use.txt"), "# Ok(())\n# }\n```")]
+#[doc = concat!("```no_run\n# fn main() -> emoji_lab::Result<()> {\n", include_str!("use.txt"), "# Ok(())\n# }\n```")]
 struct InRustCompiles;
 
 impl ModelCard {
@@ -260,6 +266,16 @@ impl ModelCard {
     }
 }
 
+impl RepositoryCard for ModelCard {
+    fn readme(&self, repo_id: &str) -> String {
+        self.to_markdown(repo_id)
+    }
+
+    fn pictures(&self) -> Vec<(&'static str, String)> {
+        self.plot.clone().map(|plot| (PLOT, plot)).into_iter().collect()
+    }
+}
+
 impl fmt::Display for ModelCard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&plain(&self.to_markdown("model")))
@@ -279,8 +295,7 @@ fn link(id: &str, prefix: &str) -> String {
 
 /// Whether a name can be a repository on the Hub: `owner/name`, and not the path of a file here.
 fn is_hub_id(name: &str) -> bool {
-    name.matches('/').count() == 1
-        && super::repo::Repo::new(super::repo::RepoKind::Model, name, None).is_ok()
+    is_repository_id(name)
         && ![".gguf", ".csv", ".jsonl", ".safetensors"].iter().any(|ending| name.ends_with(ending))
         && !std::path::Path::new(name).exists()
 }

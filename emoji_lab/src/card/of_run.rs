@@ -1,6 +1,6 @@
 //! The card of a run: what the trainer and the dataset know, in the card's words.
 
-use super::card::{CardSample, ModelCard};
+use super::{CardSample, ModelCard};
 use crate::data::Dataset;
 use crate::display::Comparison;
 use crate::train::SftTrainer;

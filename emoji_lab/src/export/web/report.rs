@@ -1,0 +1,68 @@
+//! What was written for a page.
+
+use std::path::PathBuf;
+
+use crate::display::{Align, Table, human_bytes, thousands};
+
+/// A file of a page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebFile {
+    /// Its name in the folder.
+    pub name: &'static str,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// What [`export_web`](super::export_web) wrote.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WebReport {
+    /// The folder.
+    pub dir: PathBuf,
+    /// The files in it that are the page's, the largest first.
+    pub files: Vec<WebFile>,
+    /// Where the library came from, as the end of "wllama 3.13.0, …".
+    pub library: String,
+    /// What the page's maker should know.
+    pub notes: Vec<String>,
+    /// How long it took, downloads included.
+    pub seconds: f64,
+}
+
+impl WebReport {
+    /// The size of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).sum()
+    }
+
+    /// The report as a table.
+    pub fn table(&self) -> Table {
+        let mut table = Table::new("A page with the model in it")
+            .column("File", Align::Left)
+            .column("Bytes", Align::Right)
+            .column("Size", Align::Right);
+        for file in &self.files {
+            table = table.row([file.name.to_string(), thousands(file.bytes), human_bytes(file.bytes)]);
+        }
+        let dir = self.dir.display();
+        table = table
+            .total(["Together", &thousands(self.bytes()), &human_bytes(self.bytes())])
+            .note(format!("Written to {dir} in {:.1} s. wllama {}.", self.seconds, self.library))
+            .note(format!(
+                "Open it at http://localhost:8000 after: python3 -m http.server --directory \"{dir}\""
+            ))
+            .note(format!("Publish it with: hf upload OWNER/NAME \"{dir}\" . --repo-type space"));
+        self.notes.iter().fold(table, |table, note| table.note(note.clone()))
+    }
+
+    /// The table as text.
+    pub fn to_text(&self) -> String {
+        self.table().to_text()
+    }
+
+    /// The table as HTML.
+    pub fn to_html(&self) -> String {
+        self.table().to_html()
+    }
+}
+
+crate::display::notebook_view!(WebReport);

@@ -1,0 +1,174 @@
+//! From prompts to answers.
+
+use std::collections::VecDeque;
+
+use super::rows::{Asked, Head, Rows};
+use super::walk::Walk;
+use crate::data::Message;
+use crate::error::{Error, Result};
+use crate::model::{GenerationConfig, Model, answer_text, generate_batch};
+use crate::ops::pool::on_pool;
+use crate::ops::sample::Rule;
+use crate::rng::{Philox, streams};
+
+/// The most answers to one prompt.
+const MOST_SAMPLES: usize = 256;
+
+/// `n` answers to the same conversation, drawn with seeds that follow from `config.seed`: the first is
+/// the one that [`generate`](crate::model::generate) draws. Draws are made whatever `config.do_sample`
+/// says, by its `temperature`, `top_k` and `top_p`.
+///
+/// On the CPU the prompt is computed once, and the answers grow side by side. On a GPU they come one
+/// after the other, or with a constraint from the CPU.
+///
+/// ```
+/// use emoji_lab::prelude::*;
+/// let task = Task::emoji();
+/// let config = GenerationConfig { constraint: task.constraint.clone(), ..GenerationConfig::greedy(32) };
+/// let model = load_model("embedded", &Device::Cpu)?;
+/// let answers = generate_samples(&model, &task.prompt("a day at the beach"), 4, &config)?;
+/// assert_eq!(answers.len(), 4);
+/// # Ok::<(), Error>(())
+/// ```
+///
+/// # Errors
+/// As [`generate`](crate::model::generate); also for `n` of 0 or above 256.
+pub fn generate_samples(
+    model: &Model,
+    messages: &[Message],
+    n: usize,
+    config: &GenerationConfig,
+) -> Result<Vec<String>> {
+    let drawn = samples(model, &[messages.to_vec()], n, config)?;
+    drawn.iter().flatten().map(|answer| answer_text(model, answer)).collect()
+}
+
+/// The tokens of `n` answers to each conversation, as [`generate_samples`].
+pub(crate) fn samples(
+    model: &Model,
+    conversations: &[Vec<Message>],
+    n: usize,
+    config: &GenerationConfig,
+) -> Result<Vec<Vec<Vec<u32>>>> {
+    if !(1..=MOST_SAMPLES).contains(&n) {
+        return Err(Error::setting("samples", n, format!("use 1 to {MOST_SAMPLES}")));
+    }
+    let config = GenerationConfig { do_sample: true, ..config.clone() };
+    let seeds = Philox::new(config.seed, streams::SAMPLES);
+    let rules: Vec<Rule> = (0..n as u64)
+        .map(|i| match i {
+            0 => config.rule(),
+            _ => {
+                let [low, high, ..] = seeds.at(i);
+                Rule { seed: u64::from(high) << 32 | u64::from(low), ..config.rule() }
+            }
+        })
+        .collect();
+    follow(model, &prompts(model, conversations)?, &config, &rules, &model.answer_ends()?)
+}
+
+/// The tokens of an answer to each conversation, without the one that ends it.
+pub(crate) fn answers(
+    model: &Model,
+    conversations: &[Vec<Message>],
+    config: &GenerationConfig,
+) -> Result<Vec<Vec<u32>>> {
+    if config.constraint.is_none() {
+        return generate_batch::answers(model, conversations, config);
+    }
+    let prompts = prompts(model, conversations)?;
+    let all = follow(model, &prompts, config, &[config.rule()], &model.answer_ends()?)?;
+    Ok(all.into_iter().flatten().collect())
+}
+
+/// The tokens that follow `prompt`, up to one of `stop`, which is left out.
+pub(in crate::model) fn follow_one(
+    model: &Model,
+    prompt: &[u32],
+    config: &GenerationConfig,
+    stop: &[u32],
+) -> Result<Vec<u32>> {
+    if config.constraint.is_none() {
+        return model.gemma.generate(prompt, config, stop);
+    }
+    let one = follow(model, &[prompt.to_vec()], config, &[config.rule()], stop)?;
+    Ok(one.into_iter().flatten().next().unwrap_or_default())
+}
+
+fn prompts(model: &Model, conversations: &[Vec<Message>]) -> Result<Vec<Vec<u32>>> {
+    conversations.iter().map(|messages| model.tokenizer.encode_chat(messages, true)).collect()
+}
+
+/// The answers to each prompt, one by each of `rules`.
+fn follow(
+    model: &Model,
+    prompts: &[Vec<u32>],
+    config: &GenerationConfig,
+    rules: &[Rule],
+    stop: &[u32],
+) -> Result<Vec<Vec<Vec<u32>>>> {
+    config.validate()?;
+    let gemma = &model.gemma;
+    let start = match &config.constraint {
+        Some(constraint) => {
+            Some((model.tokenizer.spellings().of(&constraint.words, &model.tokenizer)?, constraint))
+        }
+        None => None,
+    };
+    let free = GenerationConfig { constraint: None, ..config.clone() };
+    let mut waiting = VecDeque::with_capacity(prompts.len());
+    for (number, prompt) in prompts.iter().enumerate() {
+        let limit = gemma.room_after(prompt, &free).map_err(|error| match prompts.len() {
+            1 => error,
+            _ => of_prompt(error, number),
+        })?;
+        if let Some((spelling, constraint)) = &start
+            && limit < spelling.shortest() as usize
+        {
+            let help = format!(
+                "the shortest answer that is {constraint} takes {} tokens, and there is room for {limit}: \
+                 raise it, or shorten the prompt",
+                spelling.shortest()
+            );
+            return Err(Error::setting("max_new_tokens", config.max_new_tokens, help));
+        }
+        waiting.push_back(Asked { number, prompt, limit });
+    }
+    if gemma.device().is_cuda() && start.is_none() {
+        let all = |asked: &Asked<'_>| -> Result<Vec<Vec<u32>>> {
+            rules.iter().map(|rule| gemma.follow(asked.prompt, asked.limit, *rule, stop)).collect()
+        };
+        return waiting.iter().map(all).collect();
+    }
+    let held = match start {
+        Some((spelling, constraint)) => {
+            let head = Head::new(gemma, &spelling, stop)?;
+            Some((Walk::new(spelling, constraint), head))
+        }
+        None => None,
+    };
+    let mut answers = vec![vec![vec![]; rules.len()]; prompts.len()];
+    let mut rows = Rows::new(gemma, rules, stop, held);
+    on_pool(|| {
+        loop {
+            rows.fill(&mut waiting)?;
+            if rows.is_empty() {
+                return Ok(answers);
+            }
+            rows.step()?;
+            for (number, draw, answer) in rows.take_finished() {
+                answers[number][draw] = answer;
+            }
+        }
+    })
+}
+
+/// Says which of many prompts cannot be used.
+fn of_prompt(error: Error, number: usize) -> Error {
+    match error {
+        Error::Setting { name: "prompt", value, help } => {
+            Error::setting("prompts", format!("{value} as prompt {number}"), help)
+        }
+        other => other,
+    }
+}
