@@ -1,18 +1,25 @@
 //! What a batch gains over one stream, on the CPU: the same prompts answered one after the other and
 //! side by side.
 //!
-//!     cargo bench -p emoji_lab --bench batch -- [MODEL [DATA [ROWS [TOKENS]]]]
+//!     cargo bench -p emoji_lab --bench batch -- [MODEL [DATA [ROWS [TOKENS [SIZES]]]]]
 //!
 //! MODEL and DATA are what `load_model` and `load_dataset` take (default: both embedded), ROWS how many
-//! prompts (256), TOKENS the most an answer has (32).
+//! prompts (256), TOKENS the most an answer has (32), SIZES how many prompts a call has (1,4,16,64,256);
+//! the first is what the others are compared with. SIZES of 1 alone is one stream by itself, for a
+//! comparison of two builds.
+//!
+//! Each way is taken in turn, several times over, so that what else the machine does falls on all alike;
+//! medians are shown. Beside the time stands the processors' (on Linux): it hardly depends on what else
+//! runs.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use emoji_lab::display::Align;
 use emoji_lab::model::Model;
 use emoji_lab::prelude::*;
 
-/// Runs of each way; the fastest counts, for others may be using the machine.
-const RUNS: usize = 3;
+/// Runs of each way.
+const RUNS: usize = 5;
 
 fn main() -> Result<()> {
     // `cargo bench` says `--bench` to it.
@@ -22,30 +29,37 @@ fn main() -> Result<()> {
     let data = load_dataset(&given(1, "embedded"), EmojiFilter::PurelyEmoji)?;
     let rows = number("ROWS", &given(2, "256"))?.min(data.len());
     let config = GenerationConfig::greedy(number("TOKENS", &given(3, "32"))?);
+    let sizes: Vec<usize> =
+        given(4, "1,4,16,64,256").split(',').map(|size| number("SIZES", size)).collect::<Result<_>>()?;
     let asked = data.examples.iter().take(rows).map(|row| data.task.prompt(&row.text));
     let prompts: Vec<Vec<u32>> =
         asked.map(|messages| model.tokenizer.encode_chat(&messages, true)).collect::<Result<_>>()?;
     let mut stop = model.stop_ids()?;
     stop.extend(model.tokenizer.end_of_turn());
 
+    let ways = measured(&sizes, |size| ask(&model, &prompts, size, &config, &stop))?;
     let mut table =
         Table::new(format!("{}: {rows} answers of at most {} tokens", model.origin, config.max_new_tokens));
-    for column in ["", "seconds", "tokens/s", "gain", "answers of one stream"] {
-        table = table.column(column, emoji_lab::display::Align::Right);
+    for column in ["", "seconds", "tokens/s", "gain", "CPU seconds", "gain", "same answers"] {
+        table = table.column(column, Align::Right);
     }
-    let (one, answers) = fastest(|| one_by_one(&model, &prompts, &config, &stop))?;
-    let tokens: usize = answers.iter().map(Vec::len).sum();
-    for size in [1, 4, 16, 64, rows] {
-        let (time, batched) = match size {
-            1 => (one, answers.clone()),
-            _ => fastest(|| in_parts(&model, &prompts, size, &config, &stop))?,
-        };
-        let same = batched.iter().zip(&answers).filter(|(a, b)| a == b).count();
+    let first = &ways[0];
+    let tokens: usize = first.answers.iter().map(Vec::len).sum();
+    let gain = |of: fn(&Run) -> f64, way: &Way| {
+        let ratios = first.runs.iter().zip(&way.runs).map(|(first, run)| of(first) / of(run));
+        format!("{:.2}", median(ratios.collect()))
+    };
+    for (size, way) in sizes.iter().zip(&ways) {
+        let same = way.answers.iter().zip(&first.answers).filter(|(a, b)| a == b).count();
+        let seconds = median(way.runs.iter().map(|run| run.seconds).collect());
+        let cpu = median(way.runs.iter().map(|run| run.cpu).collect());
         table = table.row([
-            if size == 1 { "one by one".to_string() } else { format!("calls of {size}") },
-            format!("{:.3}", time.as_secs_f64()),
-            format!("{:.0}", tokens as f64 / time.as_secs_f64()),
-            format!("{:.2}", one.as_secs_f64() / time.as_secs_f64()),
+            if *size == 1 { "one by one".to_string() } else { format!("calls of {size}") },
+            format!("{seconds:.3}"),
+            format!("{:.0}", tokens as f64 / seconds),
+            gain(|run| run.seconds, way),
+            format!("{cpu:.2}"),
+            gain(|run| run.cpu, way),
             format!("{same} of {rows}"),
         ]);
     }
@@ -59,33 +73,59 @@ fn number(name: &'static str, given: &str) -> Result<usize> {
 
 type Answers = Vec<Vec<u32>>;
 
-fn fastest(answer: impl Fn() -> Result<Answers>) -> Result<(Duration, Answers)> {
-    let (mut best, mut answers) = (Duration::MAX, vec![]);
+/// What one run took.
+struct Run {
+    seconds: f64,
+    cpu: f64,
+}
+
+/// A way to ask: its runs, and what it answers.
+#[derive(Default)]
+struct Way {
+    runs: Vec<Run>,
+    answers: Answers,
+}
+
+fn measured(sizes: &[usize], ask: impl Fn(usize) -> Result<Answers>) -> Result<Vec<Way>> {
+    let mut ways: Vec<Way> = sizes.iter().map(|_| Way::default()).collect();
     for _ in 0..RUNS {
-        let started = Instant::now();
-        answers = answer()?;
-        best = best.min(started.elapsed());
+        for (size, way) in sizes.iter().zip(&mut ways) {
+            let (started, cpu) = (Instant::now(), cpu_seconds());
+            way.answers = ask(*size)?;
+            way.runs.push(Run { seconds: started.elapsed().as_secs_f64(), cpu: cpu_seconds() - cpu });
+        }
     }
-    Ok((best, answers))
+    Ok(ways)
 }
 
-fn one_by_one(
-    model: &Model,
-    prompts: &[Vec<u32>],
-    config: &GenerationConfig,
-    stop: &[u32],
-) -> Result<Answers> {
-    prompts.iter().map(|prompt| model.gemma.generate(prompt, config, stop)).collect()
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
-/// `size` prompts a call.
-fn in_parts(
+/// The time that the processors have worked for this process, in steps of 10 ms; NaN where it is not known.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Behind the name, which may have any characters: fields 14 and 15 of the whole are ticks.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |i: usize| fields.get(i).and_then(|field| field.parse::<f64>().ok()).unwrap_or(f64::NAN);
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+/// All prompts, `size` a call.
+fn ask(
     model: &Model,
     prompts: &[Vec<u32>],
     size: usize,
     config: &GenerationConfig,
     stop: &[u32],
 ) -> Result<Answers> {
-    let parts = prompts.chunks(size).map(|part| model.gemma.generate_batch(part, config, stop));
-    Ok(parts.collect::<Result<Vec<_>>>()?.concat())
+    match size {
+        1 => prompts.iter().map(|prompt| model.gemma.generate(prompt, config, stop)).collect(),
+        _ => {
+            let parts =
+                prompts.chunks(size.max(1)).map(|part| model.gemma.generate_batch(part, config, stop));
+            Ok(parts.collect::<Result<Vec<_>>>()?.concat())
+        }
+    }
 }

@@ -79,6 +79,19 @@ impl KvCache {
         Ok(())
     }
 
+    /// Begins with the tokens that are in `start`, a cache of the same model; this one is empty.
+    pub(super) fn begin_with(&mut self, start: &Self) -> Result<()> {
+        self.make_room(start.len)?;
+        if start.len > 0 {
+            for ((keys, values), (its_keys, its_values)) in self.layers.iter().zip(&start.layers) {
+                keys.slice_set(&its_keys.narrow(0, 0, start.len)?, 0, 0)?;
+                values.slice_set(&its_values.narrow(0, 0, start.len)?, 0, 0)?;
+            }
+        }
+        self.len = start.len;
+        Ok(())
+    }
+
     /// Puts a layer's new keys and values behind those it has; returns all of them.
     pub(super) fn append(
         &self,

@@ -20,9 +20,8 @@ impl Gemma3 {
     /// [`Self::decode`] for several sequences at once, each with its own number of tokens and its own
     /// cache; returns the logits `[sequences, vocab]`.
     ///
-    /// Every weight is read once for all of them, so a step costs little more than that of one
-    /// sequence. A sequence's logits are the same alone and among others but for rounding: a matrix
-    /// product adds in an order that depends on its size.
+    /// Every weight is read once for all of them, so a step of a few costs little more than that of one.
+    /// A sequence's logits are the same, bit for bit, alone and among others.
     ///
     /// # Errors
     /// As [`Self::decode`]; also if there is no sequence, or not a cache for each.

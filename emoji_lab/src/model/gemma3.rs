@@ -328,11 +328,11 @@ impl Gemma3 {
         Ok(loss)
     }
 
-    /// Logits `[rows, vocab]` of hidden states `[rows, hidden]`.
+    /// Logits `[rows, vocab]` of hidden states `[rows, hidden]`, each row's as if it were alone.
     ///
     /// # Errors
     /// If the width is not the model's.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        Ok(lora_linear::forward(hidden, &Weight::Dense(self.head().value.clone()), None)?.0)
+        Ok(lora_linear::forward_by_row(hidden, &Weight::Dense(self.head().value.clone()), None)?)
     }
 }

@@ -16,21 +16,24 @@ use crate::ops::sample::{Rule, cpu};
 const ROWS: usize = 64;
 
 /// Tokens that the prompts of the sequences side by side may have together, which bounds the memory
-/// of a step; a longer prompt goes alone.
-const PROMPT_TOKENS: usize = 4096;
+/// of their caches; a longer prompt goes alone.
+const PROMPT_TOKENS: usize = 8192;
+
+/// Tokens of prompts that are read in one step, if it is more than one prompt: what is computed of them
+/// stays in a core's cache.
+const NEW_TOKENS: usize = 256;
 
 /// The model's answers to many conversations, in their order: what [`generate`](super::generate)
-/// gives for each of them, sooner where they are many.
+/// gives for each of them, sooner.
 ///
 /// On the CPU up to 64 answers grow side by side, and each step reads the model's weights once for
-/// all of them. That pays for many prompts; a handful may take longer than one by one, for the
-/// product of matrices packs every weight anew at each step. Prompts may be of different lengths; an answer that is finished makes room for the
-/// next prompt. On a GPU the answers are for now generated one after the other.
+/// all of them. Prompts may be of different lengths; what all begin with, as the system prompt, is
+/// read once; an answer that is finished makes room for the next prompt. On a GPU the answers are for
+/// now generated one after the other.
 ///
-/// Greedy answers and draws are those of one stream: with `do_sample` each conversation draws as it
-/// would alone with `config.seed`, so the same conversation twice is the same answer twice. Logits
-/// differ from one stream's in their last bits (sums in another order), which shows only where two
-/// tokens are that close.
+/// Answers are those of one stream, token for token: a sequence's logits are the same bits alone and
+/// among others, and with `do_sample` each conversation draws as it would alone with `config.seed`. So
+/// the same conversation twice is the same answer twice.
 ///
 /// ```
 /// use emoji_lab::prelude::*;
@@ -107,8 +110,8 @@ impl Gemma3 {
             return waiting.iter().map(one).collect();
         }
         let mut answers = vec![vec![]; prompts.len()];
-        let mut batch = Batch::new(self, config.rule());
         on_pool(|| {
+            let mut batch = Batch::new(self, config.rule(), common_start(prompts))?;
             loop {
                 batch.fill(&mut waiting)?;
                 if batch.rows.is_empty() {
@@ -133,6 +136,18 @@ fn of_prompt(error: Error, number: usize) -> Error {
     }
 }
 
+/// What all of several prompts begin with, less than the shortest of them: a prompt's last token is
+/// read to know what follows.
+fn common_start(prompts: &[Vec<u32>]) -> &[u32] {
+    let Some((first, others)) = prompts.split_first().filter(|(_, others)| !others.is_empty()) else {
+        return &[];
+    };
+    let same = |other: &Vec<u32>| first.iter().zip(other).take_while(|(a, b)| a == b).count();
+    let shortest = prompts.iter().map(Vec::len).min().unwrap_or(0);
+    let common = others.iter().map(same).min().unwrap_or(0).min(shortest.saturating_sub(1));
+    &first[..common]
+}
+
 /// A prompt that waits for its turn.
 struct Asked<'a> {
     number: usize,
@@ -152,30 +167,43 @@ struct Row<'a> {
 struct Batch<'a> {
     gemma: &'a Gemma3,
     rule: Rule,
+    /// What every row begins with. A copy is the same as reading it again, for a token's numbers do not
+    /// depend on what is computed beside it.
+    start: KvCache,
     rows: Vec<Row<'a>>,
     /// One for each row.
     caches: Vec<KvCache>,
 }
 
 impl<'a> Batch<'a> {
-    fn new(gemma: &'a Gemma3, rule: Rule) -> Self {
-        Self { gemma, rule, rows: vec![], caches: vec![] }
+    fn new(gemma: &'a Gemma3, rule: Rule, start: &[u32]) -> Result<Self> {
+        let mut cache = KvCache::new(gemma.config(), start.len())?;
+        if !start.is_empty() {
+            gemma.decode(start, &mut cache)?;
+        }
+        Ok(Self { gemma, rule, start: cache, rows: vec![], caches: vec![] })
     }
 
     /// Takes in prompts, in their order, while there is room for the next.
     fn fill(&mut self, waiting: &mut VecDeque<Asked<'a>>) -> Result<()> {
         let mut prompt_tokens: usize = self.rows.iter().map(|row| row.asked.prompt.len()).sum();
+        let mut new_tokens = 0;
         while self.rows.len() < ROWS {
             let fits = |asked: &Asked<'_>| {
-                self.rows.is_empty() || prompt_tokens + asked.prompt.len() <= PROMPT_TOKENS
+                let (all, new) = (asked.prompt.len(), asked.prompt.len() - self.start.len());
+                (self.rows.is_empty() || prompt_tokens + all <= PROMPT_TOKENS)
+                    && (new_tokens == 0 || new_tokens + new <= NEW_TOKENS)
             };
             if !waiting.front().is_some_and(fits) {
                 break;
             }
             let Some(asked) = waiting.pop_front() else { break };
             prompt_tokens += asked.prompt.len();
+            new_tokens += asked.prompt.len() - self.start.len();
             let room = asked.prompt.len() + asked.limit.min(FIRST_ROOM);
-            self.caches.push(KvCache::new(self.gemma.config(), room)?);
+            let mut cache = KvCache::new(self.gemma.config(), room)?;
+            cache.begin_with(&self.start)?;
+            self.caches.push(cache);
             self.rows.push(Row { tokens: asked.prompt.to_vec(), asked });
         }
         Ok(())
@@ -235,7 +263,7 @@ mod tests {
         let lengths = (0..90).map(|i| 1 + i * 67 % 293);
         let prompts: Vec<Vec<u32>> =
             lengths.enumerate().map(|(i, length)| tokens[i * 31..][..length].to_vec()).collect();
-        assert!(prompts.len() > ROWS && prompts.iter().map(Vec::len).sum::<usize>() > 2 * PROMPT_TOKENS);
+        assert!(prompts.len() > ROWS && prompts.iter().map(Vec::len).sum::<usize>() > PROMPT_TOKENS);
         prompts
     }
 
@@ -246,17 +274,17 @@ mod tests {
     #[test]
     fn greedy_tokens_are_one_streams_past_the_window() {
         let model = embedded();
-        let config = GenerationConfig::greedy(80);
-        assert!(model.gemma.config().sliding_window < 80);
+        let config = GenerationConfig::greedy(70);
+        assert!(model.gemma.config().sliding_window < 70);
         let one = one_by_one(&model, &config, &[]);
-        assert!(one.iter().all(|answer| answer.len() == 80));
+        assert!(one.iter().all(|answer| answer.len() == 70));
         assert_eq!(model.gemma.generate_batch(&prompts(&model), &config, &[]).unwrap(), one);
     }
 
     #[test]
     fn draws_are_one_streams_and_answers_end_where_theirs_do() {
         let model = embedded();
-        let config = GenerationConfig { do_sample: true, ..GenerationConfig::greedy(60) };
+        let config = GenerationConfig { do_sample: true, ..GenerationConfig::greedy(24) };
         let wild = GenerationConfig { temperature: 2.0, top_k: 0, repetition_penalty: 1.3, ..config.clone() };
         // Every twentieth token ends an answer.
         let stop: Vec<u32> = (0..2048).step_by(20).collect();
@@ -265,6 +293,49 @@ mod tests {
             let lengths: std::collections::HashSet<usize> = one.iter().map(Vec::len).collect();
             assert!(lengths.len() > 5, "{lengths:?}");
             assert_eq!(model.gemma.generate_batch(&prompts(&model), &config, &stop).unwrap(), one);
+        }
+    }
+
+    #[test]
+    fn logits_are_one_streams_bit_for_bit() {
+        let model = embedded();
+        let prompts = prompts(&model);
+        let caches = || prompts.iter().map(|_| KvCache::new(model.gemma.config(), 300).unwrap());
+        let mut together: Vec<KvCache> = caches().collect();
+        let rows: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+        let logits = model.gemma.decode_rows(&rows, &mut together).unwrap().to_vec2::<f32>().unwrap();
+        let next: Vec<[u32; 1]> = (0..rows.len() as u32).map(|i| [7 + 20 * i]).collect();
+        let rows: Vec<&[u32]> = next.iter().map(|token| token.as_slice()).collect();
+        let later = model.gemma.decode_rows(&rows, &mut together).unwrap().to_vec2::<f32>().unwrap();
+        for (i, mut cache) in caches().enumerate() {
+            let one = model.gemma.decode(&prompts[i], &mut cache).unwrap().to_vec1::<f32>().unwrap();
+            assert!(one == logits[i], "prompt {i}");
+            let one = model.gemma.decode(rows[i], &mut cache).unwrap().to_vec1::<f32>().unwrap();
+            assert!(one == later[i], "after prompt {i}");
+        }
+    }
+
+    #[test]
+    fn what_prompts_begin_with_is_read_once_and_changes_nothing() {
+        let ids = |prompts: &[&[u32]]| {
+            let prompts: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.to_vec()).collect();
+            common_start(&prompts).to_vec()
+        };
+        assert_eq!(ids(&[&[1, 2, 3, 4], &[1, 2, 9], &[1, 2, 3]]), [1, 2]);
+        assert_eq!(ids(&[&[1, 2, 3], &[1, 2, 3]]), [1, 2]);
+        assert_eq!(ids(&[&[1, 2, 3], &[1, 2]]), [1]);
+        for none in [&[][..], &[&[1, 2][..]], &[&[1], &[1]], &[&[1, 2], &[2, 2]], &[&[], &[1]]] {
+            assert!(ids(none).is_empty(), "{none:?}");
+        }
+        let model = embedded();
+        let start = prompts(&model)[4].clone();
+        assert!(start.len() > model.gemma.config().sliding_window);
+        let config = GenerationConfig { do_sample: true, ..GenerationConfig::greedy(20) };
+        let asked: Vec<Vec<u32>> =
+            (0..70).map(|i| [&start[..], &vec![30 + i; 1 + i as usize % 7]].concat()).collect();
+        let answers = model.gemma.generate_batch(&asked, &config, &[]).unwrap();
+        for (prompt, answer) in asked.iter().zip(&answers) {
+            assert_eq!(*answer, model.gemma.generate(prompt, &config, &[]).unwrap());
         }
     }
 

@@ -200,10 +200,15 @@ impl DecoderLayer {
         pass: &Pass<'_>,
         caches: Option<&[KvCache]>,
     ) -> Result<(Tensor, LayerTape)> {
+        // With caches a token's numbers do not depend on which others are computed beside it.
+        let linear = |layer: &Linear, x: &Tensor| match caches {
+            None => layer.forward(x, pass.dropout),
+            Some(_) => Ok((layer.decode(x)?, None)),
+        };
         let (normed, x_rstd) = self.input_layernorm.forward(&x)?;
-        let (q_raw, q_u) = self.q_proj.forward(&normed, pass.dropout)?;
-        let (k_raw, k_u) = self.k_proj.forward(&normed, pass.dropout)?;
-        let (v, v_u) = self.v_proj.forward(&normed, pass.dropout)?;
+        let (q_raw, q_u) = linear(&self.q_proj, &normed)?;
+        let (k_raw, k_u) = linear(&self.k_proj, &normed)?;
+        let (v, v_u) = linear(&self.v_proj, &normed)?;
         let table = pass.rope(self.layer_type);
         let (q, q_rstd) = self.q_norm.forward_heads(&q_raw)?;
         let (k, k_rstd) = self.k_norm.forward_heads(&k_raw)?;
@@ -214,15 +219,15 @@ impl DecoderLayer {
             Some(caches) => self.attend_to_caches((&q, &k, &v), pass, caches)?,
         };
         let attended = attended.flatten_from(1)?;
-        let (o, o_u) = self.o_proj.forward(&attended, pass.dropout)?;
+        let (o, o_u) = linear(&self.o_proj, &attended)?;
         let (o_normed, o_rstd) = self.post_attention_layernorm.forward(&o)?;
         let middle = (&x + o_normed)?;
 
         let (middle_normed, middle_rstd) = self.pre_feedforward_layernorm.forward(&middle)?;
-        let (gate, gate_u) = self.gate_proj.forward(&middle_normed, pass.dropout)?;
-        let (up, up_u) = self.up_proj.forward(&middle_normed, pass.dropout)?;
+        let (gate, gate_u) = linear(&self.gate_proj, &middle_normed)?;
+        let (up, up_u) = linear(&self.up_proj, &middle_normed)?;
         let gated = geglu::forward(&gate, &up)?;
-        let (down, down_u) = self.down_proj.forward(&gated, pass.dropout)?;
+        let (down, down_u) = linear(&self.down_proj, &gated)?;
         let (down_normed, down_rstd) = self.post_feedforward_layernorm.forward(&down)?;
         let out = (&middle + down_normed)?;
         let tape = LayerTape {

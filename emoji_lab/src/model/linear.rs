@@ -96,6 +96,11 @@ impl Linear {
         Ok(lora_linear::forward(x, &self.weight, self.lora(key).as_ref())?)
     }
 
+    /// The layer in generation, on `x` `[tokens, in_features]`: each token's `y` as if it were alone.
+    pub(crate) fn decode(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(lora_linear::forward_by_row(x, &self.weight, self.lora(None).as_ref())?)
+    }
+
     /// The gradient for `x`; the parameters' are added in their places.
     pub(crate) fn backward(
         &self,

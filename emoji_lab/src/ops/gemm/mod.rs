@@ -1,6 +1,10 @@
 //! Matrix products that add into what is there, over strided views, on all cores.
 
+mod rows;
+
 use gemm::Parallelism;
+
+pub(crate) use rows::row_products;
 
 /// A matrix inside a slice: `rows × cols`, element `(i, j)` at `i * row_stride + j * col_stride`.
 #[derive(Clone, Copy)]

@@ -2,8 +2,8 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
-use super::{Dropout, Sizes};
-use crate::ops::gemm::{Mat, matmul};
+use super::{Dropout, Lora, Sizes};
+use crate::ops::gemm::{Mat, matmul, row_products};
 
 /// Elements of a dropout mask that a task makes; a multiple of 8.
 const CHUNK: usize = 8 * 1024;
@@ -27,24 +27,46 @@ fn dropped<'a>(x: &'a [f32], dropout: Option<&Dropout>) -> Cow<'a, [f32]> {
     Cow::Owned(out)
 }
 
-pub(super) fn forward(x: &[f32], w: &[f32], s: &Sizes, y: &mut [f32]) {
-    matmul(y, false, 1.0, Mat::new(x, s.tokens, s.ins), Mat::new(w, s.outs, s.ins).t());
+/// How `x wᵀ` is computed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Product {
+    /// For many rows at once: in training.
+    Blocked,
+    /// Each row's numbers as if it were alone, and no weight copied: in generation.
+    ByRow,
 }
 
-#[allow(clippy::too_many_arguments)] // the op's inputs and results, each of its own kind
+impl Product {
+    /// `out = alpha · x wᵀ`, or `out += …` with `accumulate`; `x` `[.., k]`, `w` `[.., k]`.
+    fn multiply(self, out: &mut [f32], accumulate: bool, alpha: f32, x: &[f32], w: &[f32], k: usize) {
+        match self {
+            Self::ByRow => row_products(out, accumulate, alpha, x, w, k),
+            // An inner size of 0 does not say how many rows there are, and adds nothing.
+            Self::Blocked if k == 0 => row_products(out, accumulate, alpha, x, w, k),
+            Self::Blocked => {
+                let (x, w) = (Mat::new(x, x.len() / k, k), Mat::new(w, w.len() / k, k));
+                matmul(out, accumulate, alpha, x, w.t());
+            }
+        }
+    }
+}
+
+pub(super) fn forward(product: Product, x: &[f32], w: &[f32], s: &Sizes, y: &mut [f32]) {
+    product.multiply(y, false, 1.0, x, w, s.ins);
+}
+
 pub(super) fn lora_forward(
+    product: Product,
     x: &[f32],
-    a: &[f32],
-    b: &[f32],
-    scale: f32,
-    dropout: Option<&Dropout>,
+    (a, b): (&[f32], &[f32]),
+    lora: &Lora<'_>,
     s: &Sizes,
     y: &mut [f32],
     u: &mut [f32],
 ) {
-    let x = dropped(x, dropout);
-    matmul(u, false, 1.0, Mat::new(&x, s.tokens, s.ins), Mat::new(a, s.rank, s.ins).t());
-    matmul(y, true, scale, Mat::new(u, s.tokens, s.rank), Mat::new(b, s.outs, s.rank).t());
+    let x = dropped(x, lora.dropout.as_ref());
+    product.multiply(u, false, 1.0, &x, a, s.ins);
+    product.multiply(y, true, lora.scale as f32, u, b, s.rank);
 }
 
 pub(super) fn backward(dy: &[f32], w: &[f32], s: &Sizes, dx: &mut [f32]) {

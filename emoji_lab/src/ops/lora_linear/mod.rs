@@ -80,18 +80,36 @@ pub struct Gradients<'a> {
 /// # Errors
 /// If shapes do not fit or there is no version for the tensor's device.
 pub fn forward(x: &Tensor, weight: &Weight, lora: Option<&Lora<'_>>) -> Result<(Tensor, Option<Tensor>)> {
+    forward_as(cpu::Product::Blocked, x, weight, lora)
+}
+
+/// [`forward`] for generation: a token's numbers are the same, bit for bit, alone and among others, and a
+/// weight is read once and not copied.
+///
+/// # Errors
+/// As [`forward`].
+pub fn forward_by_row(x: &Tensor, weight: &Weight, lora: Option<&Lora<'_>>) -> Result<Tensor> {
+    Ok(forward_as(cpu::Product::ByRow, x, weight, lora)?.0)
+}
+
+fn forward_as(
+    product: cpu::Product,
+    x: &Tensor,
+    weight: &Weight,
+    lora: Option<&Lora<'_>>,
+) -> Result<(Tensor, Option<Tensor>)> {
     let sizes = check(x, weight, lora)?;
     let mut y = vec![0.0; sizes.tokens * sizes.outs];
     let u = host::read(x, |x| {
         weight.read(|w| {
-            cpu::forward(x, w, &sizes, &mut y);
+            cpu::forward(product, x, w, &sizes, &mut y);
             Ok(())
         })?;
         let Some(lora) = lora else { return Ok(None) };
         host::read(lora.a, |a| {
             host::read(lora.b, |b| {
                 let mut u = vec![0.0; sizes.tokens * sizes.rank];
-                cpu::lora_forward(x, a, b, lora.scale as f32, lora.dropout.as_ref(), &sizes, &mut y, &mut u);
+                cpu::lora_forward(product, x, (a, b), lora, &sizes, &mut y, &mut u);
                 Ok(Some(u))
             })
         })
@@ -234,6 +252,22 @@ mod tests {
         let dw = w.zeros_like()?;
         let gradients = Gradients { dw: Some(&dw), ..Gradients::default() };
         assert!(backward(&y, &x, None, &Weight::Nf4(nf4), None, gradients).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn by_row_is_the_same_product() -> Result<()> {
+        let (x, w) = (random(1, (7, 33))?, random(2, (9, 33))?);
+        let (a, b) = (random(3, (2, 33))?, random(4, (9, 2))?);
+        let lora = Lora { a: &a, b: &b, scale: 1.5, dropout: None };
+        let weight = Weight::Dense(w);
+        for lora in [None, Some(&lora)] {
+            let (all, by_row) = (forward(&x, &weight, lora)?.0, forward_by_row(&x, &weight, lora)?);
+            let error = (all - &by_row)?.abs()?.max_all()?.to_scalar::<f32>()?;
+            assert!(error < 1e-5, "{error}");
+            let alone = forward_by_row(&x.narrow(0, 4, 1)?, &weight, lora)?;
+            assert_eq!(alone.to_vec2::<f32>()?, by_row.narrow(0, 4, 1)?.to_vec2::<f32>()?);
+        }
         Ok(())
     }
 

@@ -1,0 +1,241 @@
+//! Products with a weight that is read as it lies in memory, for generation.
+//!
+//! A general product packs its operands first, which for a handful of rows costs more than the product
+//! itself: a weight is then written and read again for every token. And it adds in an order that depends
+//! on how many rows there are. Here every element is a dot product of two rows, and its order of sums
+//! depends on their length alone: so a token's numbers are the same, bit for bit, alone and among others.
+//!
+//! What this is measured by is in `docs/cpu-log.md`: for one row it is as fast as memory is read, for
+//! hundreds of rows about as fast as the general product, and in between several times as fast.
+
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+/// Rows of `x` that are multiplied with a task's rows of `w` before the next are taken: both stay in a
+/// core's second cache.
+const ROWS: usize = 64;
+
+/// Multiplications that are worth a task of their own.
+const TASK: usize = 1 << 17;
+
+/// The fewest rows of `w` in a task: the rows of `x` are read anew for each task. The weight's rows that
+/// a kernel takes together, whichever it is, divide it.
+const FEWEST: usize = 48;
+
+/// Rows of `x` from which on rows of `w` are taken together. With fewer a product waits for memory, and
+/// memory comes sooner from one row after another than from several at once; with more it waits for
+/// arithmetic.
+const MANY: usize = 4;
+
+/// `out = alpha · x wᵀ`, or `out += alpha · x wᵀ` with `accumulate`; `x` is `[rows, k]`, `w`
+/// `[outs, k]`, `out` `[rows, outs]`, all row-major.
+pub(crate) fn row_products(out: &mut [f32], accumulate: bool, alpha: f32, x: &[f32], w: &[f32], k: usize) {
+    if out.is_empty() {
+        return;
+    }
+    let (rows, outs) = match k {
+        0 => (1, out.len()),
+        _ => (x.len() / k, w.len() / k),
+    };
+    assert!(x.len() == rows * k && w.len() == outs * k && out.len() == rows * outs, "sizes of a product");
+    let kernels = Kernels::of_this_machine();
+    let task = (TASK / (rows * k).max(1)).next_multiple_of(FEWEST).max(FEWEST);
+    let target = Target { start: out.as_mut_ptr(), outs, accumulate, alpha };
+    let columns = |first: usize| {
+        let last = outs.min(first + task);
+        for x_first in (0..rows).step_by(ROWS) {
+            let x_last = rows.min(x_first + ROWS);
+            // SAFETY: the rows lie inside of `x` and `w` (checked above), and no other task has these
+            // columns of `out`.
+            unsafe { kernels.block(x, w, k, x_first..x_last, first..last, &target) };
+        }
+    };
+    if task >= outs {
+        return columns(0);
+    }
+    (0..outs.div_ceil(task)).into_par_iter().for_each(|i| columns(i * task));
+}
+
+/// Where sums go.
+struct Target {
+    start: *mut f32,
+    outs: usize,
+    accumulate: bool,
+    alpha: f32,
+}
+
+// SAFETY: tasks write to columns of their own, and read nothing of others'.
+unsafe impl Sync for Target {}
+
+impl Target {
+    /// Puts the sums of a tile in their places, from `row` and `column` on.
+    ///
+    /// # Safety
+    /// All of the tile must be inside of the product, and nobody else may have these elements.
+    #[inline(always)]
+    unsafe fn put<const X: usize, const W: usize>(&self, row: usize, column: usize, sums: [[f32; W]; X]) {
+        for (i, sums) in sums.iter().enumerate() {
+            for (j, sum) in sums.iter().enumerate() {
+                // SAFETY: the caller's.
+                let out = unsafe { &mut *self.start.add((row + i) * self.outs + column + j) };
+                *out = if self.accumulate { *out + self.alpha * sum } else { self.alpha * sum };
+            }
+        }
+    }
+}
+
+/// Which instructions there are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kernels {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Portable,
+}
+
+impl Kernels {
+    fn of_this_machine() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            return if is_x86_feature_detected!("avx512f") { Self::Avx512 } else { Self::Avx2 };
+        }
+        Self::Portable
+    }
+
+    /// Rows `x_rows` of `x` with rows `w_rows` of `w`.
+    ///
+    /// # Safety
+    /// The rows must be there, the machine must have the instructions, and nobody else may have
+    /// these elements of `target`.
+    unsafe fn block(
+        self,
+        x: &[f32],
+        w: &[f32],
+        k: usize,
+        x_rows: Range<usize>,
+        w_rows: Range<usize>,
+        target: &Target,
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
+            match self {
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx512 => x86::avx512_block(x, w, k, x_rows, w_rows, target),
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx2 => x86::avx2_block(x, w, k, x_rows, w_rows, target),
+                Self::Portable => portable::block(x, w, k, x_rows, w_rows, target),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Philox;
+
+    fn random(len: usize, stream: u64) -> Vec<f32> {
+        let mut rng = Philox::new(5, stream);
+        (0..len).map(|_| rng.next_f32() - 0.5).collect()
+    }
+
+    /// Every kernel that this machine can run.
+    fn kernels() -> Vec<Kernels> {
+        #[cfg(target_arch = "x86_64")]
+        match Kernels::of_this_machine() {
+            Kernels::Avx512 => return vec![Kernels::Avx512, Kernels::Avx2, Kernels::Portable],
+            Kernels::Avx2 => return vec![Kernels::Avx2, Kernels::Portable],
+            Kernels::Portable => {}
+        }
+        vec![Kernels::Portable]
+    }
+
+    fn block(kernels: Kernels, x: &[f32], w: &[f32], k: usize) -> Vec<f32> {
+        let (rows, outs) = (x.len() / k, w.len() / k);
+        let mut out = vec![f32::NAN; rows * outs];
+        let target = Target { start: out.as_mut_ptr(), outs, accumulate: false, alpha: 1.0 };
+        // SAFETY: all of x, w and out, and nobody else has them.
+        unsafe { kernels.block(x, w, k, 0..rows, 0..outs, &target) };
+        out
+    }
+
+    #[test]
+    fn every_kernel_gives_the_product() {
+        let sizes = [
+            (1, 1, 1),
+            (1, 16, 5),
+            (2, 48, 7),
+            (3, 7, 13),
+            (4, 40, 3),
+            (9, 129, 17),
+            (11, 1030, 6),
+            (70, 64, 8),
+        ];
+        for kernels in kernels() {
+            for (rows, k, outs) in sizes {
+                let (x, w) = (random(rows * k, 1), random(outs * k, 2));
+                for (at, out) in block(kernels, &x, &w, k).iter().enumerate() {
+                    let (x, w) = (&x[at / outs * k..][..k], &w[at % outs * k..][..k]);
+                    let exact: f64 = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+                    let size: f64 = x.iter().zip(w).map(|(x, w)| f64::from((x * w).abs())).sum();
+                    let error = (f64::from(*out) - exact).abs();
+                    assert!(error <= 1e-6 * size, "{kernels:?} {rows} × {k} × {outs}: {error:e}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn with_every_kernel_a_row_is_the_same_alone_and_among_others() {
+        let (k, outs) = (77, 31);
+        let (x, w) = (random(23 * k, 3), random(outs * k, 4));
+        for kernels in kernels() {
+            let all = block(kernels, &x, &w, k);
+            for (first, rows) in [(0, 1), (22, 1), (5, 2), (20, 3), (3, 4), (1, 9), (0, 22)] {
+                let part = block(kernels, &x[first * k..][..rows * k], &w, k);
+                assert!(
+                    part == all[first * outs..][..rows * outs],
+                    "{kernels:?}: {rows} rows from {first} on"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_is_the_same_alone_and_among_others() {
+        for (k, outs) in [(640, 300), (128, 2048), (37, 29)] {
+            let (x, w) = (random(131 * k, 3), random(outs * k, 4));
+            let product = |x: &[f32]| {
+                let mut out = vec![0.0; x.len() / k * outs];
+                row_products(&mut out, false, 1.0, x, &w, k);
+                out
+            };
+            let all = product(&x);
+            for rows in [1, 2, 3, 5, 64, 67] {
+                for first in [0, 61] {
+                    let part = product(&x[first * k..][..rows * k]);
+                    assert!(part == all[first * outs..][..rows * outs], "{rows} rows from {first} on");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn adds_and_scales() {
+        let (x, w) = ([1.0, 2.0, 3.0, 4.0], [1.0, 1.0, 0.0, 2.0, 1.0, 0.0]);
+        let mut out = [10.0; 6];
+        row_products(&mut out, true, 2.0, &x, &w, 2);
+        assert_eq!(out, [16.0, 18.0, 12.0, 24.0, 26.0, 16.0]);
+        row_products(&mut out, false, 0.5, &x, &w, 2);
+        assert_eq!(out, [1.5, 2.0, 0.5, 3.5, 4.0, 1.5]);
+        row_products(&mut out[..2], false, 1.0, &[], &[], 0);
+        assert_eq!(out[..2], [0.0, 0.0]);
+        row_products(&mut [], false, 1.0, &[], &w, 2);
+    }
+}
