@@ -53,7 +53,7 @@ pub fn generate_batch(
     conversations: &[Vec<Message>],
     config: &GenerationConfig,
 ) -> Result<Vec<String>> {
-    let answers = answers(model, conversations, config)?;
+    let answers = super::constrained::answers(model, conversations, config)?;
     answers.iter().map(|answer| answer_text(model, answer)).collect()
 }
 
@@ -70,8 +70,8 @@ pub fn generate_batch_ids(
     model.gemma.generate_batch(prompts, config, &model.stop_ids()?)
 }
 
-/// The tokens of each answer, without the one that ends it.
-pub(crate) fn answers(
+/// The tokens of each answer, without the one that ends it, where nothing constrains them.
+pub(super) fn answers(
     model: &Model,
     conversations: &[Vec<Message>],
     config: &GenerationConfig,

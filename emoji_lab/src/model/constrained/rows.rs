@@ -120,7 +120,9 @@ impl<'a> Rows<'a> {
         }
         let hidden = self.gemma.read_rows(&unread, &mut self.caches)?;
         let logits = match &self.held {
-            Some((_, head)) => lora_linear::forward_by_row(&hidden, &Weight::Dense(head.weight.clone()), None)?,
+            Some((_, head)) => {
+                lora_linear::forward_by_row(&hidden, &Weight::Dense(head.weight.clone()), None)?
+            }
             None => self.gemma.logits(&hidden)?,
         };
         let mut source: Vec<usize> = (0..self.rows.len()).collect();
