@@ -12,7 +12,8 @@
 //!     Recipe::new("larger steps", &quant, &lora, &SftConfig { learning_rate: 2e-3, ..args.clone() }),
 //! ];
 //! let outcome = sweep(&base, &rows, &recipes)?;
-//! assert_eq!(outcome.best().name, "larger steps");
+//! assert_eq!(outcome.results.len(), 2);
+//! say!("{outcome}\nthe best: {}", outcome.best().name);
 //! # std::fs::remove_dir_all(folder).ok();
 //! # Ok::<(), Error>(())
 //! ```
