@@ -40,7 +40,7 @@ const MOST_FILES: usize = 50_000;
 /// # Errors
 /// [`Error::Dataset`] if there is no such file, more than one to choose from, part of a table, or
 /// only parquet while this crate is built without its feature `parquet`; [`Error::Hub`] as with
-/// [`download_model`](super::download_model).
+/// [`download_model`](crate::model::download_model).
 pub fn download_dataset(id: &str) -> Result<Vec<PathBuf>> {
     download_dataset_with(&HubEnv::from_env(), id, None)
 }

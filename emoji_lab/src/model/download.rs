@@ -19,9 +19,9 @@ use crate::hub::{HubEnv, SnapshotCheck, model_snapshot};
 /// network, what is in the cache is used.
 ///
 /// # Errors
-/// [`Error::Hub`] with what to do: no such repository or revision, a gated one, a token that is not
+/// [`Error::Hub`](crate::Error::Hub) with what to do: no such repository or revision, a gated one, a token that is not
 /// accepted, no network, a file that does not have the hash that the Hub names. The cache never holds
-/// a wrong file. [`Error::Model`] if it is not a Gemma 3 that can be loaded, with what it is.
+/// a wrong file. [`Error::Model`](crate::Error::Model) if it is not a Gemma 3 that can be loaded, with what it is.
 pub fn download_model(repo_id: &str, revision: Option<&str>) -> Result<PathBuf> {
     download_model_with(&HubEnv::from_env(), repo_id, revision)
 }
