@@ -83,7 +83,7 @@ fn merged_weights_are_pefts() {
     assert!(expected.len() > 20);
     for (kind, weights) in expected.iter().filter(|(kind, _)| *kind != "base") {
         assert_ne!(weights, &expected["base"], "{kind} would not notice an adapter that is passed over");
-        let adapter = Adapter::load(&fixtures().join(kind)).unwrap_or_else(|e| panic!("{kind}: {e}"));
+        let adapter = Adapter::load(fixtures().join(kind)).unwrap_or_else(|e| panic!("{kind}: {e}"));
         let merged = emoji_lab::lora::merge_into(&base(), &adapter).unwrap_or_else(|e| panic!("{kind}: {e}"));
         assert_merged(kind, &merged, weights);
         // Saved again it is the same adapter, in PEFT's names.

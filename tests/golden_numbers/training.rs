@@ -52,7 +52,7 @@ fn number(args: &Value, name: &str, default: f64) -> f64 {
 
 /// The trainer at `init/`, under the trace's settings.
 fn start(run: &Path, trace: &Value, base: &Gemma3) -> Result<Finetune> {
-    let init = Adapter::load(&run.join("init"))?;
+    let init = Adapter::load(run.join("init"))?;
     init.check_fits(base.config())?;
     let args = &trace["args"];
     let optimizer = AdamW {
@@ -120,7 +120,7 @@ fn replay(name: &str, run: &Path, base: &Gemma3, bars: Bars, report: &mut Report
         report.skip(&format!("{name}: final adapter"), "no folder final/");
         return Ok(());
     }
-    let expected = Adapter::load(&run.join("final"))?;
+    let expected = Adapter::load(run.join("final"))?;
     // Over all LoRA tensors, and over the embeddings, not tensor by tensor: AdamW divides by the root
     // of the second moment, so where a gradient is nearly zero its rounding decides the direction.
     let mut parts = [("LoRA", vec![], vec![]), ("embeddings", vec![], vec![])];
@@ -149,7 +149,7 @@ fn replay(name: &str, run: &Path, base: &Gemma3, bars: Bars, report: &mut Report
 
 fn check_merge(name: &str, dir: &Path, run: &Path, base: &Gemma3, report: &mut Report) -> Result<()> {
     let golden = Tensors::open(&run.join("merged.safetensors"))?;
-    let adapter = Adapter::load(&run.join("final"))?;
+    let adapter = Adapter::load(run.join("final"))?;
     let merged = merge_into(base, &adapter)?;
     let weights = merged.named_weights()?.tensors;
     let (mut worst, mut compared) = (0.0f64, 0);

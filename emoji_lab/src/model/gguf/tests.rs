@@ -183,7 +183,7 @@ fn a_split_model_is_read_from_all_its_parts() {
     }
     let expected = open(&whole).unwrap();
     for n in 1..=3 {
-        let model = open_gguf(&path(n), Rounding::None).unwrap();
+        let model = open_gguf(path(n), Rounding::None).unwrap();
         assert_eq!(model.config, expected.config);
         assert_eq!(model.weights.parameters(), expected.weights.parameters());
     }
@@ -192,10 +192,10 @@ fn a_split_model_is_read_from_all_its_parts() {
     let said = open_gguf(&renamed, Rounding::None).unwrap_err().to_string();
     assert!(said.contains("part 1 of 3") && said.contains("-00001-of-00003.gguf"), "{said}");
     std::fs::copy(path(2), path(3)).unwrap();
-    let said = open_gguf(&path(1), Rounding::None).unwrap_err().to_string();
+    let said = open_gguf(path(1), Rounding::None).unwrap_err().to_string();
     assert!(said.contains("tiny-00003-of-00003.gguf: its name says part 3 of 3"), "{said}");
     std::fs::remove_file(path(3)).unwrap();
-    let said = open_gguf(&path(2), Rounding::None).unwrap_err().to_string();
+    let said = open_gguf(path(2), Rounding::None).unwrap_err().to_string();
     assert!(said.contains("part 2 of 3") && said.contains("tiny-00003-of-00003.gguf"), "{said}");
 }
 
