@@ -80,7 +80,8 @@ class Checks:
                 lines.append(count)
 
         page.wait("train", 600, look)
-        page.wait("push", 120)
+        page.wait("push", 300)
+        page.wait("page", 60)
         code = [cell for cell in page.cells() if cell["type"] == "code"]
         counts = [cell["prompt"].strip("[]: \n") for cell in code]
         # They need not begin at 1: the kernel counts what JupyterLab asks it at first.
@@ -89,7 +90,7 @@ class Checks:
         for cell in code:
             bad = [o for o in cell["outputs"] if o["output_type"] == "error" or o.get("name") == "stderr"]
             assert not bad, f"{cell['id']}: {shown(cell)}"
-            assert cell["outputs"], f"{cell['id']} shows nothing"
+            assert cell["outputs"] or cell["id"] == "parameters", f"{cell['id']} shows nothing"
         total = sum(line.startswith("step ") for line in shown(page.cell("train")).splitlines())
         assert 12 <= total <= 18, f"{total} progress lines"
         # All at once at the end would be one; on a busy machine not each is seen by itself.
@@ -215,11 +216,11 @@ class Checks:
         watch = Watch(page.page)
         cells = {
             "rows": f'let hostile = load_dataset("{rows}", EmojiFilter::None)?;\n'
-            'for row in &hostile.examples { say!("{} {}", row.text, row.emoji); }\n'
+            'for row in &hostile.examples { say!("{} {}", row.text, row.answer); }\n'
             f'load_dataset("{rows}", EmojiFilter::PurelyEmoji)?.report',
             "table": "use emoji_lab::display::ComparisonRow;\n"
             "fn asked(e: &Example) -> ComparisonRow { ComparisonRow { prompt: e.text.clone(), base: e.text.clone(), "
-            "tuned: e.emoji.clone(), expected: Some(e.text.clone()) } }\n"
+            "tuned: e.answer.clone(), expected: Some(e.text.clone()) } }\n"
             "Comparison { rows: hostile.examples.iter().map(asked).collect() }",
             "tokens": "emoji_lab::train::tokens_in_training(\n"
             "    &format_chat(&hostile).conversations[2], &base_model.tokenizer, &args)?",
