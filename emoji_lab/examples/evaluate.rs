@@ -6,7 +6,7 @@
 //! file with the numbers of the held-out rows, from 0, as `{"test": [3, 14]}`; without one a tenth is
 //! held out, with seed 42.
 
-use emoji_lab::data::split_at_rows;
+use emoji_lab::data::{held_out_rows, split_at_rows};
 use emoji_lab::prelude::*;
 
 fn main() -> Result<()> {
@@ -15,7 +15,7 @@ fn main() -> Result<()> {
     let chat = format_chat(&load_dataset(given(1), Task::emoji())?);
     let splits = match arguments.get(2) {
         None => train_test_split(&chat, 0.1, 42)?,
-        Some(path) => split_at_rows(&chat, &held_out(path)?)?,
+        Some(path) => split_at_rows(&chat, &held_out_rows(path)?)?,
     };
     let config = EvaluationConfig::default();
     let nearest = look_up(&splits.train, &splits.test, &config)?;
@@ -24,12 +24,4 @@ fn main() -> Result<()> {
     say!("{}\n{base}\n", compare_evaluations(&[("look-up", &nearest), (&model.origin, &base)])?);
     say!("{}", base.difference(&nearest)?);
     Ok(())
-}
-
-fn held_out(path: &str) -> Result<Vec<usize>> {
-    let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, "reading the split", error))?;
-    let rows = serde_json::from_str::<serde_json::Value>(&text)
-        .ok()
-        .and_then(|split| split["test"].as_array()?.iter().map(|row| Some(row.as_u64()? as usize)).collect());
-    rows.ok_or_else(|| Error::dataset(path, "is no split", "Give a file such as {\"test\": [3, 14]}"))
 }

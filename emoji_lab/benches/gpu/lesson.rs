@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-use emoji_lab::data::{format_chat, load_dataset, split_at_rows, train_test_split};
+use emoji_lab::data::{format_chat, held_out_rows, load_dataset, split_at_rows, train_test_split};
 use emoji_lab::lora::LoraConfig;
 use emoji_lab::model::load_model;
 use emoji_lab::quant::QuantConfig;
 use emoji_lab::task::Task;
 use emoji_lab::train::{SftConfig, SftTrainer};
-use emoji_lab::{DType, Error, Result};
+use emoji_lab::{DType, Result};
 
 use crate::table::Table;
 use crate::{Options, generation, random, steps};
@@ -41,7 +41,7 @@ fn once(gguf: &str, options: &Options, table: &mut Table) -> Result<()> {
     };
     let chat = format_chat(&load_dataset(data, Task::emoji())?);
     let splits = match &options.split {
-        Some(path) => split_at_rows(&chat, &held_out(path)?)?,
+        Some(path) => split_at_rows(&chat, &held_out_rows(path)?)?,
         None => train_test_split(&chat, 0.1, 42)?,
     };
     let args = SftConfig {
@@ -73,13 +73,4 @@ fn once(gguf: &str, options: &Options, table: &mut Table) -> Result<()> {
     // Checkpoints of the next round would be made beside these.
     let _ = std::fs::remove_dir_all(&options.out);
     Ok(())
-}
-
-/// The `test` rows of a split file.
-fn held_out(path: &str) -> Result<Vec<usize>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "reading the split", e))?;
-    let json: serde_json::Value =
-        serde_json::from_str(&text).map_err(|e| Error::dataset(path, e, "Give a JSON object with `test`"))?;
-    let rows = json["test"].as_array().into_iter().flatten();
-    Ok(rows.filter_map(|row| row.as_u64()).map(|row| row as usize).collect())
 }

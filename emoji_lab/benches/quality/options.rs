@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use emoji_lab::data::held_out_rows;
 use emoji_lab::prelude::*;
 
 /// Which rows are held out.
@@ -50,7 +51,7 @@ impl Options {
             match name.as_str() {
                 "--model" => options.model = value,
                 "--data" => options.data = value,
-                "--split" => options.splits.push(Split::Rows(held_out(&value)?)),
+                "--split" => options.splits.push(Split::Rows(held_out_rows(&value)?)),
                 "--split-seed" => options.splits.push(Split::Seed(number(&name, &value)?)),
                 "--seeds" => options.seeds = numbers(&name, &value)?,
                 "--device" => options.device = value,
@@ -77,12 +78,4 @@ fn number<T: FromStr>(name: &str, value: &str) -> Result<T> {
 
 fn numbers<T: FromStr>(name: &str, value: &str) -> Result<Vec<T>> {
     value.split(',').map(|part| number(name, part.trim())).collect()
-}
-
-fn held_out(path: &str) -> Result<Vec<usize>> {
-    let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, "reading the split", error))?;
-    let rows = serde_json::from_str::<serde_json::Value>(&text)
-        .ok()
-        .and_then(|split| split["test"].as_array()?.iter().map(|row| Some(row.as_u64()? as usize)).collect());
-    rows.ok_or_else(|| Error::dataset(path, "is no split", "Give a file such as {\"test\": [3, 14]}"))
 }

@@ -9,10 +9,7 @@ impl ModelCard {
     /// things are left out. Beside the last validation loss, which stands there anyway.
     #[must_use]
     pub fn with_evaluation(mut self, name: &str, evaluation: &Evaluation) -> Self {
-        if self.evaluation.is_empty() {
-            let last = self.log_history.iter().rev().find_map(|entry| entry.eval_loss);
-            self.evaluation.extend(last.map(|loss| ("Validation loss".to_string(), loss)));
-        }
+        self.evaluation = self.figures();
         for (place, measure) in evaluation.measures.iter().enumerate() {
             if measure.unit != Unit::Count {
                 self.evaluation.push((format!("{}, {name}", measure.label), evaluation.mean_at(place)));

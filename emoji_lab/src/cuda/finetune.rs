@@ -1,4 +1,4 @@
-//! Optimizer steps and evaluation on the card, each replayed from a CUDA graph.
+//! Optimizer steps and evaluation on the GPU, each replayed from a CUDA graph.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -39,7 +39,7 @@ enum Work {
     Loss,
 }
 
-/// What an optimizer step on the card gave.
+/// What an optimizer step on the GPU gave.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Done {
     /// Sum of the losses of all targets, nats.
@@ -94,7 +94,7 @@ fn padded(tokens: usize) -> usize {
 }
 
 impl CudaFinetune {
-    /// Puts `model`, its adapters and the optimizer on the card; `values` are those of `slots`, flat f32.
+    /// Puts `model`, its adapters and the optimizer on the GPU; `values` are those of `slots`, flat f32.
     pub(crate) fn new(
         gpu: &Gpu,
         model: &Gemma3,

@@ -92,7 +92,7 @@ impl Pass<'_> {
     /// All layers, up to the last hidden states after the final norm.
     ///
     /// # Safety
-    /// The inputs on the card must be a batch of at most `tokens` tokens of this vocabulary, with
+    /// The inputs on the GPU must be a batch of at most `tokens` tokens of this vocabulary, with
     /// positions the network has angles for.
     pub(super) unsafe fn forward(&self) -> Result<()> {
         let (gpu, s, i) = (self.gpu, &self.network.sizes, self.inputs);

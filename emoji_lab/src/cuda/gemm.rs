@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// cuBLAS' workspace: NVIDIA's advice for Hopper. Ours, and one: a graph holds its address.
 const WORKSPACE: usize = 32 << 20;
 
-/// A cuBLAS handle on the card's stream.
+/// A cuBLAS handle on the GPU's stream.
 pub(super) struct Blas {
     handle: sys::cublasHandle_t,
     workspace: u64,

@@ -1,4 +1,4 @@
-//! Generation on the card: the prompt in one pass, then a graph a token.
+//! Generation on the GPU: the prompt in one pass, then a graph per token.
 
 use std::collections::VecDeque;
 
@@ -21,7 +21,7 @@ const AHEAD: usize = 8;
 /// Caches grow in steps of this many tokens.
 const CACHE_STEP: usize = 512;
 
-/// A model on the card, ready to generate.
+/// A model on the GPU, ready to generate.
 pub(crate) struct CudaGenerator {
     gpu: Gpu,
     network: Network,
@@ -47,7 +47,7 @@ struct Answer {
 unsafe impl Send for CudaGenerator {}
 
 impl CudaGenerator {
-    /// Puts the model's weights on the card.
+    /// Puts the model's weights on the GPU.
     pub(crate) fn new(gpu: &Gpu, model: &Gemma3) -> Result<Self> {
         caught(&gpu.short_name(), || Self::upload(gpu, model))
     }

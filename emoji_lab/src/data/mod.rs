@@ -27,5 +27,5 @@ pub use config::DatasetConfig;
 pub use dataset::{Dataset, Example, load_dataset, load_dataset_with};
 pub use notes::{Note, Noticed};
 pub use report::{CleaningReport, Counted, Dropped};
-pub use split::{DatasetSplits, split_at_rows, train_test_split};
+pub use split::{DatasetSplits, held_out_rows, split_at_rows, train_test_split};
 pub use template::ChatTemplate;

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::path::Path;
 
 use super::chat::ChatDataset;
 use super::show::notebook_text;
@@ -90,6 +91,20 @@ pub fn split_at_rows(chat: &ChatDataset, test: &[usize]) -> Result<DatasetSplits
     Ok(DatasetSplits { train: pick(chat, &train), test: pick(chat, test) })
 }
 
+/// The rows that a file holds out, for [`split_at_rows`]: their numbers, from 0, as `{"test": [3, 14]}`.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be read, [`Error::Dataset`] if it is no such file.
+pub fn held_out_rows(path: impl AsRef<Path>) -> Result<Vec<usize>> {
+    let path = path.as_ref();
+    let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, "reading the split", error))?;
+    let rows = serde_json::from_str::<serde_json::Value>(&text)
+        .ok()
+        .and_then(|split| split["test"].as_array()?.iter().map(|row| Some(row.as_u64()? as usize)).collect());
+    let help = "Give a file such as {\"test\": [3, 14]}";
+    rows.ok_or_else(|| Error::dataset(path.display(), "is no split", help))
+}
+
 fn pick(chat: &ChatDataset, rows: &[usize]) -> ChatDataset {
     chat.with(rows.iter().map(|&row| chat.conversations[row].clone()).collect())
 }
@@ -149,6 +164,18 @@ mod tests {
         for (n, share) in [(0, 0.1), (1, 0.1), (10, 0.95), (2, 0.6)] {
             let error = train_test_split(&chat(n), share, 1).unwrap_err().to_string();
             assert!(error.contains(&format!("{n} rows make")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_held_out_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("split.json");
+        std::fs::write(&path, "{\"test\": [3, 14]}").unwrap();
+        assert_eq!(held_out_rows(&path).unwrap(), [3, 14]);
+        for wrong in ["", "[3]", "{\"test\": [-1]}", "{\"test\": [3, \"x\"]}"] {
+            std::fs::write(&path, wrong).unwrap();
+            assert!(held_out_rows(&path).unwrap_err().to_string().contains("is no split"), "{wrong}");
         }
     }
 

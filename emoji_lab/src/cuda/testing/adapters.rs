@@ -1,4 +1,4 @@
-//! Random adapters on the card, and what the CPU makes of them.
+//! Random adapters on the GPU, and what the CPU makes of them.
 
 use super::{Guarded, OnGpu, Plain, tensor, values};
 use crate::cuda::step::Step;
