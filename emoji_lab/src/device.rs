@@ -4,9 +4,9 @@ use std::fmt;
 
 use candle_core::DType;
 
-#[cfg(feature = "cuda")]
-use crate::cuda::Gpu;
 use crate::error::{Error, Result};
+#[cfg(feature = "cuda")]
+use crate::gpu::Gpu;
 
 /// What [`load_model`](crate::model::load_model) puts a model on.
 #[derive(Debug, Clone, Default)]

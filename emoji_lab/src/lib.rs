@@ -49,7 +49,7 @@
 pub mod card;
 pub mod compare;
 #[cfg(feature = "cuda")]
-pub mod cuda;
+mod cuda;
 pub mod data;
 pub mod device;
 pub mod display;
@@ -59,6 +59,8 @@ pub mod export;
 pub mod files;
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(feature = "cuda")]
+pub mod gpu;
 mod host;
 pub mod hub;
 pub mod lora;

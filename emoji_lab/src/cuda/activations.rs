@@ -1,11 +1,11 @@
 //! Everything a pass writes, laid out once for the longest batch.
 
-use super::Gpu;
 use super::network::Sizes;
-use super::placed::{Layout, Placed};
-use super::pointer::{Compute, DevicePtr, Element};
-use super::step::StepResult;
 use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::gpu::placed::{Layout, Placed};
+use crate::gpu::pointer::{Compute, DevicePtr, Element};
+use crate::ops::step::StepResult;
 
 /// One layer's activations, kept from its forward pass for its backward pass. Where a linear
 /// group reads an activation, the adapters' `u` follows each of its rows.

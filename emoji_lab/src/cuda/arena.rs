@@ -2,12 +2,12 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::Gpu;
-use super::memory::Memory;
-use super::pointer::{Compute, DevicePtr};
-use super::step::Pinned;
 use super::stored::Stored;
 use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::gpu::memory::Memory;
+use crate::gpu::pinned::Pinned;
+use crate::gpu::pointer::{Compute, DevicePtr};
 use crate::ops::grad_norm::cuda::{RANGE_PARTIALS, Range, SquaresByRange};
 use crate::train::{Buffer, Slot};
 

@@ -1,10 +1,10 @@
 //! The backward pass: thirteen launches a layer.
 
 use super::forward::Pass;
-use super::gemm::{Out, gemm, matrix};
 use super::network::{DOWN, GATE_UP, Layer, O, QKV, SHARED};
-use super::pointer::{Compute, DevicePtr};
 use crate::error::Result;
+use crate::gpu::gemm::{Out, gemm, matrix};
+use crate::gpu::pointer::{Compute, DevicePtr};
 use crate::ops::attention::cuda::{AttentionBackward, AttentionDelta};
 use crate::ops::embedding::cuda::LookupGradient;
 use crate::ops::geglu::cuda::GegluBackward;

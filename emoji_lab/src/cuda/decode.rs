@@ -2,14 +2,14 @@
 
 use cudarc::driver::CudaGraph;
 
-use super::Gpu;
 use super::forward::Pass;
-use super::graph::capture;
 use super::network::{DOWN, GATE_UP, Layer, Network, O, QKV};
-use super::placed::Placed;
-use super::pointer::{Compute, DevicePtr};
 use super::sampler::Sampler;
 use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::gpu::graph::capture;
+use crate::gpu::placed::Placed;
+use crate::gpu::pointer::{Compute, DevicePtr};
 use crate::ops::decode::cuda::{
     DecodeAttention, DecodeHead, DecodeHeads, DecodeLinear, DecodeNormLinear, DecodePick, DecodeState,
     FillCache, HEAD_BLOCKS,

@@ -5,18 +5,20 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::Tensor;
 
-use super::Gpu;
 use super::finetune::CudaFinetune;
 use crate::error::{Error, Result};
+use crate::gpu::Gpu;
 use crate::host;
 use crate::model::Gemma3;
 use crate::ops::linear_cross_entropy::LossSum;
-use crate::train::engine::{Engine, Settings, Step, StepResult, Ticket, check_finite, check_gradients};
+use crate::train::engine::{
+    BringsEngine, Engine, Settings, Step, StepResult, Ticket, check_finite, check_gradients,
+};
 use crate::train::{Batch, Buffer, Slot};
 
 /// The GPU's engine. It runs some steps ahead of the host, which so never makes it wait.
 #[derive(Debug)]
-pub(crate) struct CudaEngine {
+struct CudaEngine {
     finetune: Mutex<CudaFinetune>,
     slots: Vec<Slot>,
     pending: BTreeMap<Ticket, Pending>,
@@ -29,19 +31,21 @@ struct Pending {
     tokens: usize,
 }
 
-impl CudaEngine {
-    /// Puts `model` and its optimizer on the GPU; `values` are those of `slots`, flat f32.
-    pub(crate) fn new(
-        gpu: &Gpu,
+impl BringsEngine for Gpu {
+    fn engine(
+        &self,
         model: &Gemma3,
         slots: &[Slot],
         values: &Tensor,
         settings: Settings,
-    ) -> Result<Self> {
-        let finetune = CudaFinetune::new(gpu, model, slots, values, settings)?;
-        Ok(Self { finetune: Mutex::new(finetune), slots: slots.to_vec(), pending: BTreeMap::new() })
+    ) -> Result<Box<dyn Engine>> {
+        let finetune = CudaFinetune::new(self, model, slots, values, settings)?;
+        let (finetune, slots) = (Mutex::new(finetune), slots.to_vec());
+        Ok(Box::new(CudaEngine { finetune, slots, pending: BTreeMap::new() }))
     }
+}
 
+impl CudaEngine {
     fn own(&mut self) -> &mut CudaFinetune {
         self.finetune.get_mut().unwrap_or_else(PoisonError::into_inner)
     }

@@ -4,8 +4,8 @@ use candle_core::{DType, Tensor};
 
 use super::engine::Step;
 use super::{CudaFinetune, Gpu, Settings, Ticket, Work};
-use crate::cuda::shared;
 use crate::device::Device;
+use crate::gpu::shared;
 use crate::lora::LoraConfig;
 use crate::model::{Gemma3, Gemma3Config, Weights, tensor_shapes};
 use crate::ops::adamw::AdamW;

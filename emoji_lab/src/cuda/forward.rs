@@ -2,14 +2,14 @@
 
 use cudarc::driver::CudaEvent;
 
-use super::Gpu;
 use super::activations::Activations;
 use super::decode::Caches;
-use super::gemm::{Out, gemm, matrix};
 use super::network::{DOWN, GATE_UP, Layer, Network, O, QKV};
-use super::pointer::{Compute, DevicePtr};
 use super::step::Inputs;
 use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::gpu::gemm::{Out, gemm, matrix};
+use crate::gpu::pointer::{Compute, DevicePtr};
 use crate::ops::attention::cuda::{AttentionForward, AttentionSizes};
 use crate::ops::embedding::cuda::Lookup;
 use crate::ops::geglu::cuda::GegluForward;

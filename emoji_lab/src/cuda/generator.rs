@@ -2,19 +2,20 @@
 
 use std::collections::VecDeque;
 
-use super::Gpu;
 use super::activations::Activations;
 use super::decode::Sequence;
 use super::forward::Pass;
 use super::network::Network;
-use super::step::{Inputs, Step};
-use super::trouble::caught;
+use super::step::Inputs;
 use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::gpu::trouble::caught;
 use crate::model::generate::Tokens;
-use crate::model::on_device::Generator;
+use crate::model::on_device::{BringsGenerator, Generator};
 use crate::model::{Gemma3, PackedTokens};
 use crate::ops::decode::cuda::DecodeState;
 use crate::ops::sample::Rule;
+use crate::ops::step::Step;
 
 /// Tokens that are asked for before one looks whether the answer has ended.
 const AHEAD: usize = 8;
@@ -22,7 +23,7 @@ const AHEAD: usize = 8;
 const CACHE_STEP: usize = 512;
 
 /// A model on the GPU, ready to generate.
-pub(crate) struct CudaGenerator {
+struct CudaGenerator {
     gpu: Gpu,
     network: Network,
     sequence: Option<Sequence>,
@@ -46,12 +47,13 @@ struct Answer {
 // SAFETY: handles of the driver's, used by one thread at a time, after making the context its own.
 unsafe impl Send for CudaGenerator {}
 
-impl CudaGenerator {
-    /// Puts the model's weights on the GPU.
-    pub(crate) fn new(gpu: &Gpu, model: &Gemma3) -> Result<Self> {
-        caught(&gpu.short_name(), || Self::upload(gpu, model))
+impl BringsGenerator for Gpu {
+    fn generator(&self, model: &Gemma3) -> Result<Box<dyn Generator>> {
+        Ok(Box::new(caught(&self.short_name(), || CudaGenerator::upload(self, model))?))
     }
+}
 
+impl CudaGenerator {
     fn upload(gpu: &Gpu, model: &Gemma3) -> Result<Self> {
         let gpu = &gpu.new_lane()?;
         let positions = model.config().max_position_embeddings;

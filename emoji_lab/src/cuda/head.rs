@@ -2,10 +2,10 @@
 //! at once.
 
 use super::forward::Pass;
-use super::gemm::{Out, gemm, matrix};
-use super::step::StepResult;
 use crate::error::Result;
+use crate::gpu::gemm::{Out, gemm, matrix};
 use crate::ops::linear_cross_entropy::cuda::{CrossEntropy, SumLosses};
+use crate::ops::step::StepResult;
 
 impl Pass<'_> {
     /// The summed loss into `activations.loss` (on top of earlier micro-batches'); with `backward`

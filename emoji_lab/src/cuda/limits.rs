@@ -1,7 +1,8 @@
 //! What the kernels take: found out from a model's sizes alone, before anything is on the GPU.
 
-use super::shared::{self, Group};
 use crate::error::{Error, Result};
+use crate::gpu::Limits;
+use crate::gpu::shared::{self, Group};
 use crate::model::{Gemma3, Gemma3Config};
 use crate::ops::attention::cuda::{MAX_HEADS, parts};
 use crate::ops::lora_linear::cuda::MAX_RANK;
@@ -24,16 +25,6 @@ impl Plan {
             training,
         }
     }
-}
-
-/// What a GPU has.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Limits<'a> {
-    /// As errors name it.
-    pub(super) device: &'a str,
-    pub(super) name: &'a str,
-    /// Bytes of shared memory that a block may ask for.
-    pub(super) shared_bytes: usize,
 }
 
 /// A launch: its kernel, the field of the configuration that decides its shared memory, and the bytes.

@@ -5,14 +5,14 @@ use std::marker::PhantomData;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::Gpu;
 use super::activations::Activations;
 use super::arena::DeviceArena;
 use super::limits::{self, Plan};
-use super::memory::Memory;
-use super::placed::Placed;
-use super::pointer::{Compute, DevicePtr, Plain, as_bytes};
 use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::gpu::memory::Memory;
+use crate::gpu::placed::Placed;
+use crate::gpu::pointer::{Compute, DevicePtr, Plain, as_bytes};
 use crate::host;
 use crate::model::layer::DecoderLayer;
 use crate::model::{Gemma3, Gemma3Config, LayerType, LinearName, Parameter};

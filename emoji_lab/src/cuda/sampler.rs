@@ -1,9 +1,9 @@
 //! Tokens drawn on the GPU.
 
-use super::Gpu;
-use super::placed::Placed;
-use super::pointer::DevicePtr;
 use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::gpu::placed::Placed;
+use crate::gpu::pointer::DevicePtr;
 use crate::ops::decode::cuda::DecodeState;
 use crate::ops::sample::Rule;
 use crate::ops::sample::cuda::{BINS, HISTOGRAMS, SampleBuffers, SampleRule, TOKENS};
@@ -64,8 +64,8 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::cuda::graph::capture;
-    use crate::cuda::memory::Memory;
+    use crate::gpu::graph::capture;
+    use crate::gpu::memory::Memory;
     use crate::host;
     use crate::ops::sample::cpu;
     use crate::rng::Philox;

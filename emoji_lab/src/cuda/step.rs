@@ -1,104 +1,19 @@
 //! What changes from step to step: the numbers kernels read of it, and the tokens. Steps are sent
 //! over from page-locked memory, several ahead, so that the GPU never waits for the host.
 
-use std::ffi::c_void;
-
 use cudarc::driver::{CudaEvent, result, sys};
 
-use super::Gpu;
-use super::memory::Memory;
-use super::mirror::mirrored_in_memory;
-use super::pointer::{DevicePtr, Number, as_bytes};
 use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::gpu::memory::Memory;
+use crate::gpu::pinned::Pinned;
+use crate::gpu::pointer::{DevicePtr, as_bytes};
 use crate::model::PackedTokens;
-use crate::ops::adamw::Factors;
 use crate::ops::embedding::cuda::by_id;
-
-/// The numbers that kernels read.
-#[derive(Debug, Clone, Copy, Default)]
-#[repr(C)]
-pub(crate) struct Step {
-    pub(super) seed: u64,
-    pub(super) pass: u64,
-    pub(super) loss_factor: f32,
-    pub(super) max_grad_norm: f32,
-    pub(super) factors: Factors,
-    pub(super) first_micro: i32,
-}
-
-mirrored_in_memory! {
-    Step: 56 { seed: 0, pass: 8, loss_factor: 16, max_grad_norm: 20, factors: 24, first_micro: 52 }
-}
-
-/// What the host reads of an optimizer step.
-#[derive(Debug, Clone, Copy, Default)]
-#[repr(C)]
-pub(crate) struct StepResult {
-    /// Sum of the losses of all targets, nats.
-    pub(super) loss: f64,
-    pub(super) grad_norm: f64,
-    pub(super) gradient_scale: f32,
-    pub(super) finite: i32,
-}
-
-mirrored_in_memory! {
-    StepResult: 24 { loss: 0, grad_norm: 8, gradient_scale: 16, finite: 20 }
-}
-
-// SAFETY: four numbers.
-unsafe impl Number for StepResult {}
-
-impl StepResult {
-    /// Where a result on the GPU has its loss.
-    pub(super) fn loss_of(result: DevicePtr<Self>) -> DevicePtr<f64> {
-        // It is the first field, as is asserted above.
-        result.cast()
-    }
-}
+use crate::ops::step::{Step, StepResult};
 
 /// Steps that may be on their way at a time.
 pub(super) const SLOTS: usize = 4;
-
-/// Page-locked host memory.
-pub(crate) struct Pinned {
-    gpu: Gpu,
-    ptr: *mut c_void,
-    bytes: usize,
-}
-
-// SAFETY: plain memory, reached through `&mut self`.
-unsafe impl Send for Pinned {}
-
-impl Pinned {
-    pub(super) fn new(gpu: &Gpu, bytes: usize) -> Result<Self> {
-        gpu.bind()?;
-        // SAFETY: a plain allocation.
-        let ptr = unsafe { result::malloc_host(bytes, 0) }.map_err(|e| gpu.error(e.0))?;
-        let mut pinned = Self { gpu: gpu.clone(), ptr, bytes };
-        // It holds what was there before; a graph's trial run reads all columns as token ids.
-        pinned.as_mut_slice::<u8>().fill(0);
-        Ok(pinned)
-    }
-
-    /// How many bytes there are.
-    pub(super) fn len(&self) -> usize {
-        self.bytes
-    }
-
-    pub(super) fn as_mut_slice<T: Number>(&mut self) -> &mut [T] {
-        // SAFETY: the memory is page-aligned, ours alone, and any bytes are a `Number`.
-        unsafe { std::slice::from_raw_parts_mut(self.ptr.cast(), self.bytes / size_of::<T>()) }
-    }
-}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        if self.gpu.synchronize().is_ok() {
-            // SAFETY: allocated by `malloc_host`, freed once.
-            let _ = unsafe { result::free_host(self.ptr) };
-        }
-    }
-}
 
 /// One step on its way.
 struct Slot {
@@ -238,11 +153,5 @@ impl Inputs {
             false => None,
         };
         Ok((slot.result.as_mut_slice::<StepResult>()[0], milliseconds))
-    }
-}
-
-impl std::fmt::Debug for Pinned {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Pinned({} bytes)", self.bytes)
     }
 }

@@ -6,11 +6,11 @@ use cudarc::driver::{CudaEvent, result};
 use half::bf16;
 use rayon::prelude::*;
 
-use super::Gpu;
-use super::memory::Memory;
-use super::pointer::{Compute, DevicePtr, Moment};
-use super::step::Pinned;
 use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::gpu::memory::Memory;
+use crate::gpu::pinned::Pinned;
+use crate::gpu::pointer::{Compute, DevicePtr, Moment};
 use crate::ops::adamw::cuda::{joined, split};
 use crate::ops::embedding::cuda::Table;
 

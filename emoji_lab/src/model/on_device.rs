@@ -15,6 +15,13 @@ pub(crate) trait Generator: Tokens + Send {
     fn start(&mut self, prompt: &[u32], limit: usize, rule: &Rule) -> Result<()>;
 }
 
+/// A device that brings a generator: implemented for it where that generator is, above the models.
+#[cfg(feature = "cuda")]
+pub(crate) trait BringsGenerator {
+    /// The model's weights on the device; it has no adapters.
+    fn generator(&self, model: &Gemma3) -> Result<Box<dyn Generator>>;
+}
+
 /// The generator of the model's device; `None` where the host's own tensors are asked.
 fn generator(model: &Gemma3) -> Result<Option<Box<dyn Generator>>> {
     match model.device() {
@@ -24,7 +31,7 @@ fn generator(model: &Gemma3) -> Result<Option<Box<dyn Generator>>> {
             // Adapters are a trainer's business there.
             let has_adapters = model.linears().any(|linear| linear.lora.is_some());
             let merged = if has_adapters { Some(model.merged()?) } else { None };
-            Ok(Some(Box::new(crate::cuda::CudaGenerator::new(gpu, merged.as_ref().unwrap_or(model))?)))
+            gpu.generator(merged.as_ref().unwrap_or(model)).map(Some)
         }
     }
 }

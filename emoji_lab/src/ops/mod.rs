@@ -25,6 +25,10 @@ pub(crate) mod pool;
 pub mod rms_norm;
 pub mod rope;
 pub(crate) mod sample;
+#[cfg(feature = "cuda")]
+pub(crate) mod step;
+#[cfg(all(test, feature = "cuda"))]
+pub(crate) mod testing;
 
 #[cfg(test)]
 pub(crate) mod finite_difference;

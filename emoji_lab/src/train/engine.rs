@@ -97,18 +97,25 @@ pub(crate) trait Engine: Debug + Send + Sync {
     fn memory(&self) -> Vec<(&'static str, usize)>;
 }
 
+/// A device that brings an engine: implemented for it where that engine is, above the trainer.
+#[cfg(feature = "cuda")]
+pub(crate) trait BringsEngine {
+    /// `model` and its optimizer on the device; `values` are those of `slots`, flat f32.
+    fn engine(
+        &self,
+        model: &Gemma3,
+        slots: &[Slot],
+        values: &Tensor,
+        settings: Settings,
+    ) -> Result<Box<dyn Engine>>;
+}
+
 /// The engine of the model's device. `model` is the frozen base with what is to be trained in it.
 pub(super) fn engine(model: &Gemma3, layout: &Layout, settings: Settings) -> Result<Box<dyn Engine>> {
     match &model.device {
         Device::Cpu => Ok(Box::new(CpuEngine::new(model, layout, settings)?)),
         #[cfg(feature = "cuda")]
-        Device::Cuda(gpu) => Ok(Box::new(crate::cuda::CudaEngine::new(
-            gpu,
-            model,
-            layout.slots(),
-            &layout.values_of(model)?,
-            settings,
-        )?)),
+        Device::Cuda(gpu) => gpu.engine(model, layout.slots(), &layout.values_of(model)?, settings),
     }
 }
 

@@ -1,12 +1,12 @@
 //! AdamW on a GPU: one launch over the arena.
 
 use super::Factors;
-use crate::cuda::Gpu;
-use crate::cuda::launch::{Grid, Kernel};
-use crate::cuda::mirror::{mirrored, mirrored_in_memory};
-use crate::cuda::pointer::{Compute, DevicePtr, Moment};
-use crate::cuda::step::{Step, StepResult};
 use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::gpu::launch::{Grid, Kernel};
+use crate::gpu::mirror::{mirrored, mirrored_in_memory};
+use crate::gpu::pointer::{Compute, DevicePtr, Moment};
+use crate::ops::step::{Step, StepResult};
 
 /// Blocks of 256 threads: eight on each of the H100's 132 multiprocessors.
 const BLOCKS: usize = 1056;

@@ -1,13 +1,13 @@
 //! Attention over packed sequences on a GPU.
 
-use crate::cuda::Gpu;
-use crate::cuda::launch::{Grid, Kernel};
-use crate::cuda::mirror::mirrored;
-use crate::cuda::pointer::{Compute, DevicePtr};
-use crate::cuda::shared;
-use crate::cuda::step::Step;
 use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::gpu::launch::{Grid, Kernel};
+use crate::gpu::mirror::mirrored;
+use crate::gpu::pointer::{Compute, DevicePtr};
+use crate::gpu::shared;
 use crate::ops::lora_linear::cuda::Adapters;
+use crate::ops::step::Step;
 
 /// The most query heads: a block has a warp for each, and 512 threads.
 pub(crate) const MAX_HEADS: usize = 16;

@@ -2,11 +2,11 @@
 
 use super::cuda::{AttentionBackward, AttentionDelta, AttentionForward, AttentionSizes, MAX_HEADS};
 use super::{AttentionShape, Segment};
-use crate::cuda::pointer::Compute;
-use crate::cuda::testing::adapters::{SomeAdapters, split};
-use crate::cuda::testing::{Bar, Kind, OnGpu, Plain, on_every_gpu, tensor, values};
+use crate::gpu::pointer::Compute;
 use crate::ops::rms_norm;
 use crate::ops::rope::{self, RopeTable};
+use crate::ops::testing::adapters::{SomeAdapters, split};
+use crate::ops::testing::{Bar, Kind, OnGpu, Plain, on_every_gpu, tensor, values};
 
 /// Sequences and heads of one case.
 struct Case {

@@ -1,11 +1,11 @@
 //! The launches of decoding.
 
-use crate::cuda::Gpu;
-use crate::cuda::launch::{Grid, Kernel};
-use crate::cuda::mirror::{mirrored, mirrored_in_memory};
-use crate::cuda::pointer::{Compute, DevicePtr, Number};
-use crate::cuda::shared;
 use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::gpu::launch::{Grid, Kernel};
+use crate::gpu::mirror::{mirrored, mirrored_in_memory};
+use crate::gpu::pointer::{Compute, DevicePtr, Number};
+use crate::gpu::shared;
 
 /// Where generation stands.
 #[derive(Debug, Clone, Copy, Default)]

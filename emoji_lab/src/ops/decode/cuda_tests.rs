@@ -4,11 +4,11 @@ use super::cuda::{
     DecodeAttention, DecodeHead, DecodeHeads, DecodeLinear, DecodeNormLinear, DecodePick, DecodeState,
     FillCache, HEAD_BLOCKS,
 };
-use crate::cuda::pointer::Compute;
-use crate::cuda::testing::{Bar, Kind, OnGpu, on_every_gpu, tensor, values};
+use crate::gpu::pointer::Compute;
 use crate::ops::attention::{self, AttentionShape, Segment};
 use crate::ops::lora_linear::{self, Weight};
 use crate::ops::rope::{self, RopeTable};
+use crate::ops::testing::{Bar, Kind, OnGpu, on_every_gpu, tensor, values};
 use crate::ops::{geglu, rms_norm};
 
 const EPS: f32 = 1e-6;

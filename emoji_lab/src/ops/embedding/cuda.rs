@@ -2,11 +2,11 @@
 
 use half::bf16;
 
-use crate::cuda::Gpu;
-use crate::cuda::launch::{Grid, Kernel};
-use crate::cuda::mirror::mirrored;
-use crate::cuda::pointer::{Compute, DevicePtr};
 use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::gpu::launch::{Grid, Kernel};
+use crate::gpu::mirror::mirrored;
+use crate::gpu::pointer::{Compute, DevicePtr};
 
 const THREADS: usize = 128;
 

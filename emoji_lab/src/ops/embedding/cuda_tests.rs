@@ -3,8 +3,8 @@
 use half::bf16;
 
 use super::cuda::{Lookup, LookupGradient, Table, TableGradient, by_id};
-use crate::cuda::testing::{Bar, OnGpu, on_every_gpu, tensor, values};
 use crate::ops::adamw::cuda::split;
+use crate::ops::testing::{Bar, OnGpu, on_every_gpu, tensor, values};
 
 /// tokens, width, rows of the table, ids: of few rows or of many, at times all the same.
 fn case(t: &mut OnGpu) -> (usize, usize, usize, Vec<u32>) {

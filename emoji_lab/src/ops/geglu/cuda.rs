@@ -1,13 +1,13 @@
 //! GeGLU on a GPU, gate and up in one row.
 
-use crate::cuda::Gpu;
-use crate::cuda::launch::{Grid, Kernel};
-use crate::cuda::mirror::mirrored;
-use crate::cuda::pointer::{Compute, DevicePtr};
-use crate::cuda::shared;
-use crate::cuda::step::Step;
 use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::gpu::launch::{Grid, Kernel};
+use crate::gpu::mirror::mirrored;
+use crate::gpu::pointer::{Compute, DevicePtr};
+use crate::gpu::shared;
 use crate::ops::lora_linear::cuda::Adapters;
+use crate::ops::step::Step;
 
 const THREADS: usize = 512;
 

@@ -1,9 +1,9 @@
 //! GeGLU's kernels against the CPU's, adapters included.
 
 use super::cuda::{GegluBackward, GegluForward};
-use crate::cuda::pointer::Compute;
-use crate::cuda::testing::adapters::{SomeAdapters, split};
-use crate::cuda::testing::{Bar, OnGpu, on_every_gpu, tensor, values};
+use crate::gpu::pointer::Compute;
+use crate::ops::testing::adapters::{SomeAdapters, split};
+use crate::ops::testing::{Bar, OnGpu, on_every_gpu, tensor, values};
 
 /// Sizes, and gates of which some are far out, where a gelu without care is NaN.
 fn case(t: &mut OnGpu) -> (usize, usize, Vec<f32>, SomeAdapters) {

@@ -1,11 +1,11 @@
 //! The gradients' norm on a GPU.
 
-use crate::cuda::Gpu;
-use crate::cuda::launch::{Grid, Kernel};
-use crate::cuda::mirror::{mirrored, mirrored_in_memory};
-use crate::cuda::pointer::{Compute, DevicePtr};
-use crate::cuda::step::{Step, StepResult};
 use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::gpu::launch::{Grid, Kernel};
+use crate::gpu::mirror::{mirrored, mirrored_in_memory};
+use crate::gpu::pointer::{Compute, DevicePtr};
+use crate::ops::step::{Step, StepResult};
 
 const THREADS: usize = 256;
 

@@ -1,7 +1,7 @@
 //! The gradients' norm against the CPU's, odd lengths, NaN and infinities found wherever they are.
 
 use super::cuda::{GradNorm, PARTIALS, RANGE_PARTIALS, Range, SquaresByRange};
-use crate::cuda::testing::{Bar, Kind, on_every_gpu, tensor};
+use crate::ops::testing::{Bar, Kind, on_every_gpu, tensor};
 
 #[test]
 fn norm_factor_and_what_is_not_finite() {

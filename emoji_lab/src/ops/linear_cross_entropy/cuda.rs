@@ -1,11 +1,11 @@
 //! Loss and gradient over rows of logits on a GPU.
 
-use crate::cuda::Gpu;
-use crate::cuda::launch::{Grid, Kernel};
-use crate::cuda::mirror::mirrored;
-use crate::cuda::pointer::{Compute, DevicePtr};
-use crate::cuda::step::Step;
 use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::gpu::launch::{Grid, Kernel};
+use crate::gpu::mirror::mirrored;
+use crate::gpu::pointer::{Compute, DevicePtr};
+use crate::ops::step::Step;
 
 /// Losses of rows of logits, and, with `gradient`, the rows' gradients in their place.
 #[derive(Debug, Clone, Copy)]

@@ -3,9 +3,9 @@
 
 use super::cuda::{CrossEntropy, SumLosses};
 use super::{loss, loss_and_gradient};
-use crate::cuda::pointer::Compute;
-use crate::cuda::testing::{Bar, Kind, OnGpu, Product, matrix, on_every_gpu, tensor, values};
+use crate::gpu::pointer::Compute;
 use crate::ops::IGNORE_INDEX;
+use crate::ops::testing::{Bar, Kind, OnGpu, Product, matrix, on_every_gpu, tensor, values};
 
 /// Targets of which some are ignored, at times all but one, and of which one is the last word.
 fn targets(t: &mut OnGpu, rows: usize, vocab: usize) -> Vec<i64> {

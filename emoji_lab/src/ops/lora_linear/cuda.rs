@@ -1,12 +1,12 @@
 //! The group of linear layers on a GPU: what `kernel.cu` is given.
 
-use crate::cuda::Gpu;
-use crate::cuda::launch::{Grid, Kernel};
-use crate::cuda::mirror::{mirrored, mirrored_in_memory};
-use crate::cuda::pointer::{Compute, DevicePtr};
-use crate::cuda::shared::Group;
-use crate::cuda::step::Step;
 use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::gpu::launch::{Grid, Kernel};
+use crate::gpu::mirror::{mirrored, mirrored_in_memory};
+use crate::gpu::pointer::{Compute, DevicePtr};
+use crate::gpu::shared::Group;
+use crate::ops::step::Step;
 
 /// Dropout, as the kernels compute it.
 #[derive(Debug, Clone, Copy)]

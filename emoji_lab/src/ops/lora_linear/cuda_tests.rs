@@ -3,11 +3,11 @@
 
 use super::cuda::{AdapterGradient, AdapterGradients, Adapters, DropoutFactors, Unpack, UnpackWeights};
 use super::{Dropout, Gradients, Lora, Weight};
-use crate::cuda::pointer::{Compute, DevicePtr};
-use crate::cuda::step::Step;
-use crate::cuda::testing::{Bar, Guarded, Kind, OnGpu, Plain, Product, matrix, on_every_gpu, tensor, values};
+use crate::gpu::pointer::{Compute, DevicePtr};
 use crate::ops::attention::cuda::{AttentionDelta, AttentionSizes};
 use crate::ops::rms_norm::cuda::{Branch, NormForward};
+use crate::ops::step::Step;
+use crate::ops::testing::{Bar, Guarded, Kind, OnGpu, Plain, Product, matrix, on_every_gpu, tensor, values};
 use crate::quant::Nf4Tensor;
 
 /// `dropout` of all ones.

@@ -1,9 +1,9 @@
 //! The norm's kernels against the CPU's norm, with what stands around it.
 
 use super::cuda::{Branch, NormBackward, NormForward};
-use crate::cuda::pointer::Compute;
-use crate::cuda::testing::adapters::{SomeAdapters, split};
-use crate::cuda::testing::{Bar, Kind, OnGpu, on_every_gpu, tensor, values};
+use crate::gpu::pointer::Compute;
+use crate::ops::testing::adapters::{SomeAdapters, split};
+use crate::ops::testing::{Bar, Kind, OnGpu, on_every_gpu, tensor, values};
 
 const EPS: f32 = 1e-6;
 

@@ -1,11 +1,11 @@
 //! Norm and rotation of queries and keys on a GPU.
 
-use crate::cuda::Gpu;
-use crate::cuda::launch::{Grid, Kernel};
-use crate::cuda::mirror::mirrored;
-use crate::cuda::pointer::{Compute, DevicePtr};
-use crate::cuda::shared;
 use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::gpu::launch::{Grid, Kernel};
+use crate::gpu::mirror::mirrored;
+use crate::gpu::pointer::{Compute, DevicePtr};
+use crate::gpu::shared;
 
 /// Every head normalised by itself and rotated by its token's position.
 #[derive(Debug, Clone, Copy)]

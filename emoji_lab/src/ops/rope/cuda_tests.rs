@@ -2,9 +2,9 @@
 
 use super::RopeTable;
 use super::cuda::QkNormRope;
-use crate::cuda::pointer::Compute;
-use crate::cuda::testing::{Bar, Kind, OnGpu, on_every_gpu, tensor, values};
+use crate::gpu::pointer::Compute;
 use crate::ops::rms_norm;
+use crate::ops::testing::{Bar, Kind, OnGpu, on_every_gpu, tensor, values};
 
 const EPS: f32 = 1e-6;
 

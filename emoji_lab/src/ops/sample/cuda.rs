@@ -1,11 +1,11 @@
 //! The launches of a choice.
 
 use super::Rule;
-use crate::cuda::Gpu;
-use crate::cuda::launch::{Grid, Kernel};
-use crate::cuda::mirror::{mirrored, mirrored_in_memory};
-use crate::cuda::pointer::DevicePtr;
 use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::gpu::launch::{Grid, Kernel};
+use crate::gpu::mirror::{mirrored, mirrored_in_memory};
+use crate::gpu::pointer::DevicePtr;
 use crate::ops::decode::cuda::DecodeState;
 
 /// [`Rule`], as the kernels read it.

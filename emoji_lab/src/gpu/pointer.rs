@@ -77,17 +77,17 @@ pub(crate) fn as_bytes<T: Plain>(values: &[T]) -> &[u8] {
 
 impl<T> DevicePtr<T> {
     /// The driver's address, unless it is null.
-    pub(super) fn new(address: u64) -> Option<Self> {
+    pub(crate) fn new(address: u64) -> Option<Self> {
         Some(Self { address: NonZeroU64::new(address)?, of: PhantomData })
     }
 
     /// An address that nothing is at, to count from.
-    pub(super) const fn nowhere() -> Self {
+    pub(crate) const fn nowhere() -> Self {
         Self { address: NonZeroU64::MIN, of: PhantomData }
     }
 
     /// For the driver and cuBLAS.
-    pub(super) fn address(self) -> u64 {
+    pub(crate) fn address(self) -> u64 {
         self.address.get()
     }
 

@@ -24,7 +24,7 @@ pub(crate) use mirrored;
 /// after a look that there are no gaps between its fields.
 macro_rules! mirrored_in_memory {
     ($type:ident: $size:literal { $($field:ident: $offset:literal),+ $(,)? }) => {
-        $crate::cuda::mirror::mirrored! { $type: $size { $($field: $offset),+ } }
+        $crate::gpu::mirror::mirrored! { $type: $size { $($field: $offset),+ } }
         const _: () = {
             const fn size<S, F>(_: fn(&S) -> &F) -> usize {
                 size_of::<F>()
@@ -32,7 +32,7 @@ macro_rules! mirrored_in_memory {
             assert!($size == 0 $(+ size(|of: &$type| &of.$field))+, "there are gaps between the fields");
         };
         // SAFETY: `repr(C)`, and its fields, which are numbers and addresses, make up all of its bytes.
-        unsafe impl $crate::cuda::pointer::Plain for $type {}
+        unsafe impl $crate::gpu::pointer::Plain for $type {}
     };
 }
 pub(crate) use mirrored_in_memory;
@@ -58,7 +58,7 @@ mod tests {
         ("sample/kernel.cu", include_str!("../ops/sample/kernel.cu")),
     ];
     const RUST: [&str; 12] = [
-        include_str!("step.rs"),
+        include_str!("../ops/step.rs"),
         include_str!("../ops/adamw/cuda.rs"),
         include_str!("../ops/attention/cuda.rs"),
         include_str!("../ops/decode/cuda.rs"),

@@ -7,7 +7,7 @@ use crate::error::Result;
 
 /// The graph of what `enqueue` asks of the card, which is not done yet. Kernels must have been used
 /// before: they are loaded then, which cannot be captured.
-pub(super) fn capture(gpu: &Gpu, enqueue: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
+pub(crate) fn capture(gpu: &Gpu, enqueue: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
     let stream = gpu.stream();
     stream
         .begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED)

@@ -14,13 +14,13 @@ use crate::error::{Error, Result};
 const WORKSPACE: usize = 32 << 20;
 
 /// A cuBLAS handle on the GPU's stream.
-pub(super) struct Blas {
+pub(crate) struct Blas {
     handle: sys::cublasHandle_t,
     workspace: u64,
 }
 
 impl Blas {
-    pub(super) fn new(stream: &Arc<CudaStream>, device: &str) -> Result<Self> {
+    pub(crate) fn new(stream: &Arc<CudaStream>, device: &str) -> Result<Self> {
         let fail = |e: result::CublasError| {
             let (problem, help) = trouble::of_cublas(e.0 as u32, trouble::cublas_version());
             Error::device(device, problem, help)
@@ -31,7 +31,11 @@ impl Blas {
         unsafe {
             result::set_stream(blas.handle, stream.cu_stream().cast()).map_err(fail)?;
             blas.workspace = cudarc::driver::result::malloc_sync(WORKSPACE).map_err(|e| {
-                Error::device(device, super::gpu::describe(e.0), "Close what else is on the GPU (nvidia-smi)")
+                Error::device(
+                    device,
+                    super::handle::describe(e.0),
+                    "Close what else is on the GPU (nvidia-smi)",
+                )
             })?;
             sys::cublasSetWorkspace_v2(blas.handle, blas.workspace as *mut c_void, WORKSPACE)
                 .result()
@@ -41,7 +45,7 @@ impl Blas {
     }
 
     /// What it takes of the card's memory.
-    pub(super) fn workspace_bytes(&self) -> usize {
+    pub(crate) fn workspace_bytes(&self) -> usize {
         if self.workspace == 0 { 0 } else { WORKSPACE }
     }
 }
@@ -72,14 +76,14 @@ pub(crate) fn matrix<T>(start: DevicePtr<T>, ld: usize) -> Matrix<T> {
 
 /// A factor of a product.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Factor {
+pub(crate) struct Factor {
     stored: Matrix<Compute>,
     transposed: bool,
 }
 
 impl Matrix<Compute> {
     /// Its transpose, as a factor.
-    pub(super) fn transposed(self) -> Factor {
+    pub(crate) fn transposed(self) -> Factor {
         Factor { stored: self, transposed: true }
     }
 }
@@ -92,7 +96,7 @@ impl From<Matrix<Compute>> for Factor {
 
 /// Where a product goes.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Out {
+pub(crate) enum Out {
     Compute(Matrix<Compute>),
     F32(Matrix<f32>),
     /// Added to what is there.
@@ -103,7 +107,7 @@ pub(super) enum Out {
 ///
 /// # Safety
 /// The matrices must be as large as `m`, `n`, `k` and their `ld` say, on this GPU.
-pub(super) unsafe fn gemm(
+pub(crate) unsafe fn gemm(
     gpu: &Gpu,
     (m, n, k): (usize, usize, usize),
     a: impl Into<Factor>,

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use cudarc::driver::{result, sys};
 
 use super::Gpu;
-use super::gpu::describe;
+use super::handle::describe;
 use super::pointer::{Compute, DevicePtr, Element, Number, Plain};
 use crate::error::{Error, Result};
 
@@ -97,12 +97,12 @@ impl<T> Memory<T> {
     }
 
     /// The same, its type forgotten: to be kept.
-    pub(super) fn untyped(self) -> Memory<u8> {
+    pub(crate) fn untyped(self) -> Memory<u8> {
         Memory { allocation: self.allocation, of: PhantomData }
     }
 
     /// Where `len` values from number `offset` on begin.
-    pub(super) fn range(&self, offset: usize, len: usize) -> Result<DevicePtr<T>>
+    pub(crate) fn range(&self, offset: usize, len: usize) -> Result<DevicePtr<T>>
     where
         T: Element,
     {
@@ -113,7 +113,7 @@ impl<T> Memory<T> {
     }
 
     /// Overwrites what begins at `to`, which must be within. Returns when `values` may be changed again.
-    pub(super) fn write_at<U: Plain>(&self, to: DevicePtr<U>, values: &[U]) -> Result<()> {
+    pub(crate) fn write_at<U: Plain>(&self, to: DevicePtr<U>, values: &[U]) -> Result<()> {
         let gpu = &self.allocation.gpu;
         self.allocation.check(to.address(), size_of_val(values))?;
         if values.is_empty() {
@@ -127,7 +127,7 @@ impl<T> Memory<T> {
     }
 
     /// The `values.len()` values that begin at `from`, which must be within.
-    pub(super) fn read_at<U: Number>(&self, from: DevicePtr<U>, values: &mut [U]) -> Result<()> {
+    pub(crate) fn read_at<U: Number>(&self, from: DevicePtr<U>, values: &mut [U]) -> Result<()> {
         let gpu = &self.allocation.gpu;
         self.allocation.check(from.address(), size_of_val(values))?;
         gpu.bind()?;
@@ -161,7 +161,7 @@ impl<T: Number> Memory<T> {
 
 impl Memory<Compute> {
     /// Overwrites what begins at value number `offset`, rounded to the compute type.
-    pub(super) fn write_rounded(&self, offset: usize, values: &[f32]) -> Result<()> {
+    pub(crate) fn write_rounded(&self, offset: usize, values: &[f32]) -> Result<()> {
         let gpu = &self.allocation.gpu;
         let to = self.ptr().at(gpu, offset);
         if !gpu.bf16() {
@@ -172,7 +172,7 @@ impl Memory<Compute> {
     }
 
     /// The `len` values from number `offset` on, as f32.
-    pub(super) fn read_widened(&self, offset: usize, len: usize) -> Result<Vec<f32>> {
+    pub(crate) fn read_widened(&self, offset: usize, len: usize) -> Result<Vec<f32>> {
         let gpu = &self.allocation.gpu;
         let from = self.ptr().at(gpu, offset);
         if !gpu.bf16() {
@@ -190,7 +190,7 @@ impl Memory<Compute> {
 ///
 /// # Safety
 /// They must be memory of this GPU.
-pub(super) unsafe fn clear<T: Element>(gpu: &Gpu, start: DevicePtr<T>, len: usize) -> Result<()> {
+pub(crate) unsafe fn clear<T: Element>(gpu: &Gpu, start: DevicePtr<T>, len: usize) -> Result<()> {
     // SAFETY: the caller's.
     unsafe { result::memset_d8_async(start.address(), 0, len * T::size(gpu), gpu.raw_stream()) }
         .map_err(|e| gpu.error(e.0))

@@ -66,12 +66,12 @@ impl<B> Placed<B> {
     }
 
     /// Overwrites what begins at `to`, within one of the buffers.
-    pub(super) fn write_at<T: Plain>(&self, to: DevicePtr<T>, values: &[T]) -> Result<()> {
+    pub(crate) fn write_at<T: Plain>(&self, to: DevicePtr<T>, values: &[T]) -> Result<()> {
         self.memory.write_at(to, values)
     }
 
     /// The values that begin at `from`, within one of the buffers.
-    pub(super) fn read_at<T: Number>(&self, from: DevicePtr<T>, values: &mut [T]) -> Result<()> {
+    pub(crate) fn read_at<T: Number>(&self, from: DevicePtr<T>, values: &mut [T]) -> Result<()> {
         self.memory.read_at(from, values)
     }
 }

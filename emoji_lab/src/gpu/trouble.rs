@@ -8,11 +8,11 @@ use cudarc::{cublas, driver};
 use crate::error::{Error, Result};
 
 /// The oldest driver whose functions these bindings find: CUDA 12.0.
-pub(super) const OLDEST_DRIVER: i32 = 12_000;
+pub(crate) const OLDEST_DRIVER: i32 = 12_000;
 /// From here on the driver has `cuEventElapsedTime_v2`, which the bindings ask for by this name.
-pub(super) const TELLS_TIME: i32 = 12_080;
+pub(crate) const TELLS_TIME: i32 = 12_080;
 /// CUDA of the compiler that made the kernels, as 13000, or 0: from `build.rs`.
-pub(super) const KERNELS: &str = env!("EMOJI_LAB_KERNELS_CUDA");
+pub(crate) const KERNELS: &str = env!("EMOJI_LAB_KERNELS_CUDA");
 
 const CPU: &str = "or compute on the CPU: Device::Cpu";
 
@@ -66,19 +66,19 @@ const CUBLAS_FUNCTIONS: [&str; 5] =
 
 /// Where something went wrong.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Facts<'a> {
+pub(crate) struct Facts<'a> {
     /// The newest CUDA that the driver serves, as 13000; 0 if it does not say.
-    pub(super) driver: i32,
+    pub(crate) driver: i32,
     /// The CUDA that compiled the kernels.
-    pub(super) kernels: i32,
+    pub(crate) kernels: i32,
     /// The GPU's name and compute capability, where they are known.
-    pub(super) gpu: Option<(&'a str, (i32, i32))>,
+    pub(crate) gpu: Option<(&'a str, (i32, i32))>,
     /// `CUDA_VISIBLE_DEVICES`, where it is set.
-    pub(super) visible: Option<&'a str>,
+    pub(crate) visible: Option<&'a str>,
 }
 
 /// 13000 as `13.0`.
-pub(super) fn version(number: i32) -> String {
+pub(crate) fn version(number: i32) -> String {
     match number {
         0 => "an unknown version".into(),
         _ => format!("{}.{}", number / 1000, number % 1000 / 10),
@@ -86,7 +86,7 @@ pub(super) fn version(number: i32) -> String {
 }
 
 /// What is wrong and what to do, for the driver's codes that have a reason outside this program.
-pub(super) fn of_driver(code: u32, facts: Facts<'_>) -> Option<(String, String)> {
+pub(crate) fn of_driver(code: u32, facts: Facts<'_>) -> Option<(String, String)> {
     let gpu = facts.gpu.map_or_else(
         || "this GPU".to_string(),
         |(name, (major, minor))| format!("{name} (compute capability {major}.{minor})"),
@@ -169,7 +169,7 @@ pub(super) fn of_driver(code: u32, facts: Facts<'_>) -> Option<(String, String)>
 }
 
 /// What is wrong where cuBLAS does not start, and what to do. `version` is its major one.
-pub(super) fn of_cublas(status: u32, version: Option<i32>) -> (String, String) {
+pub(crate) fn of_cublas(status: u32, version: Option<i32>) -> (String, String) {
     let which = version.map_or_else(String::new, |major| format!(" {major}"));
     match status {
         1 => (
@@ -204,7 +204,7 @@ fn missing<'a>(names: &[&'a str], has: impl Fn(&str) -> bool) -> Option<&'a str>
 
 /// Whether driver and cuBLAS are there and have all that is called, without a call that could panic.
 /// Returns what is wrong and what to do.
-pub(super) fn libraries() -> std::result::Result<(), (String, String)> {
+pub(crate) fn libraries() -> std::result::Result<(), (String, String)> {
     // SAFETY: only asks whether the library is there.
     if !unsafe { driver::sys::is_culib_present() } {
         return Err((
@@ -247,7 +247,7 @@ fn has_cublas(name: &str) -> bool {
 }
 
 /// cuBLAS' major version, where it tells.
-pub(super) fn cublas_version() -> Option<i32> {
+pub(crate) fn cublas_version() -> Option<i32> {
     let mut major = 0;
     if !has_cublas("cublasGetProperty") {
         return None;
@@ -261,7 +261,7 @@ pub(super) fn cublas_version() -> Option<i32> {
 
 /// Runs `f`, and makes an error of a panic: the last net under cudarc, which panics where a library
 /// lacks a function.
-pub(super) fn caught<R>(device: &str, f: impl FnOnce() -> Result<R>) -> Result<R> {
+pub(crate) fn caught<R>(device: &str, f: impl FnOnce() -> Result<R>) -> Result<R> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
         Err(Error::device(
             device,

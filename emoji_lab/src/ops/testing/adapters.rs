@@ -1,9 +1,9 @@
 //! Random adapters on the GPU, and what the CPU makes of them.
 
 use super::{Guarded, OnGpu, Plain, tensor, values};
-use crate::cuda::step::Step;
 use crate::ops::lora_linear::cuda::{Adapters, DropoutFactors};
 use crate::ops::lora_linear::{self, Dropout, Gradients, Lora, Weight};
+use crate::ops::step::Step;
 
 /// The adapters that read one activation: none to three, some of them missing, with and without
 /// dropout.

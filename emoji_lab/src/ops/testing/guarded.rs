@@ -1,8 +1,8 @@
 //! A matrix on the GPU within a larger buffer of NaN bytes.
 
-use crate::cuda::Gpu;
-use crate::cuda::memory::Memory;
-use crate::cuda::pointer::{Compute, DevicePtr, Element};
+use crate::gpu::Gpu;
+use crate::gpu::memory::Memory;
+use crate::gpu::pointer::{Compute, DevicePtr, Element};
 
 /// Bytes behind the last row.
 const BEHIND: usize = 512;

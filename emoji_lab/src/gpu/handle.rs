@@ -9,10 +9,19 @@ use candle_core::DType;
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, result, sys};
 
 use super::gemm::Blas;
-use super::limits::Limits;
 use super::shared::UNASKED;
 use super::trouble::{self, Facts, OLDEST_DRIVER, TELLS_TIME};
 use crate::error::{Error, Result};
+
+/// What a GPU has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits<'a> {
+    /// As errors name it.
+    pub(crate) device: &'a str,
+    pub(crate) name: &'a str,
+    /// Bytes of shared memory that a block may ask for.
+    pub(crate) shared_bytes: usize,
+}
 
 /// All kernels, for the compute capabilities that `build.rs` names.
 static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
@@ -86,7 +95,7 @@ impl Lane {
 }
 
 #[derive(Clone, Copy)]
-pub(super) struct Function(pub(super) sys::CUfunction);
+pub(crate) struct Function(pub(crate) sys::CUfunction);
 
 // SAFETY: handles of the driver are plain references that any thread may use; the context is made
 // current before each call (`Gpu::bind`).
@@ -234,7 +243,7 @@ impl Gpu {
     }
 
     /// The same card with a lane of its own.
-    pub(super) fn new_lane(&self) -> Result<Self> {
+    pub(crate) fn new_lane(&self) -> Result<Self> {
         self.bind()?;
         Ok(Self { lane: Arc::new(Lane::new(&self.shared.context, &self.short_name())?), ..self.clone() })
     }
@@ -263,17 +272,17 @@ impl Gpu {
         self.shared.context.mem_get_info().map_err(|e| self.error(e.0))
     }
 
-    pub(super) fn overlaps_kernels(&self) -> bool {
+    pub(crate) fn overlaps_kernels(&self) -> bool {
         self.shared.overlaps
     }
 
     /// Whether the driver tells how long something took (CUDA 12.8: driver 570).
-    pub(super) fn tells_time(&self) -> bool {
+    pub(crate) fn tells_time(&self) -> bool {
         self.shared.driver >= TELLS_TIME
     }
 
     /// What a model is held against before anything of it is uploaded.
-    pub(super) fn limits(&self) -> Limits<'_> {
+    pub(crate) fn limits(&self) -> Limits<'_> {
         Limits {
             device: &self.shared.device,
             name: &self.shared.name,
@@ -282,7 +291,7 @@ impl Gpu {
     }
 
     /// Lets a kernel have as much shared memory as the GPU gives a block, beside what it declares.
-    pub(super) fn allow_shared(&self, function: Function) -> Result<()> {
+    pub(crate) fn allow_shared(&self, function: Function) -> Result<()> {
         use sys::CUfunction_attribute_enum::{
             CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES,
         };
@@ -295,7 +304,7 @@ impl Gpu {
     }
 
     /// A function's attribute, as bytes of shared memory that it declares.
-    pub(super) fn attribute(&self, function: Function, which: sys::CUfunction_attribute_enum) -> Result<i32> {
+    pub(crate) fn attribute(&self, function: Function, which: sys::CUfunction_attribute_enum) -> Result<i32> {
         let mut value = 0;
         // SAFETY: it writes one number.
         unsafe { sys::cuFuncGetAttribute(&mut value, which, function.0) }
@@ -304,58 +313,58 @@ impl Gpu {
         Ok(value)
     }
 
-    pub(super) fn bf16(&self) -> bool {
+    pub(crate) fn bf16(&self) -> bool {
         self.dtype == DType::BF16
     }
 
     /// Bytes of one value of the compute type.
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.dtype.size_in_bytes()
     }
 
-    pub(super) fn stream(&self) -> &Arc<CudaStream> {
+    pub(crate) fn stream(&self) -> &Arc<CudaStream> {
         &self.lane.stream
     }
 
-    pub(super) fn raw_stream(&self) -> sys::CUstream {
+    pub(crate) fn raw_stream(&self) -> sys::CUstream {
         if self.beside { self.lane.side.cu_stream() } else { self.lane.stream.cu_stream() }
     }
 
     /// The same card, for work beside what is on its way, begun after all that was asked so far.
     /// cuBLAS stays on the main stream.
-    pub(super) fn fork(&self) -> Result<Self> {
+    pub(crate) fn fork(&self) -> Result<Self> {
         let now = self.lane.stream.record_event(None).map_err(|e| self.error(e.0))?;
         self.lane.side.wait(&now).map_err(|e| self.error(e.0))?;
         Ok(Self { beside: true, ..self.clone() })
     }
 
     /// Marks what the side stream has been asked so far.
-    pub(super) fn mark(&self) -> Result<CudaEvent> {
+    pub(crate) fn mark(&self) -> Result<CudaEvent> {
         self.lane.side.record_event(None).map_err(|e| self.error(e.0))
     }
 
     /// Has what follows on the main stream begin after `mark`.
-    pub(super) fn wait_for(&self, mark: &CudaEvent) -> Result<()> {
+    pub(crate) fn wait_for(&self, mark: &CudaEvent) -> Result<()> {
         self.lane.stream.wait(mark).map_err(|e| self.error(e.0))
     }
 
-    pub(super) fn blas(&self) -> &Blas {
+    pub(crate) fn blas(&self) -> &Blas {
         &self.lane.blas
     }
 
     /// Makes the card's context the calling thread's: cells and pool threads come and go.
-    pub(super) fn bind(&self) -> Result<()> {
+    pub(crate) fn bind(&self) -> Result<()> {
         self.shared.context.bind_to_thread().map_err(|e| self.error(e.0))
     }
 
     /// Waits until everything asked of the card is done.
-    pub(super) fn synchronize(&self) -> Result<()> {
+    pub(crate) fn synchronize(&self) -> Result<()> {
         self.bind()?;
         self.lane.stream.synchronize().map_err(|e| self.error(e.0))
     }
 
     /// The kernel `name`, in the version of the compute type where `typed`.
-    pub(super) fn function(&self, name: &str, typed: bool) -> Result<Function> {
+    pub(crate) fn function(&self, name: &str, typed: bool) -> Result<Function> {
         let name = match (typed, self.bf16()) {
             (false, _) => name.to_string(),
             (true, false) => format!("{name}_f32"),
@@ -382,12 +391,12 @@ impl Gpu {
     }
 
     /// `cuda:0`.
-    pub(super) fn short_name(&self) -> String {
+    pub(crate) fn short_name(&self) -> String {
         self.shared.device.clone()
     }
 
     /// An error the driver gave while something ran.
-    pub(super) fn error(&self, code: sys::CUresult) -> Error {
+    pub(crate) fn error(&self, code: sys::CUresult) -> Error {
         let gpu = Some((self.name(), self.compute_capability()));
         let facts = Facts { driver: self.shared.driver, gpu, ..Facts::default() };
         let (problem, first) = trouble::of_driver(code as u32, facts).map_or_else(
@@ -405,7 +414,7 @@ impl Gpu {
 }
 
 /// The driver's own words for a code.
-pub(super) fn describe(code: sys::CUresult) -> String {
+pub(crate) fn describe(code: sys::CUresult) -> String {
     cudarc::driver::DriverError(code)
         .error_string()
         .ok()

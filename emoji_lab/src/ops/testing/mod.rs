@@ -9,13 +9,13 @@ mod guarded;
 
 use candle_core::{DType, Shape, Tensor};
 
-use super::Gpu;
-pub(crate) use super::gemm::matrix;
-use super::gemm::{self, Matrix, Out};
-use super::memory::Memory;
-use super::pointer::{Compute, DevicePtr, Number};
-use super::step::{Step, StepResult};
+use crate::gpu::Gpu;
+pub(crate) use crate::gpu::gemm::matrix;
+use crate::gpu::gemm::{self, Matrix, Out};
+use crate::gpu::memory::Memory;
+use crate::gpu::pointer::{Compute, DevicePtr, Number};
 use crate::host;
+use crate::ops::step::{Step, StepResult};
 use crate::rng::Philox;
 pub(crate) use guarded::{Guarded, Kind, Value};
 
@@ -208,7 +208,7 @@ impl OnGpu {
     }
 
     /// Numbers that are only read, of any plain type.
-    pub(crate) fn plain<V: super::pointer::Plain>(&self, values: &[V]) -> Plain<V> {
+    pub(crate) fn plain<V: crate::gpu::pointer::Plain>(&self, values: &[V]) -> Plain<V> {
         Plain(Memory::from_slice(&self.gpu, values, "a test's input").unwrap())
     }
 

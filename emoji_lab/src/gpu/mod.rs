@@ -1,0 +1,32 @@
+//! An NVIDIA GPU at work: its memory, launches of kernels, matrix products (cuBLAS'), graphs. It knows
+//! nothing of any model.
+//!
+//! Nothing here links against CUDA: driver and cuBLAS are opened when a GPU is asked for, so one build
+//! runs with and without them, and what is missing is said in a sentence.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `handle.rs` | the GPU: opened, described, its dtype chosen |
+//! | `trouble.rs` | what is wrong with driver, cuBLAS or GPU, in sentences |
+//! | `shared.rs` | the shared memory that kernels ask for |
+//! | `pointer.rs` | typed addresses on the GPU |
+//! | `memory.rs`, `placed.rs` | device memory, with errors that say how much was needed; many buffers in one piece of it |
+//! | `pinned.rs` | page-locked host memory |
+//! | `launch.rs`, `gemm.rs` | a kernel's launch, a matrix product |
+//! | `mirror.rs` | structs that CUDA has as well, their layouts asserted on both sides |
+//! | `graph.rs` | work that is captured once and replayed |
+
+pub(crate) mod gemm;
+pub(crate) mod graph;
+mod handle;
+pub(crate) mod launch;
+pub(crate) mod memory;
+pub(crate) mod mirror;
+pub(crate) mod pinned;
+pub(crate) mod placed;
+pub(crate) mod pointer;
+pub(crate) mod shared;
+pub(crate) mod trouble;
+
+pub use handle::Gpu;
+pub(crate) use handle::Limits;
