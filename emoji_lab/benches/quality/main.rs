@@ -31,7 +31,11 @@ fn main() -> Result<()> {
     let chat = format_chat(&load_dataset(&options.data, Task::emoji())?).take(options.rows);
     say!("{base}\n{} rows of {}", chat.len(), options.data);
     let recipes = recipes::recipes(&options);
-    let mut all: Vec<Scores> = recipes.iter().map(|recipe| Scores::new(&recipe.name)).collect();
+    // A recipe's answers: as it was trained, and for one on NF4 also merged into the exact weights.
+    let mut all: Vec<[Scores; 2]> = recipes
+        .iter()
+        .map(|recipe| [Scores::new(&recipe.name), Scores::new("   merged into the exact weights")])
+        .collect();
     let mut tables = Scores::new("look-up, no model");
     for split in &options.splits {
         let rows = match split {
@@ -43,39 +47,51 @@ fn main() -> Result<()> {
         tables.begin_split(rows.test.len());
         tables.add(&nearest);
         for (recipe, scores) in recipes.iter().zip(&mut all) {
-            scores.begin_split(rows.test.len());
+            scores.iter_mut().for_each(|scores| scores.begin_split(rows.test.len()));
             for &seed in &options.seeds {
                 let args = SftConfig { seed, ..recipe.args.clone() };
-                let (tuned, seconds, trainable) = tuned(&base, &rows, recipe, &args)?;
-                let evaluation = evaluate(&tuned, &rows.test, &EvaluationConfig::default())?;
-                tuned.gemma.release_device();
-                say!(
-                    "  {}, seed {seed}: {:.3}; trained in {seconds:.1} s, answered in {:.2} s",
-                    recipe.name,
-                    evaluation.score().mean,
-                    evaluation.seconds
-                );
-                scores.add(&evaluation);
-                scores.add_run(seconds, evaluation.seconds, trainable);
+                let Tuned { models, seconds, trainable } = tuned(&base, &rows, recipe, &args)?;
+                for ((model, form), scores) in models.iter().zip(["", ", merged"]).zip(scores.iter_mut()) {
+                    let evaluation = evaluate(model, &rows.test, &EvaluationConfig::default())?;
+                    model.gemma.release_device();
+                    say!(
+                        "  {}{form}, seed {seed}: {:.3}; trained in {seconds:.1} s, answered in {:.2} s",
+                        recipe.name,
+                        evaluation.score().mean,
+                        evaluation.seconds
+                    );
+                    scores.add(&evaluation);
+                    scores.add_run(seconds, evaluation.seconds, trainable);
+                }
             }
         }
     }
+    let all: Vec<Scores> = all.into_iter().flatten().filter(|scores| !scores.is_empty()).collect();
     say!("\n{}", scores::table(&tables, &all));
     Ok(())
 }
 
-/// The base trained by a recipe on the training part, with seconds and trained numbers.
-fn tuned(
-    base: &Model,
-    rows: &DatasetSplits,
-    recipe: &Recipe,
-    args: &SftConfig,
-) -> Result<(Model, f64, usize)> {
+/// What a recipe made of the base.
+struct Tuned {
+    /// As it was trained, and for one on NF4 merged into the exact weights.
+    models: Vec<Model>,
+    seconds: f64,
+    /// How many numbers were trained.
+    trainable: usize,
+}
+
+/// The base trained by a recipe on the training part.
+fn tuned(base: &Model, rows: &DatasetSplits, recipe: &Recipe, args: &SftConfig) -> Result<Tuned> {
     let (quant, lora) = (&recipe.quant, recipe.lora.as_ref());
     let mut trainer = SftTrainer::new(base, &rows.train, None, quant, lora, args)?;
     let started = Instant::now();
     trainer.train()?;
     let seconds = started.elapsed().as_secs_f64();
     let trainable = trainer.finetune().trainable();
-    Ok((Model { gemma: trainer.model()?, ..base.clone() }, seconds, trainable))
+    let mut models = vec![Model { gemma: trainer.model()?, ..base.clone() }];
+    if quant.load_in_4bit && lora.is_some() {
+        trainer.save_model(&args.output_dir)?;
+        models.push(merge_adapters(base, &args.output_dir)?);
+    }
+    Ok(Tuned { models, seconds, trainable })
 }
