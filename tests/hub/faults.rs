@@ -225,7 +225,7 @@ fn a_slow_server_is_fine_and_a_silent_one_is_not() {
     slow.comes_right();
     assert!(slow.ranges().is_empty(), "a slow download was broken off");
 
-    // Silent for longer than the patience of 0.5 s: asked again, from where it was.
+    // Silent for longer than the idle timeout of 0.5 s: asked again, from where it was.
     let silent = bench(36);
     silent.hub.fault("GET", "/objects/", 1, |_, answer| Answer {
         trickle: Some((1_500_000, Duration::from_millis(1500))),

@@ -5,13 +5,13 @@ use std::io::{BufRead, Write};
 
 use serde_json::Value;
 
+use super::client::{HubClient, host, off_runtime};
 use super::env::{HubEnv, remember};
-use super::explain::question_error;
+use super::errors::endpoint_error;
 use super::repo::address;
 use super::request::Request;
+use super::request_error::RequestError;
 use super::token::{FoundToken, Token, TokenSource};
-use super::trouble::Trouble;
-use super::wire::{Wire, host, off_runtime};
 use crate::display::{escape_html, plain, show_both};
 use crate::error::Result;
 
@@ -107,12 +107,12 @@ fn log_in(env: &HubEnv, found: Option<FoundToken>) -> Result<Login> {
 }
 
 fn who_am_i(env: &HubEnv, found: &FoundToken) -> Result<User> {
-    let wire = Wire::new(env, Some(found.clone()))?;
-    let url = address(&wire.endpoint, ["api", "whoami-v2"].into_iter());
-    let fail = |trouble| question_error(&wire, "login", "asking whose the token is", trouble);
-    let answer = wire.json(&Request::get(url.clone())).map_err(fail)?;
+    let client = HubClient::new(env, Some(found.clone()))?;
+    let url = address(&client.endpoint, ["api", "whoami-v2"].into_iter());
+    let fail = |error| endpoint_error(&client, "login", "asking whose the token is", error);
+    let answer = client.json(&Request::get(url.clone())).map_err(fail)?;
     user(&answer).ok_or_else(|| {
-        fail(Trouble::Nonsense { host: host(&url), why: "the answer names no user".to_string() })
+        fail(RequestError::InvalidResponse { host: host(&url), why: "the answer names no user".to_string() })
     })
 }
 

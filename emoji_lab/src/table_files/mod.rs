@@ -27,8 +27,8 @@ pub(crate) enum TableFormat {
 }
 
 impl TableFormat {
-    /// The formats, the better liked first: what can be looked at with any editor, and needs no feature.
-    pub const LIKED: [Self; 5] = [Self::Csv, Self::Tsv, Self::JsonLines, Self::Json, Self::Parquet];
+    /// The formats, in order of preference: what can be looked at with any editor, and needs no feature.
+    pub const BY_PREFERENCE: [Self; 5] = [Self::Csv, Self::Tsv, Self::JsonLines, Self::Json, Self::Parquet];
 
     /// The format that a file's name says.
     pub fn of(name: &str) -> Option<Self> {
