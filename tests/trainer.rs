@@ -63,7 +63,7 @@ fn resuming_goes_on_bit_for_bit_from_every_step() {
             let output = dir.path().join(format!("from-{step}"));
             let mut resumed = trainer(&settings(&output), &data);
             let checkpoint = dir.path().join(format!("whole/checkpoint-{step}"));
-            resumed.resume_from_checkpoint(Some(&checkpoint)).unwrap();
+            resumed.resume_from_checkpoint(&checkpoint).unwrap();
             assert_eq!(
                 losses(resumed.log_history()),
                 losses(whole.log_history()),
@@ -84,9 +84,9 @@ fn a_checkpoint_of_other_settings_is_refused() {
     let args = SftConfig { max_steps: Some(1), ..settings(dir.path()) };
     trainer(&args, &data).train().unwrap();
     let mut other = trainer(&SftConfig { learning_rate: 1e-3, ..args.clone() }, &data);
-    let error = other.resume_from_checkpoint(None).unwrap_err().to_string();
+    let error = other.resume().unwrap_err().to_string();
     assert!(error.contains("another run: learning_rate: 0.002 there, 0.001 here."), "{error}");
-    let error = trainer(&args, &rows(12)).resume_from_checkpoint(None).unwrap_err().to_string();
+    let error = trainer(&args, &rows(12)).resume().unwrap_err().to_string();
     assert!(error.contains("training rows: 8 there, 12 here"), "{error}");
     // The same rows and settings on another model.
     let mut model = load_model("embedded", &Device::Cpu).unwrap();
@@ -104,7 +104,7 @@ fn a_checkpoint_of_other_settings_is_refused() {
     let error = other.resume().unwrap_err().to_string();
     assert!(error.contains("weights of the base model") && error.contains("embedded there"), "{error}");
     let empty = SftConfig { output_dir: dir.path().join("none"), ..args };
-    let error = trainer(&empty, &data).resume_from_checkpoint(None).unwrap_err().to_string();
+    let error = trainer(&empty, &data).resume().unwrap_err().to_string();
     assert!(error.contains("holds no checkpoint"), "{error}");
 }
 
@@ -176,13 +176,13 @@ fn a_checkpoint_past_the_end_is_refused() {
     trainer(&args, &data).train().unwrap();
     let mut shorter = trainer(&SftConfig { max_steps: Some(2), ..args.clone() }, &data);
     let path = dir.path().join("checkpoint-4");
-    let error = shorter.resume_from_checkpoint(Some(&path)).unwrap_err().to_string();
+    let error = shorter.resume_from_checkpoint(&path).unwrap_err().to_string();
     assert!(error.contains("past the end of this run, which has 2 steps"), "{error}");
     let error = shorter.resume().unwrap_err().to_string();
     assert!(error.contains("past the end of this run"), "{error}");
     // One that fits can be named; then all is done.
     let fits = dir.path().join("checkpoint-2");
-    assert_eq!(shorter.resume_from_checkpoint(Some(&fits)).unwrap().global_step, 2);
+    assert_eq!(shorter.resume_from_checkpoint(&fits).unwrap().global_step, 2);
     assert!(shorter.resume().unwrap_err().to_string().contains("all 2 steps are done"));
     assert_eq!(shorter.train().unwrap().global_step, 2);
 }
@@ -209,7 +209,7 @@ fn the_best_checkpoint_is_found_after_a_move() {
     state.best_model_checkpoint = Some(a.join("checkpoint-1").display().to_string());
     state.save(&path).unwrap();
     let mut resumed = trainer(&args(&moved, 6), &data);
-    let output = resumed.resume_from_checkpoint(None).unwrap();
+    let output = resumed.resume().unwrap();
     assert_eq!(output.best_checkpoint, Some(moved.join("checkpoint-1").display().to_string()));
     resumed.save_model(dir.path().join("end")).unwrap();
     assert!(bytes(dir.path(), "end") == bytes(&moved, "checkpoint-1"));
@@ -233,7 +233,7 @@ fn damaged_checkpoints_are_passed_over() {
     let at = |step: usize, file: &str| dir.path().join(format!("checkpoint-{step}/{file}"));
     std::fs::copy(at(1, "training_state.json"), at(3, "training_state.json")).unwrap();
     let longer = SftConfig { max_steps: Some(4), ..args };
-    let error = trainer(&longer, &data).resume_from_checkpoint(Some(&dir.path().join("checkpoint-3")));
+    let error = trainer(&longer, &data).resume_from_checkpoint(dir.path().join("checkpoint-3"));
     let error = error.unwrap_err().to_string();
     assert!(error.contains("training_state.json is of step 1, trainer_state.json of step 3"), "{error}");
     assert_eq!(trainer(&longer, &data).resume().unwrap().global_step, 4);
@@ -404,7 +404,7 @@ fn without_lora_every_parameter_is_trained_and_resumed() {
     let mut whole = new();
     whole.train().unwrap();
     let mut resumed = new();
-    resumed.resume_from_checkpoint(Some(&dir.path().join("checkpoint-1"))).unwrap();
+    resumed.resume_from_checkpoint(dir.path().join("checkpoint-1")).unwrap();
     assert_eq!(losses(whole.log_history()), losses(resumed.log_history()));
     let saved = load_model(dir.path().join("checkpoint-2").to_str().unwrap(), &Device::Cpu).unwrap();
     assert_eq!(saved.num_parameters(), model.num_parameters());
@@ -441,7 +441,7 @@ fn a_warmup_starts_at_zero_and_trains() {
     // Taken up between the step that moved nothing and the first that does.
     let again = SftConfig { output_dir: dir.path().join("again"), ..args };
     let mut resumed = trainer(&again, &data);
-    resumed.resume_from_checkpoint(Some(&dir.path().join("checkpoint-1"))).unwrap();
+    resumed.resume_from_checkpoint(dir.path().join("checkpoint-1")).unwrap();
     assert!(bytes(&dir.path().join("checkpoint-6")) == bytes(&again.output_dir.join("checkpoint-6")));
 }
 

@@ -22,7 +22,8 @@ const OLD: &str = ".emoji_lab-old";
 ///
 /// # Errors
 /// What `fill` returns, or [`Error::Io`].
-pub fn write_dir_atomic(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub fn write_dir_atomic(path: impl AsRef<Path>, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let path = path.as_ref();
     let part = part_name(path);
     fs::create_dir_all(&part).map_err(|e| Error::io(&part, "creating the folder", e))?;
     let attempt = fill(&part).and_then(|()| {
@@ -66,7 +67,12 @@ fn take_place(part: &Path, path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// What `fill` returns, or [`Error::Io`] if they cannot be written; `dir` is as it was then.
-pub fn write_into_dir(dir: &Path, last: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub fn write_into_dir(
+    dir: impl AsRef<Path>,
+    last: &str,
+    fill: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
+    let dir = dir.as_ref();
     let fail = |doing| move |e| Error::io(dir, doing, e);
     let made = make_dirs(dir).map_err(fail("creating the folder"))?;
     let attempt = put_back_what_is_missing(dir)
@@ -279,8 +285,8 @@ mod tests {
 
     fn write(dir: &Path) -> Result<()> {
         write_into_dir(dir, "config.json", |stage| {
-            write_bytes_atomic(&stage.join("config.json"), b"new config")?;
-            write_bytes_atomic(&stage.join("weights"), b"new weights")
+            write_bytes_atomic(stage.join("config.json"), b"new config")?;
+            write_bytes_atomic(stage.join("weights"), b"new weights")
         })
     }
 
@@ -306,7 +312,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("a/b");
         let fails = |stage: &Path| {
-            write_bytes_atomic(&stage.join("config.json"), b"new")?;
+            write_bytes_atomic(stage.join("config.json"), b"new")?;
             Err(Error::training("no", "help"))
         };
         assert!(write_into_dir(&dir, "config.json", fails).is_err());
@@ -389,7 +395,7 @@ mod tests {
                     for _ in 0..20 {
                         write_into_dir(dir, "config.json", |stage| {
                             for name in ["config.json", "weights"] {
-                                write_bytes_atomic(&stage.join(name), text.as_bytes())?;
+                                write_bytes_atomic(stage.join(name), text.as_bytes())?;
                             }
                             Ok(())
                         })
@@ -440,7 +446,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("checkpoint-1");
         let fill =
-            |text: &'static str| move |part: &Path| write_bytes_atomic(&part.join("a"), text.as_bytes());
+            |text: &'static str| move |part: &Path| write_bytes_atomic(part.join("a"), text.as_bytes());
         write_dir_atomic(&path, fill("one")).unwrap();
         write_dir_atomic(&path, fill("two")).unwrap();
         assert_eq!(contents(&path), map(&[("a", "two")]));
@@ -449,7 +455,7 @@ mod tests {
         assert!(take_place(&root.path().join("nowhere"), &path).is_err());
         assert_eq!(contents(&path), map(&[("a", "two")]));
         fs::write(root.path().join("file"), "x").unwrap();
-        assert!(write_dir_atomic(&root.path().join("file"), fill("three")).is_err());
+        assert!(write_dir_atomic(root.path().join("file"), fill("three")).is_err());
         assert_eq!(fs::read_to_string(root.path().join("file")).unwrap(), "x");
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2);
     }

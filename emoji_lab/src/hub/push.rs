@@ -332,11 +332,11 @@ fn write_dry_run(dir: &Path, report: &PushReport, files: &[Upload]) -> Result<()
     write_into_dir(dir, MARKER, |stage| {
         let mut mark = format!("{MARKER_LINE}\n");
         for (name, text) in &texts {
-            write_bytes_atomic(&stage.join(name), text.as_bytes())?;
+            write_bytes_atomic(stage.join(name), text.as_bytes())?;
             mark.push_str(name);
             mark.push('\n');
         }
-        write_bytes_atomic(&stage.join(MARKER), mark.as_bytes())
+        write_bytes_atomic(stage.join(MARKER), mark.as_bytes())
     })
 }
 

@@ -337,7 +337,7 @@ impl Tokenizer {
     /// Writes the files of [`save_pretrained`](Self::save_pretrained) one by one.
     pub(crate) fn write_files(&self, dir: &Path) -> Result<()> {
         let text = self.inner.to_string(false).map_err(|e| self.failed("saving", e))?;
-        write_bytes_atomic(&dir.join("tokenizer.json"), text.as_bytes())?;
+        write_bytes_atomic(dir.join("tokenizer.json"), text.as_bytes())?;
 
         let mut config = self.config.as_ref().clone();
         let mut special = Map::new();
@@ -356,7 +356,7 @@ impl Tokenizer {
         config.insert("chat_template".to_string(), json!(self.template.source()));
         write_json(&dir.join("tokenizer_config.json"), &Value::Object(config))?;
         write_json(&dir.join("special_tokens_map.json"), &Value::Object(special))?;
-        write_bytes_atomic(&dir.join("chat_template.jinja"), self.template.source().as_bytes())
+        write_bytes_atomic(dir.join("chat_template.jinja"), self.template.source().as_bytes())
     }
 
     /// The library's own tokenizer.

@@ -317,7 +317,7 @@ impl SftTrainer {
         if let Some(events) = &mut self.events {
             events.flush()?;
         }
-        self.state.save(&self.args.output_dir.join(TRAINER_STATE_FILE))?;
+        self.state.save(self.args.output_dir.join(TRAINER_STATE_FILE))?;
         let best = match self.args.load_best_model_at_end && complete {
             true => self.load_best()?,
             false => None,

@@ -54,7 +54,7 @@ impl Checkpoint {
         // Two large files, side by side: each waits for its own bytes to be on the disk.
         let (weights, moments) = rayon::join(
             || format.save(dir, &self.weights),
-            || write_safetensors(&dir.join(OPTIMIZER_FILE), &self.moments, None),
+            || write_safetensors(dir.join(OPTIMIZER_FILE), &self.moments, None),
         );
         weights.and(moments)?;
         let training = TrainingState {
@@ -63,7 +63,7 @@ impl Checkpoint {
             identity: self.identity.clone(),
         };
         training.save(dir)?;
-        self.state.save(&dir.join(TRAINER_STATE_FILE))
+        self.state.save(dir.join(TRAINER_STATE_FILE))
     }
 
     /// Reads them back, tensors on the CPU.
@@ -74,7 +74,7 @@ impl Checkpoint {
     pub(super) fn load(dir: &Path, format: &WeightsFormat) -> Result<Self> {
         needed(dir, OPTIMIZER_FILE)?;
         let training = TrainingState::load(dir)?;
-        let mut state = TrainerState::load(&dir.join(TRAINER_STATE_FILE))?;
+        let mut state = TrainerState::load(dir.join(TRAINER_STATE_FILE))?;
         // It is of the step that the file was written at: the next file has its own.
         state.stateful_callbacks.remove(TRAINER_CONTROL);
         if training.global_step != state.global_step {

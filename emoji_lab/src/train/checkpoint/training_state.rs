@@ -71,7 +71,7 @@ impl TrainingState {
                 "This is a fault of emoji_lab",
             )
         })?;
-        write_bytes_atomic(&dir.join(TRAINING_STATE_FILE), text.as_bytes())
+        write_bytes_atomic(dir.join(TRAINING_STATE_FILE), text.as_bytes())
     }
 
     /// Reads it back.
