@@ -333,17 +333,6 @@ fn message_of(body: &Value) -> String {
     body.get("error").and_then(Value::as_str).map_or_else(|| listed.join("; "), str::to_string)
 }
 
-/// Runs `step` where a runtime may be started: on a thread of its own if one is running here.
-pub(crate) fn off_runtime<T: Send>(step: impl FnOnce() -> T + Send) -> T {
-    if tokio::runtime::Handle::try_current().is_err() {
-        return step();
-    }
-    std::thread::scope(|scope| match scope.spawn(step).join() {
-        Ok(value) => value,
-        Err(panic) => std::panic::resume_unwind(panic),
-    })
-}
-
 /// The host, with the port where it is not the scheme's own.
 pub(crate) fn host(url: &Url) -> String {
     let name = url.host_str().unwrap_or("(no host)");
@@ -394,13 +383,5 @@ mod tests {
         let error = HubClient::new(&env("https://ann:geheim@mirror.example"), None).unwrap_err().to_string();
         assert!(!error.contains("geheim"), "{error}");
         assert!(HubClient::new(&env("http://127.0.0.1:1"), None).is_ok());
-    }
-
-    #[test]
-    fn a_step_runs_inside_a_runtime() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let env = HubEnv::from_variables(&|_| None);
-        let fine = runtime.block_on(async { off_runtime(|| HubClient::new(&env, None).is_ok()) });
-        assert!(fine);
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::cache::RepoCache;
-use super::client::{HubClient, off_runtime};
+use super::client::HubClient;
 use super::configs::Named;
 use super::dataset_files::{SplitQuery, named_files, split_files};
 use super::download::{find_state, not_cached};
@@ -12,6 +12,7 @@ use super::errors::repo_error;
 use super::fetch::fetch_file;
 use super::listing::{RemoteFile, is_commit, is_inside, list_files};
 use super::repo::{Repo, RepoKind};
+use super::runtime::outside_runtime;
 use crate::display::say;
 use crate::error::{Error, Result};
 use crate::table_files::FileOptions;
@@ -49,7 +50,7 @@ pub fn download_dataset(id: &str) -> Result<Vec<PathBuf>> {
 pub fn download_dataset_with(env: &HubEnv, id: &str, revision: Option<&str>) -> Result<Vec<PathBuf>> {
     let address = Address::parse(id);
     let repo = Repo::new(RepoKind::Dataset, &address.repo, revision.or(address.revision.as_deref()))?;
-    Ok(off_runtime(|| tables(env, &repo, address.file.as_deref(), SplitQuery::TRAIN))?.paths)
+    Ok(outside_runtime(|| tables(env, &repo, address.file.as_deref(), SplitQuery::TRAIN))?.paths)
 }
 
 /// The files of a split, and what the dataset's card says about them.
@@ -64,7 +65,7 @@ pub(crate) fn dataset_tables(id: &str, split: &str, config: Option<&str>) -> Res
     let address = Address::parse(id);
     let repo = Repo::new(RepoKind::Dataset, &address.repo, address.revision.as_deref())?;
     let query = SplitQuery { split, config };
-    off_runtime(|| tables(&HubEnv::from_env(), &repo, address.file.as_deref(), query))
+    outside_runtime(|| tables(&HubEnv::from_env(), &repo, address.file.as_deref(), query))
 }
 
 /// The files of a split in a folder, as in a repository: by its card, or by their names.

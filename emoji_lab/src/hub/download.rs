@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::cache::RepoCache;
-use super::client::{HubClient, off_runtime};
+use super::client::HubClient;
 use super::env::HubEnv;
 use super::errors::repo_error;
 use super::fetch::fetch_file;
@@ -13,6 +13,7 @@ use super::progress::bytes;
 use super::repo::{Repo, RepoKind};
 use super::request::Retry;
 use super::request_error::RequestError;
+use super::runtime::outside_runtime;
 use crate::display::say;
 use crate::error::{Error, Result};
 
@@ -33,7 +34,7 @@ pub(crate) fn model_snapshot(
     check: &SnapshotCheck<'_>,
 ) -> Result<PathBuf> {
     let repo = Repo::new(RepoKind::Model, repo_id, revision)?;
-    off_runtime(|| snapshot_of(env, &repo, check))
+    outside_runtime(|| snapshot_of(env, &repo, check))
 }
 
 fn snapshot_of(env: &HubEnv, repo: &Repo, check: &SnapshotCheck<'_>) -> Result<PathBuf> {

@@ -5,12 +5,13 @@ use std::io::{BufRead, Write};
 
 use serde_json::Value;
 
-use super::client::{HubClient, host, off_runtime};
+use super::client::{HubClient, host};
 use super::env::{HubEnv, remember};
 use super::errors::endpoint_error;
 use super::repo::address;
 use super::request::Request;
 use super::request_error::RequestError;
+use super::runtime::outside_runtime;
 use super::token::{FoundToken, Token, TokenSource};
 use crate::display::{escape_html, plain, show_both};
 use crate::error::Result;
@@ -67,7 +68,7 @@ pub fn login(token: Option<&str>) -> Result<Login> {
 /// [`login`] with settings of one's own; later steps do not learn of it.
 pub fn login_with(env: &HubEnv, token: Option<&str>) -> Result<Login> {
     let found = env.find_token(token)?;
-    off_runtime(|| log_in(env, found))
+    outside_runtime(|| log_in(env, found))
 }
 
 /// [`login`], asking for the token in the notebook if none is found.
@@ -81,7 +82,7 @@ pub fn login_interactive() -> Result<Login> {
     }
     let typed = prompt(&mut std::io::stdout(), &mut std::io::stdin().lock());
     let found = typed.map(|token| FoundToken { token, source: TokenSource::Prompt });
-    let login = off_runtime(|| log_in(&env, found))?;
+    let login = outside_runtime(|| log_in(&env, found))?;
     if let Some(found) = &login.found {
         remember(&found.token);
     }

@@ -1,30 +1,24 @@
 //! Push a folder and its model card to the Hub, as one commit.
 
-use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
 use reqwest::Url;
 use serde_json::{Value, json};
 
-use super::client::{HubClient, off_runtime};
+use super::client::HubClient;
 use super::commit::{CommitOutcome, commit};
+use super::dry_run::write_dry_run;
 use super::errors::repo_error;
 use super::listing::{RepoState, list_files, repo_state};
 use super::login::Login;
 use super::progress::bytes;
+use super::push_report::PushReport;
 use super::repo::{Repo, RepoKind, address};
 use super::request::{Request, Retry};
 use super::request_error::RequestError;
+use super::runtime::outside_runtime;
 use super::upload::{FileState, PushedFile, Upload, changed, listing, plan_uploads};
-use crate::display::{Align, Table, escape_html, show_both, write_plain};
 use crate::error::{Error, Result};
-use crate::files::{write_bytes_atomic, write_into_dir};
-
-/// The list of files that a push would send.
-const LIST: &str = "files.txt";
-/// Marks a folder that a dry run made: its first line, then the names of the files it wrote there.
-const MARKER: &str = ".emoji_lab-dry-run";
-const MARKER_LINE: &str = "Made by a dry run of emoji_lab's push_to_hub, which may write these files again:";
 
 /// The settings of [`push_to_hub`].
 #[derive(Debug, Clone)]
@@ -50,27 +44,6 @@ impl Default for PushConfig {
             commit_message: "Upload model".to_string(),
         }
     }
-}
-
-/// What [`push_to_hub`] did, or would do.
-#[derive(Debug, Clone)]
-pub struct PushReport {
-    /// `owner/name`.
-    pub repo_id: String,
-    /// The repository's page.
-    pub url: String,
-    /// Whether the repository is private.
-    pub private: bool,
-    /// The commit that holds the files; `None` after a dry run.
-    pub commit: Option<String>,
-    /// The files.
-    pub files: Vec<PushedFile>,
-    /// Files that the repository has and the folder does not; they stay.
-    pub others: Vec<String>,
-    /// The card, as it is in `README.md`.
-    pub card: String,
-    /// The folder that a dry run wrote.
-    pub dry_run: Option<PathBuf>,
 }
 
 /// What a repository says of itself.
@@ -100,7 +73,7 @@ pub fn push_to_hub(
     card: &dyn RepositoryCard,
 ) -> Result<PushReport> {
     let folder = folder.as_ref();
-    off_runtime(|| push(login, folder, config, card))
+    outside_runtime(|| push(login, folder, config, card))
 }
 
 fn push(login: &Login, folder: &Path, config: &PushConfig, card: &dyn RepositoryCard) -> Result<PushReport> {
@@ -299,135 +272,4 @@ fn create_repo(client: &HubClient, repo: &Repo, config: &PushConfig, login: &Log
         .text(&request)
         .map(|_| true)
         .map_err(|error| repo_error(client, repo, "making the repository", error))
-}
-
-fn write_dry_run(dir: &Path, report: &PushReport, files: &[Upload]) -> Result<()> {
-    let list = format!("{}\n{}\n", report.headline(), listing(&report.files));
-    let texts = files.iter().filter_map(|file| match &file.source {
-        super::upload::Source::Text(text) => Some((file.path.as_str(), text.as_str())),
-        super::upload::Source::File(_) => None,
-    });
-    let texts: Vec<(&str, &str)> = std::iter::once((LIST, list.as_str())).chain(texts).collect();
-    let refuse = |why: String| Err(Error::setting("dry_run", dir.display(), why));
-    if dir.is_file() {
-        return refuse("this is a file. Name a folder that is new or empty".to_string());
-    }
-    match own_files(dir)? {
-        // Only what an earlier dry run wrote is written again.
-        Some(own) => {
-            let others = |name: &&str| !own.iter().any(|mine| mine == name) && dir.join(name).exists();
-            if let Some(name) = texts.iter().map(|(name, _)| *name).find(others) {
-                return refuse(format!(
-                    "its {name} was not written by a dry run, and would be replaced. Name a folder that is new or empty"
-                ));
-            }
-        }
-        None if std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) => {
-            return refuse(
-                "this holds files that no dry run wrote. Name a folder that is new or empty".to_string(),
-            );
-        }
-        None => {}
-    }
-    write_into_dir(dir, MARKER, |stage| {
-        let mut mark = format!("{MARKER_LINE}\n");
-        for (name, text) in &texts {
-            write_bytes_atomic(stage.join(name), text.as_bytes())?;
-            mark.push_str(name);
-            mark.push('\n');
-        }
-        write_bytes_atomic(stage.join(MARKER), mark.as_bytes())
-    })
-}
-
-/// The files that an earlier dry run wrote into `dir`; `None` if it bears no mark of one.
-fn own_files(dir: &Path) -> Result<Option<Vec<String>>> {
-    let path = dir.join(MARKER);
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io(&path, "reading the mark of a dry run", e)),
-    };
-    let text = String::from_utf8_lossy(&bytes);
-    let mut lines = text.lines();
-    Ok((lines.next() == Some(MARKER_LINE)).then(|| lines.map(str::to_string).collect()))
-}
-
-impl PushReport {
-    fn headline(&self) -> String {
-        let visible = if self.private { "private" } else { "public" };
-        let size = |state: Option<FileState>| {
-            let chosen = self.files.iter().filter(|file| state.is_none_or(|state| file.state == state));
-            let (count, total) = chosen.fold((0, 0), |(n, total), file| (n + 1, total + file.size));
-            format!("{count} {}, {}", if count == 1 { "file" } else { "files" }, bytes(total))
-        };
-        match (&self.commit, &self.dry_run) {
-            (Some(commit), _) if self.files.iter().any(|file| file.state == FileState::Sent) => format!(
-                "CommitOutcome to {} ({visible}) as commit {}: {}.",
-                self.url,
-                commit.get(..8).unwrap_or(commit),
-                size(Some(FileState::Sent))
-            ),
-            (Some(_), _) => format!("{} ({visible}) has all of it already: nothing was sent.", self.url),
-            (None, _) => {
-                format!(
-                    "Dry run, nothing was sent. A push would send to {} ({visible}): {}.",
-                    self.repo_id,
-                    size(None)
-                )
-            }
-        }
-    }
-
-    fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
-        if !self.others.is_empty() {
-            notes.push(format!(
-                "In the repository, and not in the folder (they stay): {}.",
-                self.others.join(", ")
-            ));
-        }
-        if let Some(dir) = &self.dry_run {
-            notes.push(format!("The card and this list are in {}.", dir.display()));
-        }
-        notes
-    }
-
-    /// Shows itself in a notebook: HTML, and the same as plain text.
-    pub fn evcxr_display(&self) {
-        let mut table = Table::new(self.headline())
-            .column("File", Align::Left)
-            .column("Size", Align::Right)
-            .column("", Align::Left);
-        for file in &self.files {
-            let state = match file.state {
-                FileState::Planned => "would be sent",
-                FileState::Sent => "sent",
-                FileState::Unchanged => "unchanged",
-            };
-            table = table.row([file.path.clone(), bytes(file.size), state.to_string()]);
-        }
-        for note in self.notes() {
-            table = table.note(note);
-        }
-        let html = format!(
-            "{}<details><summary>Model card (README.md)</summary>\
-             <pre dir=\"auto\" style=\"white-space:pre-wrap\">{}</pre></details>",
-            table.to_html(),
-            escape_html(&self.card)
-        );
-        show_both(&html, &self.to_string());
-    }
-}
-
-impl fmt::Display for PushReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_plain(f, |f| {
-            writeln!(f, "{}\n{}", self.headline(), listing(&self.files))?;
-            for note in self.notes() {
-                writeln!(f, "{note}")?;
-            }
-            write!(f, "\nModel card (README.md):\n{}", self.card.trim_end())
-        })
-    }
 }

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha512};
 
 use super::library::{Found, Package};
 use crate::error::{Error, Result};
-use crate::hub::{HubClient, HubEnv, Request, RequestError, RetryPolicy, off_runtime};
+use crate::hub::{HubClient, HubEnv, Request, RequestError, RetryPolicy, outside_runtime};
 
 const REGISTRY: &str = "https://registry.npmjs.org/";
 /// No archive of the library is larger.
@@ -68,7 +68,7 @@ fn registry_of(variables: &[(String, String)], read: &dyn Fn(&str) -> Option<Str
 /// # Errors
 /// [`Error::Setting`] that says what is missing and why, and the ways round it.
 pub(super) fn fetch(packages: &'static [Package], registry: &str) -> Result<Vec<Found>> {
-    off_runtime(|| {
+    outside_runtime(|| {
         let mut found = vec![];
         for package in packages {
             let archive = download(package, registry).map_err(|why| missing(package, &why))?;
