@@ -114,7 +114,7 @@ fn all(finetune: &Finetune, buffer: Buffer) -> Vec<(String, Vec<f32>)> {
     finetune.slots().iter().map(|slot| (slot.name.clone(), values(slot))).collect()
 }
 
-fn close(what: &str, ours: &Finetune, theirs: &Finetune, buffer: Buffer, bar: f64) {
+fn close(what: &str, ours: &Finetune, theirs: &Finetune, buffer: Buffer, tolerance: f64) {
     let mut worst = (0.0, String::new());
     for ((name, ours), (_, theirs)) in all(ours, buffer).iter().zip(all(theirs, buffer)) {
         // A tensor whose gradients nearly cancel has more rounding than value.
@@ -122,7 +122,7 @@ fn close(what: &str, ours: &Finetune, theirs: &Finetune, buffer: Buffer, bar: f6
             continue;
         }
         let error = relative(ours, &theirs);
-        assert!(error < bar, "{what}: {name} differs by {error:.2e}");
+        assert!(error < tolerance, "{what}: {name} differs by {error:.2e}");
         if error > worst.0 {
             worst = (error, name.clone());
         }
@@ -151,8 +151,8 @@ fn compare(shape: &Shape, lora: &LoraConfig, quant: &QuantConfig, accumulated: u
         assert!((ours.grad_norm / theirs.grad_norm - 1.0).abs() < 1e-4, "{label}: norms {ours:?} {theirs:?}");
         // AdamW's first steps go by a gradient's sign: where it is nearly zero rounding decides, and
         // from the second step on the two models are no longer quite the same.
-        let bar = if i == 0 { 1e-4 } else { 1e-2 };
-        close(&format!("{label}, gradients of step {}", i + 1), &gpu, &host, Buffer::Gradients, bar);
+        let tolerance = if i == 0 { 1e-4 } else { 1e-2 };
+        close(&format!("{label}, gradients of step {}", i + 1), &gpu, &host, Buffer::Gradients, tolerance);
     }
     close(&format!("{label}, values"), &gpu, &host, Buffer::Values, 1e-2);
     close(&format!("{label}, first moments"), &gpu, &host, Buffer::ExpAvg, 1e-2);
@@ -339,7 +339,7 @@ fn values_come_back_as_they_were_written() {
     }
 }
 
-/// The first losses in bf16 are those in f32, but for rounding (issue: 2e-2).
+/// The first losses in bf16 are those in f32, except for rounding (at most 2e-2).
 #[test]
 fn bf16_losses_are_near() {
     let Some(device) = gpu() else { return };

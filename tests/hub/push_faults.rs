@@ -50,7 +50,7 @@ impl Bench {
 }
 
 #[test]
-fn passing_trouble_is_waited_out() {
+fn transient_errors_are_waited_out() {
     let bench = bench(61);
     for (method, path) in
         [("POST", "/preupload/"), ("POST", "/objects/batch"), ("PUT", "/objects/"), ("POST", "/verify")]

@@ -12,7 +12,7 @@ use super::{losses, rows, settings, trainer};
 #[test]
 fn resuming_goes_on_bit_for_bit_from_every_step() {
     assert!(LoraConfig::default().lora_dropout > 0.0);
-    let data = rows(18); // 5 batches an epoch, the last one of 2 rows
+    let data = rows(18); // 5 batches per epoch, the last one of 2 rows
     let plain = settings(Path::new(""));
     // 3 steps per epoch, the last one of a single batch.
     let scheduled = SftConfig {

@@ -194,7 +194,7 @@ impl ModelCard {
     }
 
     fn how_to_load(&self, repo_id: &str) -> String {
-        // JSON's quoting is Python's as well, and a Rust string's but for `\u`, which line() leaves none of.
+        // JSON's quoting is Python's as well, and a Rust string's except for `\u`, which line() leaves none of.
         let quote = |text: &str| serde_json::Value::from(text).to_string();
         let (repo, prompt) = (quote(repo_id), quote(&line_keeping_space(&self.system_prompt)));
         let text = quote(&line_keeping_space(&self.example));

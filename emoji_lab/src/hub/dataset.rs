@@ -33,7 +33,7 @@ const MOST_FILES: usize = 50_000;
 ///   configuration; without such a card, those whose names say so (`train.csv`,
 ///   `data/train-00000-of-00002.parquet`, a folder `train/`), or the only table there is;
 /// - `hf://datasets/owner/name/data/test.csv`: this file, or those that a pattern as
-///   `data/test-*.parquet` matches. A branch, tag or commit stands behind the name:
+///   `data/test-*.parquet` matches. A branch, tag or commit stands after the name:
 ///   `hf://datasets/owner/name@v1/rows.csv`.
 ///
 /// With `HF_HUB_OFFLINE=1`, or without a network, what is in the cache is used.

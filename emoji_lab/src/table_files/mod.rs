@@ -48,7 +48,7 @@ pub(crate) fn no_parquet(file: impl std::fmt::Display) -> Error {
     Error::dataset(
         file,
         "this is a parquet file, and emoji_lab was built without its feature `parquet`",
-        "Put features = [\"parquet\"] behind the path in the notebook's `:dep emoji_lab` line and restart the \
+        "Put features = [\"parquet\"] after the path in the notebook's `:dep emoji_lab` line and restart the \
          kernel, or save the rows as csv (Python: load_dataset(…)[\"train\"].to_csv(\"rows.csv\"))",
     )
 }

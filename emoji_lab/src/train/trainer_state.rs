@@ -59,7 +59,7 @@ pub struct TrainerState {
     /// Floating-point operations so far, as Trainer counts them: 6 for each parameter but the
     /// embedding's and each token, padding included.
     pub total_flos: f64,
-    /// Rows a batch.
+    /// Rows per batch.
     pub train_batch_size: Option<usize>,
     /// Name of the trial of a search.
     pub trial_name: Option<String>,

@@ -55,7 +55,7 @@ impl SomeAdapters {
         (self.a.len(), self.rank, self.dropout.first().and_then(|d| d.map(|d| d.p)))
     }
 
-    /// Columns of u behind each row.
+    /// Columns of u after each row.
     pub(crate) fn tail(&self) -> usize {
         self.a.len() * self.padded
     }

@@ -71,7 +71,7 @@ impl CheckpointDir {
                 .map_err(|e| Error::io(output_dir, "putting back what a killed process took away", e))?;
         }
         for name in left {
-            // Each process that was at it put its mark behind the name: `checkpoint-5.77-0.part.old.part`.
+            // Each process that was at it put its mark after the name: `checkpoint-5.77-0.part.old.part`.
             let (mut of, mut marks) = (name.as_str(), Vec::new());
             while let Some((rest, mark)) = of.strip_suffix(".part").and_then(|rest| rest.rsplit_once('.')) {
                 (of, marks) = (rest, [marks, vec![mark]].concat());
