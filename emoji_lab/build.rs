@@ -4,7 +4,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Machine code for these, and PTX of the last one for cards to come: T4; A100, A10, L4; H100.
+/// Machine code for these, and PTX of the last one for GPUs to come: T4; A100, A10, L4; H100.
 const CAPABILITIES: [u32; 3] = [75, 80, 90];
 
 fn main() {

@@ -1,6 +1,6 @@
 //! The GPU against the CPU: the same model, rows, seed and dropout on both, in f32.
 //!
-//! Activations and gradients on the card begin as NaN, so what a kernel leaves out does not pass for
+//! Activations and gradients on the GPU begin as NaN, so what a kernel leaves out does not pass for
 //! a zero. Without a GPU the error is looked at instead, and the comparisons say that they are
 //! skipped.
 #![cfg(feature = "cuda")]
@@ -114,7 +114,7 @@ fn all(finetune: &Finetune, buffer: Buffer) -> Vec<(String, Vec<f32>)> {
     finetune.slots().iter().map(|slot| (slot.name.clone(), values(slot))).collect()
 }
 
-fn close(what: &str, ours: &Finetune, theirs: &Finetune, buffer: Buffer, bar: f64) {
+fn close(what: &str, ours: &Finetune, theirs: &Finetune, buffer: Buffer, tolerance: f64) {
     let mut worst = (0.0, String::new());
     for ((name, ours), (_, theirs)) in all(ours, buffer).iter().zip(all(theirs, buffer)) {
         // A tensor whose gradients nearly cancel has more rounding than value.
@@ -122,7 +122,7 @@ fn close(what: &str, ours: &Finetune, theirs: &Finetune, buffer: Buffer, bar: f6
             continue;
         }
         let error = relative(ours, &theirs);
-        assert!(error < bar, "{what}: {name} differs by {error:.2e}");
+        assert!(error < tolerance, "{what}: {name} differs by {error:.2e}");
         if error > worst.0 {
             worst = (error, name.clone());
         }
@@ -133,14 +133,14 @@ fn close(what: &str, ours: &Finetune, theirs: &Finetune, buffer: Buffer, bar: f6
 fn compare(shape: &Shape, lora: &LoraConfig, quant: &QuantConfig, accumulated: usize, device: &Device) {
     let base = model(shape, 7);
     let of = |device: &Device| start(&base.to_device(device), lora, quant, DType::F32);
-    let (mut card, mut host) = (of(device), of(&Device::Cpu));
+    let (mut gpu, mut host) = (of(device), of(&Device::Cpu));
     let steps = batches(4 * accumulated, 3);
     let label = format!(
         "{} heads of {}, r {}, {} × accumulated, 4 bit {}",
         shape.heads, shape.dim, lora.r, accumulated, quant.load_in_4bit
     );
     for (i, step) in steps.chunks(accumulated).enumerate() {
-        let (ours, theirs) = (card.step(step, 1e-3).unwrap(), host.step(step, 1e-3).unwrap());
+        let (ours, theirs) = (gpu.step(step, 1e-3).unwrap(), host.step(step, 1e-3).unwrap());
         assert_eq!(ours.tokens, theirs.tokens);
         assert!(
             (ours.loss / theirs.loss - 1.0).abs() < 1e-5,
@@ -151,18 +151,18 @@ fn compare(shape: &Shape, lora: &LoraConfig, quant: &QuantConfig, accumulated: u
         assert!((ours.grad_norm / theirs.grad_norm - 1.0).abs() < 1e-4, "{label}: norms {ours:?} {theirs:?}");
         // AdamW's first steps go by a gradient's sign: where it is nearly zero rounding decides, and
         // from the second step on the two models are no longer quite the same.
-        let bar = if i == 0 { 1e-4 } else { 1e-2 };
-        close(&format!("{label}, gradients of step {}", i + 1), &card, &host, Buffer::Gradients, bar);
+        let tolerance = if i == 0 { 1e-4 } else { 1e-2 };
+        close(&format!("{label}, gradients of step {}", i + 1), &gpu, &host, Buffer::Gradients, tolerance);
     }
-    close(&format!("{label}, values"), &card, &host, Buffer::Values, 1e-2);
-    close(&format!("{label}, first moments"), &card, &host, Buffer::ExpAvg, 1e-2);
+    close(&format!("{label}, values"), &gpu, &host, Buffer::Values, 1e-2);
+    close(&format!("{label}, first moments"), &gpu, &host, Buffer::ExpAvg, 1e-2);
     let held_out = batches(7, 11);
-    for (ours, theirs) in card.losses(&held_out).unwrap().iter().zip(host.losses(&held_out).unwrap()) {
+    for (ours, theirs) in gpu.losses(&held_out).unwrap().iter().zip(host.losses(&held_out).unwrap()) {
         assert_eq!(ours.rows, theirs.rows);
         assert!((ours.sum / theirs.sum - 1.0).abs() < 1e-5, "{label}: evaluation {ours:?} {theirs:?}");
     }
     // What is given out is what was trained, not what training began with.
-    let given = card.model().unwrap().to_device(&Device::Cpu);
+    let given = gpu.model().unwrap().to_device(&Device::Cpu);
     for (batch, theirs) in held_out.iter().zip(host.losses(&held_out).unwrap()) {
         let ours = given.loss(&batch.tokens, &batch.targets).unwrap();
         assert!((ours.sum / theirs.sum - 1.0).abs() < 1e-5, "{label}: model() {ours:?} {theirs:?}");
@@ -194,12 +194,12 @@ fn greedy_tokens_are_the_cpus() {
     let Some(device) = gpu() else { return };
     for shape in &SHAPES {
         let base = model(shape, 5);
-        let card = base.to_device(&device);
+        let gpu = base.to_device(&device);
         for length in [1, 2, 5, 17, 70] {
             let prompt: Vec<u32> = (0..length).map(|i| (i * 31 + length) % VOCAB as u32).collect();
-            assert_eq!(card.greedy(&prompt, 30).unwrap(), base.greedy(&prompt, 30).unwrap(), "{length}");
+            assert_eq!(gpu.greedy(&prompt, 30).unwrap(), base.greedy(&prompt, 30).unwrap(), "{length}");
         }
-        assert!(card.greedy(&[VOCAB as u32], 1).unwrap_err().to_string().contains("ids below"));
+        assert!(gpu.greedy(&[VOCAB as u32], 1).unwrap_err().to_string().contains("ids below"));
     }
 }
 
@@ -227,20 +227,20 @@ fn drawn_tokens_are_the_cpus() {
     let mut others = 0;
     for shape in &SHAPES {
         let base = model(shape, 5);
-        let card = base.to_device(&device);
+        let gpu = base.to_device(&device);
         for length in [1, 17, 70] {
             let prompt: Vec<u32> = (0..length).map(|i| (i * 31 + length) % VOCAB as u32).collect();
             for config in &configs {
-                let ours = card.generate(&prompt, config, &[]).unwrap();
+                let ours = gpu.generate(&prompt, config, &[]).unwrap();
                 assert_eq!(ours, base.generate(&prompt, config, &[]).unwrap(), "{length}, {config:?}");
-                assert_eq!(ours, card.generate(&prompt, config, &[]).unwrap(), "{length}, {config:?} again");
+                assert_eq!(ours, gpu.generate(&prompt, config, &[]).unwrap(), "{length}, {config:?} again");
                 // Ends where the CPU ends: before the first of these.
                 let stop = [ours[20], ours[11]];
                 let end = ours.iter().position(|token| stop.contains(token)).unwrap();
-                assert_eq!(card.generate(&prompt, config, &stop).unwrap(), ours[..end]);
+                assert_eq!(gpu.generate(&prompt, config, &stop).unwrap(), ours[..end]);
             }
             let seeds = [1, 2].map(|seed| GenerationConfig { seed, temperature: 3.0, ..all.clone() });
-            let [one, two] = seeds.map(|config| card.generate(&prompt, &config, &[]).unwrap());
+            let [one, two] = seeds.map(|config| gpu.generate(&prompt, &config, &[]).unwrap());
             others += usize::from(one != two);
         }
     }
@@ -257,7 +257,7 @@ fn a_run_repeats_itself_bit_for_bit() {
     let Some(device) = gpu() else { return };
     for dtype in [DType::F32, DType::BF16] {
         let Ok(device) = device.with_dtype(dtype) else {
-            println!("skipped in {}: the card has none", dtype.as_str());
+            println!("skipped in {}: the GPU has none", dtype.as_str());
             continue;
         };
         let base = model(&SHAPES[0], 1).to_device(&device);
@@ -280,29 +280,29 @@ fn bf16_moments_are_the_cpus() {
         let of = |device: &Device| {
             start(&base.to_device(device), &LoraConfig::default(), &QuantConfig::default(), DType::BF16)
         };
-        let (mut card, mut host) = (of(&device), of(&Device::Cpu));
+        let (mut gpu, mut host) = (of(&device), of(&Device::Cpu));
         for (i, batch) in batches(5, 3).iter().enumerate() {
             let batch = std::slice::from_ref(batch);
-            let (ours, theirs) = (card.step(batch, 1e-3).unwrap(), host.step(batch, 1e-3).unwrap());
+            let (ours, theirs) = (gpu.step(batch, 1e-3).unwrap(), host.step(batch, 1e-3).unwrap());
             assert!((ours.loss / theirs.loss - 1.0).abs() < 1e-4, "{ours:?} {theirs:?}");
             if i > 0 {
                 continue;
             }
             // The same random words round the same way, but where a last bit of f32 decides.
             for buffer in [Buffer::ExpAvg, Buffer::ExpAvgSq] {
-                for ((name, ours), (_, theirs)) in all(&card, buffer).iter().zip(all(&host, buffer)) {
+                for ((name, ours), (_, theirs)) in all(&gpu, buffer).iter().zip(all(&host, buffer)) {
                     assert!(ours.iter().all(|v| v.to_bits() & 0xffff == 0), "{name} is not bf16");
                     let other = ours.iter().zip(&theirs).filter(|(a, b)| a != b).count();
                     assert!(other * 100 <= ours.len() + 100, "{name}: {other} of {} differ", ours.len());
                 }
             }
         }
-        close("bf16 moments: values", &card, &host, Buffer::Values, 1e-2);
-        close("bf16 moments: second", &card, &host, Buffer::ExpAvgSq, 2e-2);
+        close("bf16 moments: values", &gpu, &host, Buffer::Values, 1e-2);
+        close("bf16 moments: second", &gpu, &host, Buffer::ExpAvgSq, 2e-2);
     }
 }
 
-/// What is written to the card comes back as it was: f32 values of a head that is kept in halves too.
+/// What is written to the GPU comes back as it was: f32 values of a head that is kept in halves too.
 #[test]
 fn values_come_back_as_they_were_written() {
     let Some(device) = gpu() else { return };
@@ -339,12 +339,12 @@ fn values_come_back_as_they_were_written() {
     }
 }
 
-/// The first losses in bf16 are those in f32, but for rounding (issue: 2e-2).
+/// The first losses in bf16 are those in f32, except for rounding (at most 2e-2).
 #[test]
 fn bf16_losses_are_near() {
     let Some(device) = gpu() else { return };
     let Ok(bf16) = device.with_dtype(DType::BF16) else {
-        println!("skipped: this card has no bf16");
+        println!("skipped: this GPU has no bf16");
         return;
     };
     for state_dtype in [DType::F32, DType::BF16] {
@@ -409,16 +409,16 @@ fn batches_of_many_tokens_are_the_cpus() {
         let of = |device: &Device| start(&base.to_device(device), &lora, &QuantConfig::none(), DType::F32);
         for batch in [rows(&[256; 64], 3), rows(&[509; 40], 4)] {
             let batch = std::slice::from_ref(&batch);
-            let (mut card, mut again, mut host) = (of(&device), of(&device), of(&Device::Cpu));
-            let (ours, theirs) = (card.step(batch, 1e-3).unwrap(), host.step(batch, 1e-3).unwrap());
+            let (mut gpu, mut again, mut host) = (of(&device), of(&device), of(&Device::Cpu));
+            let (ours, theirs) = (gpu.step(batch, 1e-3).unwrap(), host.step(batch, 1e-3).unwrap());
             assert!(ours.tokens > 12_288 && ours.tokens == theirs.tokens);
             assert!((ours.loss / theirs.loss - 1.0).abs() < 1e-5, "{ours:?} {theirs:?}");
             assert!((ours.grad_norm / theirs.grad_norm - 1.0).abs() < 1e-4, "{ours:?} {theirs:?}");
             let label = format!("{} tokens, tied {tied}", ours.tokens);
-            close(&label, &card, &host, Buffer::Gradients, 1e-3);
+            close(&label, &gpu, &host, Buffer::Gradients, 1e-3);
             again.step(batch, 1e-3).unwrap();
-            assert!(all(&card, Buffer::Values) == all(&again, Buffer::Values), "{label}: two runs differ");
-            let (ours, theirs) = (card.losses(batch).unwrap(), host.losses(batch).unwrap());
+            assert!(all(&gpu, Buffer::Values) == all(&again, Buffer::Values), "{label}: two runs differ");
+            let (ours, theirs) = (gpu.losses(batch).unwrap(), host.losses(batch).unwrap());
             assert!((ours[0].sum / theirs[0].sum - 1.0).abs() < 1e-4, "{label}: {ours:?} {theirs:?}");
         }
         if let Ok(bf16) = device.with_dtype(DType::BF16) {
@@ -437,11 +437,11 @@ fn layers_of_12b_are_the_cpus() {
     let shape =
         Shape { heads: 16, kv_heads: 8, dim: 256, hidden: 3840, inner: 15_360, window: 16, tied: true };
     let base = large_model(&shape, 2);
-    let card = base.to_device(&device);
+    let gpu = base.to_device(&device);
     for lora_dropout in [0.0, 0.25] {
         let lora = LoraConfig { lora_dropout, ..LoraConfig::default() };
         let of = |model: &Gemma3| start(model, &lora, &QuantConfig::none(), DType::F32);
-        let (mut ours, mut theirs) = match of_or_refusal(&card, &lora) {
+        let (mut ours, mut theirs) = match of_or_refusal(&gpu, &lora) {
             Ok(ours) => (ours, of(&base)),
             Err(text) => {
                 assert!(text.contains("bytes of shared memory per block"), "{text}");
@@ -456,7 +456,7 @@ fn layers_of_12b_are_the_cpus() {
         close(&format!("12B, dropout {lora_dropout}"), &ours, &theirs, Buffer::Gradients, 1e-3);
     }
     let prompt: Vec<u32> = (0..12).map(|i| i * 41 % VOCAB as u32).collect();
-    assert_eq!(card.greedy(&prompt, 8).unwrap(), base.greedy(&prompt, 8).unwrap());
+    assert_eq!(gpu.greedy(&prompt, 8).unwrap(), base.greedy(&prompt, 8).unwrap());
 }
 
 fn of_or_refusal(model: &Gemma3, lora: &LoraConfig) -> Result<Finetune, String> {

@@ -77,6 +77,6 @@ fn an_interrupt_ends_training_with_a_checkpoint_and_it_goes_on() {
     assert_eq!(losses(again.log_history()), losses(unbroken.log_history()));
     let mut resumed = new(&dir.path().join("resumed"));
     assert!(resumed.resume().unwrap_err().to_string().contains("holds no checkpoint"));
-    resumed.resume_from_checkpoint(Some(&checkpoint)).unwrap();
+    resumed.resume_from_checkpoint(&checkpoint).unwrap();
     assert_eq!(losses(resumed.log_history()), losses(unbroken.log_history()));
 }

@@ -31,7 +31,7 @@ fn train(dir: &Path) {
     let mut trainer =
         SftTrainer::new(&model, &rows, None, &QuantConfig::default(), Some(&lora), &args).unwrap();
     match CheckpointDir::last(dir).unwrap() {
-        Some(checkpoint) => trainer.resume_from_checkpoint(Some(&checkpoint.path)).unwrap(),
+        Some(checkpoint) => trainer.resume_from_checkpoint(&checkpoint.path).unwrap(),
         None => trainer.train().unwrap(),
     };
 }

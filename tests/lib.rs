@@ -1,1 +1,1 @@
-//! Tests that cross rooms; see `tests/README.md`.
+//! Tests that cross modules; see `tests/README.md`.

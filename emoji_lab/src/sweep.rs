@@ -47,7 +47,7 @@ pub struct Recipe {
 
 impl Recipe {
     /// A recipe with adapters.
-    pub fn new(name: &str, quant: &QuantConfig, lora: &LoraConfig, args: &SftConfig) -> Self {
+    pub fn new(name: impl Into<String>, quant: &QuantConfig, lora: &LoraConfig, args: &SftConfig) -> Self {
         Self { name: name.into(), quant: quant.clone(), lora: Some(lora.clone()), args: args.clone() }
     }
 }

@@ -3,7 +3,7 @@
     check_teaching.py EXECUTED.ipynb…
 
 Every cell ran and shows something, pictures and tables have a text twin, nothing is of this machine;
-in regression.ipynb every cell behind the first two asserts and ends with ok, in how_qlora_works.ipynb the pictures are drawn
+in regression.ipynb every cell after the first two asserts and ends with ok, in how_qlora_works.ipynb the pictures are drawn
 and every exercise has a hidden answer. Prints one line a check; ends with 1 if one fails.
 """
 

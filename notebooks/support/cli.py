@@ -25,7 +25,7 @@ are not run, and the notebook is saved as far as it came."""
 EPILOG = """\
 Without --model and --data the lesson uses the tiny model and the rows that are in the repository.
 The options that name an EMOJI_LAB_… variable set a parameter of the notebook, and so does the variable
-itself: behind the cell tagged `parameters` a cell is put that has the other values (as papermill does).
+itself: after the cell tagged `parameters` a cell is put that has the other values (as papermill does).
 EMOJI_LAB_HOME is where installed things go (default ~/.cache/emoji_lab)."""
 
 

@@ -6,7 +6,7 @@ can have are emoji_lab's own and those of the few crates in SHOWN. So rust-analy
 metadata without the rest. What is compiled is not touched: only `cargo metadata` is answered so.
 
 rust-analyzer takes the cargo of the toolchain it is told. `toolchain` makes one that is the real one
-by links, but for its cargo, a script that sends `metadata` through this program.
+by links, except for its cargo, a script that sends `metadata` through this program.
 """
 
 import json

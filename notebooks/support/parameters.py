@@ -1,7 +1,7 @@
-"""A notebook's parameters: the cell tagged `parameters`, and the cell put behind it that sets others.
+"""A notebook's parameters: the cell tagged `parameters`, and the cell put after it that sets others.
 
 As papermill has it: the notebook's own cell holds the defaults, and a run with other values gets a cell
-tagged `injected-parameters` right behind it. Values come from `EMOJI_LAB_…` variables, which the options
+tagged `injected-parameters` right after it. Values come from `EMOJI_LAB_…` variables, which the options
 of `notebooks/run` stand for too.
 """
 
@@ -96,7 +96,7 @@ def settings(notebook, variables):
 
 
 def inject(notebook, variables=os.environ):
-    """Puts the cell behind the parameters; says which lines it has."""
+    """Puts the cell after the parameters; says which lines it has."""
     lines = settings(notebook, variables)
     if lines:
         import nbformat  # Not there where only names are looked at.

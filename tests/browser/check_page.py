@@ -216,7 +216,7 @@ class Checks:
         tab.wait_for_timeout(500)
         said = tab.locator(".said").all_text_contents()
         assert 1 <= len(said) <= 3 and said[0] == self.ask(tab, expected[2][0])[0][0], said
-        assert not tab.errors and tab.locator("#trouble").is_hidden()
+        assert not tab.errors and tab.locator("#error").is_hidden()
         tab.context.close()
         return said[0]
 
@@ -271,7 +271,7 @@ class Checks:
         """a file that is missing, cut or wrong gets its sentence"""
         for folder, sentence in FAULTS.items():
             tab = self.tab(self.plain.at(f"{folder}/"))
-            tab.locator("#trouble", has_text=sentence).wait_for(timeout=30_000)
+            tab.locator("#error", has_text=sentence).wait_for(timeout=30_000)
             assert tab.locator("#unstarted").count() == 0 and tab.locator("#progress").is_hidden()
             if folder == "cut-model":
                 tab.screenshot(path=self.out / "cut-model.png")
@@ -286,7 +286,7 @@ class Checks:
             ("WebAssembly.validate = () => false", "its WebAssembly has no SIMD"),
         ]:
             tab = self.tab(script=script)
-            tab.locator("#trouble", has_text=sentence).wait_for()
+            tab.locator("#error", has_text=sentence).wait_for()
             assert tab.locator("#form").is_hidden()
             tab.context.close()
         for address, options in [(None, {"java_script_enabled": False}), (f"file://{self.site}/page/index.html", {})]:
@@ -313,7 +313,7 @@ class Checks:
             tab = context.new_page()
             tab.goto(self.plain.at("linked/"))
             if spoil:
-                tab.locator("#trouble", has_text="is not the one it should be").wait_for()
+                tab.locator("#error", has_text="is not the one it should be").wait_for()
             else:
                 shown = self.ask(tab)[0]
             context.close()

@@ -1,4 +1,4 @@
-"""Writes what the fuzzers begin with: small good files, and the shapes that made trouble elsewhere.
+"""Writes what the fuzzers begin with: small good files, and the shapes that caused faults elsewhere.
 
 `python3 tests/fuzz/make_seeds.py`, in the standard library alone; the files are committed. What a
 fuzzer found and was mended is kept beside them under a name that says what it is.

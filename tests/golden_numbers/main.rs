@@ -2,9 +2,9 @@
 //! `tests/golden DIR [--gguf FILE] [--tokenizer FILE]` of any folder that is laid out like them.
 //!
 //! `--device cuda [--dtype bf16]` runs the training rows on the GPU (in f32, unless bf16 is asked for,
-//! which has wider bars) and leaves out what the CPU alone computes.
+//! which has wider tolerances) and leaves out what the CPU alone computes.
 //!
-//! Every check is a row with its measured error and its bar; what the folder does not hold is skipped
+//! Every check is a row with its measured error and its tolerance; what the folder does not hold is skipped
 //! by name. The exit status is 1 if a check falls short.
 
 mod files;
@@ -37,7 +37,7 @@ struct Options {
 
 /// How far a training run may be from Python's, relative.
 #[derive(Debug, Clone, Copy)]
-struct Bars {
+struct Tolerances {
     losses: f64,
     grad_norms: f64,
     adapter: f64,
@@ -46,12 +46,14 @@ struct Bars {
 }
 
 impl Options {
-    fn bars(&self) -> Bars {
+    fn tolerances(&self) -> Tolerances {
         match (self.device.is_cuda(), self.device.dtype()) {
-            (false, _) => Bars { losses: 1e-5, grad_norms: 1e-4, adapter: 1e-4, real_losses: 1e-3 },
-            (true, DType::F32) => Bars { losses: 1e-4, grad_norms: 1e-4, adapter: 1e-4, real_losses: 1e-3 },
+            (false, _) => Tolerances { losses: 1e-5, grad_norms: 1e-4, adapter: 1e-4, real_losses: 1e-3 },
+            (true, DType::F32) => {
+                Tolerances { losses: 1e-4, grad_norms: 1e-4, adapter: 1e-4, real_losses: 1e-3 }
+            }
             // bf16 has eight bits: what is left is the sum of their rounding.
-            (true, _) => Bars { losses: 2e-2, grad_norms: 1e-1, adapter: 5e-1, real_losses: 1e-1 },
+            (true, _) => Tolerances { losses: 2e-2, grad_norms: 1e-1, adapter: 5e-1, real_losses: 1e-1 },
         }
     }
 }

@@ -143,7 +143,7 @@ fn nf4(model: &Model, golden: &Value, report: &mut Report) -> Result<()> {
 }
 
 fn train(model: &Model, golden: &Value, options: &Options, report: &mut Report) -> Result<()> {
-    let bars = options.bars();
+    let tolerances = options.tolerances();
     let init = options.dir.join("real/lora_init.safetensors");
     if !init.is_file() {
         report.skip("real: training", "no real/lora_init.safetensors");
@@ -182,8 +182,8 @@ fn train(model: &Model, golden: &Value, options: &Options, report: &mut Report) 
             worst_norm = worst_norm.max((result.grad_norm - norm).abs() / norm);
         }
     }
-    report.error(&format!("real: {} training losses", steps.len()), worst, bars.real_losses);
-    report.error("real: gradient norms, relative", worst_norm, bars.grad_norms.max(1e-3));
-    println!("    {:.2} s a step", started.elapsed().as_secs_f64() / steps.len().max(1) as f64);
+    report.error(&format!("real: {} training losses", steps.len()), worst, tolerances.real_losses);
+    report.error("real: gradient norms, relative", worst_norm, tolerances.grad_norms.max(1e-3));
+    println!("    {:.2} s per step", started.elapsed().as_secs_f64() / steps.len().max(1) as f64);
     Ok(())
 }

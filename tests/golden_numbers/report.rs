@@ -13,18 +13,18 @@ pub struct Report {
 
 impl Report {
     pub fn new() -> Self {
-        println!("{:<58} {:>12} {:>10}  result", "check", "error", "bar");
+        println!("{:<58} {:>12} {:>10}  result", "check", "error", "tolerance");
         Self { passed: 0, failed: 0, skipped: 0 }
     }
 
-    fn row(&mut self, name: &str, measured: &str, bar: &str, passed: bool) {
-        println!("{name:<58} {measured:>12} {bar:>10}  {}", if passed { "ok" } else { "FAILED" });
+    fn row(&mut self, name: &str, measured: &str, tolerance: &str, passed: bool) {
+        println!("{name:<58} {measured:>12} {tolerance:>10}  {}", if passed { "ok" } else { "FAILED" });
         if passed { self.passed += 1 } else { self.failed += 1 }
     }
 
-    /// A measured error that must be at most `bar`; NaN fails.
-    pub fn error(&mut self, name: &str, measured: f64, bar: f64) {
-        self.row(name, &format!("{measured:.2e}"), &format!("{bar:.0e}"), measured <= bar);
+    /// A measured error that must be at most `tolerance`; NaN fails.
+    pub fn error(&mut self, name: &str, measured: f64, tolerance: f64) {
+        self.row(name, &format!("{measured:.2e}"), &format!("{tolerance:.0e}"), measured <= tolerance);
     }
 
     /// `wrong` of `all` things differ, where none may; nothing to compare fails too.

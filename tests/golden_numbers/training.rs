@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::files::{self, Tensors, max_difference, relative};
 use crate::report::Report;
-use crate::{Bars, Options};
+use crate::{Options, Tolerances};
 
 /// transformers' default, which the traces do not name.
 const EVAL_BATCH_SIZE: u64 = 8;
@@ -32,7 +32,7 @@ pub fn check(options: &Options, base: Option<&Gemma3>, report: &mut Report) -> R
             report.skip(&name, "no folder model/");
             continue;
         };
-        report.guard(&name, |report| replay(&name, &run, base, options.bars(), report));
+        report.guard(&name, |report| replay(&name, &run, base, options.tolerances(), report));
         if options.device.is_cuda() {
             continue;
         }
@@ -79,7 +79,7 @@ fn eval_batches(trace: &Value) -> Vec<Batch> {
     rows.chunks(size.max(1)).map(Batch::from_rows).collect()
 }
 
-fn replay(name: &str, run: &Path, base: &Gemma3, bars: Bars, report: &mut Report) -> Result<()> {
+fn replay(name: &str, run: &Path, base: &Gemma3, tolerances: Tolerances, report: &mut Report) -> Result<()> {
     let trace = files::json(&run.join("trace.json"))?;
     let batches = Tensors::open(&run.join("batches.safetensors"))?;
     let mut finetune = start(run, &trace, base)?;
@@ -105,14 +105,14 @@ fn replay(name: &str, run: &Path, base: &Gemma3, bars: Bars, report: &mut Report
             evals.push(relative_error(finetune.evaluate(&eval)?, loss));
         }
     }
-    for (what, errors, bar) in [
-        ("losses", &losses, bars.losses),
-        ("grad norms", &norms, bars.grad_norms),
-        ("eval losses", &evals, bars.losses),
+    for (what, errors, tolerance) in [
+        ("losses", &losses, tolerances.losses),
+        ("grad norms", &norms, tolerances.grad_norms),
+        ("eval losses", &evals, tolerances.losses),
     ] {
         let label = format!("{name}: {} {what}, worst relative", errors.len());
         match errors.iter().copied().reduce(f64::max) {
-            Some(worst) => report.error(&label, worst, bar),
+            Some(worst) => report.error(&label, worst, tolerance),
             None => report.skip(&label, "the trace has none"),
         }
     }
@@ -141,7 +141,7 @@ fn replay(name: &str, run: &Path, base: &Gemma3, bars: Bars, report: &mut Report
         report.error(
             &format!("{name}: final adapter, {what}, relative"),
             relative(ours, theirs),
-            bars.adapter,
+            tolerances.adapter,
         );
     }
     Ok(())

@@ -177,7 +177,7 @@ fn a_blob_of_the_wrong_size_is_not_trusted() {
 }
 
 #[test]
-fn passing_trouble_is_waited_out() {
+fn transient_errors_are_waited_out() {
     let bench = bench(31);
     for path in ["/revision/", "/tree/", "/config.json", "/objects/"] {
         bench.hub.fault("GET", path, 2, |_, _| Answer::error(500, "", "Internal Error"));
@@ -186,7 +186,7 @@ fn passing_trouble_is_waited_out() {
 }
 
 #[test]
-fn lasting_trouble_is_an_error_and_no_file() {
+fn lasting_errors_leave_no_file() {
     let bench = bench(32);
     // hf-hub 1.0.0 stores the body of such an answer as the file.
     bench.hub.fault("GET", "/config.json", 99, |_, _| Answer::error(500, "", "Internal Error"));
@@ -225,7 +225,7 @@ fn a_slow_server_is_fine_and_a_silent_one_is_not() {
     slow.comes_right();
     assert!(slow.ranges().is_empty(), "a slow download was broken off");
 
-    // Silent for longer than the patience of 0.5 s: asked again, from where it was.
+    // Silent for longer than the idle timeout of 0.5 s: asked again, from where it was.
     let silent = bench(36);
     silent.hub.fault("GET", "/objects/", 1, |_, answer| Answer {
         trickle: Some((1_500_000, Duration::from_millis(1500))),

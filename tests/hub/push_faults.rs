@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use emoji_lab::hub::{HubEnv, Login, Patience, PushConfig, PushReport, login_with, push_to_hub};
+use emoji_lab::hub::{HubEnv, Login, PushConfig, PushReport, RetryPolicy, login_with, push_to_hub};
 
 use crate::push::{a_card, logged_in, model_folder};
 use crate::stand_in::{Answer, Intake, StandIn, Uploads};
@@ -50,7 +50,7 @@ impl Bench {
 }
 
 #[test]
-fn passing_trouble_is_waited_out() {
+fn transient_errors_are_waited_out() {
     let bench = bench(61);
     for (method, path) in
         [("POST", "/preupload/"), ("POST", "/objects/batch"), ("PUT", "/objects/"), ("POST", "/verify")]
@@ -294,13 +294,13 @@ fn a_body_does_not_follow_to_another_host() {
 
 #[test]
 fn a_slow_storage_is_fine_and_a_silent_one_is_not() {
-    // 5 s, more than the patience with a silent connection: 4 times 1 s while a body is sent. The
+    // 5 s, more than the idle timeout: 4 times 1 s while a body is sent. The
     // system's buffers take some megabytes at once, and are silent until they are read: of this many
     // bytes they hold a second's worth.
     let mut slow = bench_of(40_000_000, 75);
     slow.hub.intake(Intake { pace: Some((2_000_000, Duration::from_millis(250))), ..Intake::default() });
-    let patience = Patience { silence: Duration::from_secs(1), ..crate::stand_in::impatient() };
-    let env = HubEnv { patience, ..slow.hub.env(slow.folder.parent().unwrap()) };
+    let retry_policy = RetryPolicy { idle_timeout: Duration::from_secs(1), ..crate::stand_in::short_waits() };
+    let env = HubEnv { retry_policy, ..slow.hub.env(slow.folder.parent().unwrap()) };
     slow.login = login_with(&env, Some("hf_ann")).unwrap();
     let start = Instant::now();
     slow.comes_right();
@@ -309,8 +309,12 @@ fn a_slow_storage_is_fine_and_a_silent_one_is_not() {
 
     let silent = bench_of(8_000_000, 76);
     silent.hub.intake(Intake { pace: Some((100_000, Duration::from_secs(60))), ..Intake::default() });
-    let patience = Patience { silence: Duration::from_millis(60), tries: 2, ..crate::stand_in::impatient() };
-    let env = HubEnv { patience, ..silent.hub.env(silent.folder.parent().unwrap()) };
+    let retry_policy = RetryPolicy {
+        idle_timeout: Duration::from_millis(60),
+        max_attempts: 2,
+        ..crate::stand_in::short_waits()
+    };
+    let env = HubEnv { retry_policy, ..silent.hub.env(silent.folder.parent().unwrap()) };
     let login = login_with(&env, Some("hf_ann")).unwrap();
     let config = PushConfig { repo_name: "myemoji".into(), ..Default::default() };
     let start = Instant::now();

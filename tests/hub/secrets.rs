@@ -131,7 +131,7 @@ fn every_step() {
 
 /// Settings that do not wait.
 fn quick(env: &HubEnv) -> HubEnv {
-    HubEnv { patience: crate::stand_in::impatient(), ..env.clone() }
+    HubEnv { retry_policy: crate::stand_in::short_waits(), ..env.clone() }
 }
 
 /// Repositories that are pushed to, in this order.

@@ -1,15 +1,17 @@
 //! The model card: the `README.md` that tells people and the Hub what the model is.
 
+mod markdown;
 mod of_evaluation;
 mod of_run;
 mod yaml;
 
 use std::fmt;
 
+use markdown::{cell, code, figure, is_hub_id, line, line_keeping_space, link, metric_type, table};
 use yaml::Yaml;
 
 use crate::display::{ComparisonRow, plain};
-use crate::hub::{RepositoryCard, is_repository_id};
+use crate::hub::RepositoryCard;
 use crate::task::Task;
 use crate::train::LogEntry;
 
@@ -192,7 +194,7 @@ impl ModelCard {
     }
 
     fn how_to_load(&self, repo_id: &str) -> String {
-        // JSON's quoting is Python's as well, and a Rust string's but for `\u`, which line() leaves none of.
+        // JSON's quoting is Python's as well, and a Rust string's except for `\u`, which line() leaves none of.
         let quote = |text: &str| serde_json::Value::from(text).to_string();
         let (repo, prompt) = (quote(repo_id), quote(&line_keeping_space(&self.system_prompt)));
         let text = quote(&line_keeping_space(&self.example));
@@ -280,77 +282,6 @@ impl fmt::Display for ModelCard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&plain(&self.to_markdown("model")))
     }
-}
-
-/// A Hub id as a link, anything else as code; of a path its last part alone, since where files lie on
-/// someone's machine is nobody else's business.
-fn link(id: &str, prefix: &str) -> String {
-    if is_hub_id(id) {
-        format!("[{id}](https://huggingface.co/{prefix}{id})")
-    } else {
-        let name = id.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or(id);
-        format!("`{}`", code(name))
-    }
-}
-
-/// Whether a name can be a repository on the Hub: `owner/name`, and not the path of a file here.
-fn is_hub_id(name: &str) -> bool {
-    is_repository_id(name)
-        && ![".gguf", ".csv", ".jsonl", ".safetensors"].iter().any(|ending| name.ends_with(ending))
-        && !std::path::Path::new(name).exists()
-}
-
-/// The Hub's identifier of a metric: lower-case letters, digits and underlines.
-fn metric_type(name: &str) -> String {
-    let lower = name.to_lowercase();
-    lower
-        .split(|c: char| !c.is_ascii_alphanumeric())
-        .filter(|word| !word.is_empty())
-        .collect::<Vec<_>>()
-        .join("_")
-}
-
-fn figure(value: f64) -> String {
-    format!("{value:.4}")
-}
-
-fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
-    let mut lines = vec![format!("| {} |", head.join(" | ")), format!("|{}", "---|".repeat(head.len()))];
-    lines.extend(rows.map(|row| format!("| {} |", row.join(" | "))));
-    lines.join("\n")
-}
-
-/// Any text as one line of Markdown that shows it as it is.
-fn line(text: &str) -> String {
-    let one_line = plain(text).split_whitespace().collect::<Vec<_>>().join(" ");
-    let mut out = String::new();
-    for c in one_line.chars().filter(|c| !c.is_control()) {
-        match c {
-            '<' => out.push_str("&lt;"),
-            '&' => out.push_str("&amp;"),
-            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' | '~' | '$' => out.extend(['\\', c]),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-fn cell(text: &str) -> String {
-    line(text)
-}
-
-/// Text inside backticks: nothing can be escaped there, so what would break out goes.
-fn code(text: &str) -> String {
-    plain(text)
-        .chars()
-        .filter(|c| !c.is_control() && *c != '`')
-        .map(|c| if c == '|' { '/' } else { c })
-        .collect()
-}
-
-/// One line, with the space at its end that belongs to a prompt.
-fn line_keeping_space(text: &str) -> String {
-    plain(text).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -43,8 +43,8 @@ impl SftTrainer {
 impl ModelCard {
     /// With the loss curves, as a picture in SVG.
     #[must_use]
-    pub fn with_plot(self, svg: &str) -> Self {
-        Self { plot: Some(svg.to_string()), ..self }
+    pub fn with_plot(self, svg: impl Into<String>) -> Self {
+        Self { plot: Some(svg.into()), ..self }
     }
 
     /// With the answers of a comparison.

@@ -51,7 +51,7 @@ impl Yaml {
             Self::Map(entries) => {
                 let mut first = true;
                 for (key, value) in entries.iter().filter(|(_, value)| !value.is_empty()) {
-                    // In a list the first key stands behind the dash.
+                    // In a list the first key stands after the dash.
                     if !(first && out.ends_with("- ")) {
                         out.push_str(&"  ".repeat(depth));
                     }

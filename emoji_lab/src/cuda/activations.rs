@@ -111,7 +111,7 @@ impl Buffers {
     }
 
     fn place(layout: &mut Layout<'_>, s: &Sizes, tokens: usize, logit_rows: usize, training: bool) -> Self {
-        // Without a backward pass one layer's buffers serve all, but for the stream, which goes on.
+        // Without a backward pass one layer's buffers serve all, except for the stream, which goes on.
         let layers: Vec<LayerActivations> = if training {
             (0..s.layers).map(|_| LayerActivations::place(layout, s, tokens)).collect()
         } else {

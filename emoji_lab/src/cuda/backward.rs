@@ -144,7 +144,7 @@ impl Pass<'_> {
                         dropout,
                     };
                     gradients.launch(&beside, table.tiles, s.rank)?;
-                    above = Some(gpu.mark()?);
+                    above = Some(gpu.record_event()?);
                 }
                 let below = index.checked_sub(1);
                 let norm = NormBackward {

@@ -65,12 +65,12 @@ impl Pass<'_> {
         let beside = self.gpu.fork()?;
         // SAFETY: seven layers, as the network wrote them.
         unsafe { UnpackWeights { layers: layer.unpack }.launch(&beside, 7, self.network.unpack_units)? };
-        Ok(Some(self.gpu.mark()?))
+        Ok(Some(self.gpu.record_event()?))
     }
 
-    /// Has what follows wait for a mark of the side stream.
-    pub(super) fn wait_for(&self, mark: Option<&CudaEvent>) -> Result<()> {
-        mark.map_or(Ok(()), |mark| self.gpu.wait_for(mark))
+    /// Has what follows wait for an event of the side stream.
+    pub(super) fn wait_for(&self, event: Option<&CudaEvent>) -> Result<()> {
+        event.map_or(Ok(()), |event| self.gpu.wait_for(event))
     }
 
     /// A group's product: `y [tokens, outs] = x · matrixᵀ`.

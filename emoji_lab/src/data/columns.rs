@@ -30,7 +30,7 @@ impl Columns {
 /// How well a column's name is the wanted one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Match {
-    /// But for blanks and quotes around it, and for capitals.
+    /// Except for blanks and quotes around it, and for capitals.
     Loose,
     /// To the letter.
     Exact,
@@ -54,7 +54,7 @@ fn bare(name: &str) -> String {
 
 impl Columns {
     /// The places of the text and of the emoji in a header. A name that is exactly the wanted one goes
-    /// before one that is so but for blanks, quotes or capitals; of equal names the first is taken,
+    /// before one that is so except for blanks, quotes or capitals; of equal names the first is taken,
     /// as by pandas.
     ///
     /// `at` is what an error names.

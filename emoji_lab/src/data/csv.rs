@@ -288,7 +288,7 @@ mod tests {
         assert!(error.contains(says), "{error}");
         let error = failure("text,emoji\n\"he said \\\"hi\\\", then left\",👋\nparty,🎉\n");
         assert!(error.contains("line 2: the row has 3 fields, the header 2"), "{error}");
-        assert!(error.contains("not behind a backslash"), "{error}");
+        assert!(error.contains("not after a backslash"), "{error}");
         let rows_of_nul = [row(2, "su\0n", "☀️"), row(3, "\0end", "x")];
         assert_eq!(rows("text,emoji\nsu\0n,☀️\n\0end,x"), rows_of_nul);
         assert!(failure("text,emoji\na,x\n\0end\nb,x\n").contains("line 3: the row has 1 field"));

@@ -162,7 +162,7 @@ impl<'a> Json<'a> {
             Some(b',') => {
                 self.at += 1;
                 match self.peek() {
-                    Some(next) if next == close => self.wrong("there is a comma behind the last value"),
+                    Some(next) if next == close => self.wrong("there is a comma after the last value"),
                     Some(b'/' | b'#') => self.wrong("JSON has no comments"),
                     _ => Ok(true),
                 }
@@ -195,11 +195,11 @@ impl<'a> Json<'a> {
                 self.at += 1;
                 Ok(())
             }
-            _ => self.wrong("expected `:` behind the key"),
+            _ => self.wrong("expected `:` after the key"),
         }
     }
 
-    /// The name of an object's next member, with the colon behind it.
+    /// The name of an object's next member, with the colon after it.
     pub fn name(&mut self) -> Result<String> {
         self.before_name()?;
         let name = self.string()?;
@@ -248,7 +248,7 @@ impl<'a> Json<'a> {
         Ok(out)
     }
 
-    /// Gives the parts of the string that begins here; behind `\u` its digits are still to be read.
+    /// Gives the parts of the string that begins here; after `\u` its digits are still to be read.
     fn pieces(&mut self, mut piece: impl FnMut(&mut Self, Piece<'a>) -> Result<()>) -> Result<()> {
         let bytes = self.text.as_bytes();
         let open = self.at;
@@ -315,7 +315,7 @@ impl<'a> Json<'a> {
                 self.at += 4;
                 Ok(code)
             }
-            None => self.wrong("four hexadecimal digits belong behind \\u"),
+            None => self.wrong("four hexadecimal digits belong after \\u"),
         }
     }
 }
@@ -378,9 +378,9 @@ mod tests {
     #[test]
     fn what_is_not_json_is_placed() {
         let says = |text: &str, expected: &str| assert_eq!(skipped(text), Err(expected.into()), "{text}");
-        says("[1,]", "3: there is a comma behind the last value");
-        says("{\"a\": 1,}", "8: there is a comma behind the last value");
-        says("{\"a\" 1}", "5: expected `:` behind the key");
+        says("[1,]", "3: there is a comma after the last value");
+        says("{\"a\": 1,}", "8: there is a comma after the last value");
+        says("{\"a\" 1}", "5: expected `:` after the key");
         says("{a: 1}", "1: key must be a string");
         says("[1 2]", "3: expected `,` or `]`");
         says("[1, // two\n2]", "4: JSON has no comments");

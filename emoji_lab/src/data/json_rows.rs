@@ -145,7 +145,7 @@ impl<'a, 'r, 's> RowReader<'a, 'r, 's> {
         let start = json.at;
         json.skip().map_err(|e| self.not_json(&e))?;
         if !json.is_at_end() {
-            let what = "something stands behind the end of the value".into();
+            let what = "something follows the end of the value".into();
             return Err(self.not_json(&Malformed { at: json.at, what }));
         }
         match &self.options.files.field {

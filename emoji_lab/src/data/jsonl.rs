@@ -67,7 +67,7 @@ fn lines(name: &str, text: &str, reader: &mut RowReader) -> Result<()> {
             }
         }
         if !json.is_at_end() {
-            let what = "something stands behind the object".into();
+            let what = "something follows the object".into();
             return Err(malformed(&at, text, &Malformed { at: json.at, what }, HELP));
         }
     }

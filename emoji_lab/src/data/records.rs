@@ -6,7 +6,7 @@ use super::separator::name_of;
 use crate::error::{Error, Result};
 use crate::table_files::{CsvOptions, Skip};
 
-/// A last record put behind the file. If it does not come back as a record of its own, a quote
+/// A last record put after the file. If it does not come back as a record of its own, a quote
 /// was still open at the end of the file, which the csv crate does not report.
 const END: &str = "\n\0end";
 
@@ -45,7 +45,7 @@ impl<'a> Records<'a> {
             })?;
             let record = &self.record;
             let place = self.start + record.position().map_or(0, |p| p.byte()) as usize;
-            // The record that was put behind the text: the place of a record can be that of the line
+            // The record that was put after the text: the place of a record can be that of the line
             // break before it.
             if record.len() == 1 && record[0] == END[1..] && place + 2 >= self.text.len() {
                 return Ok(None);
@@ -64,7 +64,7 @@ impl<'a> Records<'a> {
         }
     }
 
-    /// The error for a quote that is open at the text's end, with `open` behind it.
+    /// The error for a quote that is open at the text's end, with `open` after it.
     fn open_quote(&self, open: &str) -> Error {
         let line = line_ends(self.text) + 1 - line_ends(open);
         Error::dataset(
@@ -83,8 +83,9 @@ impl<'a> Records<'a> {
         let raw = self.text.as_bytes().get(place..end).unwrap_or_default();
         let (name, sep) = (name_of(self.separator), self.separator as char);
         let help = match self.csv.escape.is_none() && raw.windows(2).any(|pair| pair == b"\\\"") {
-            true => "Write a double quote inside a quoted field twice (\"\"), not behind a backslash (\\\")"
-                .into(),
+            true => {
+                "Write a double quote inside a quoted field twice (\"\"), not after a backslash (\\\")".into()
+            }
             false if has > wanted && empty_end => {
                 format!("Remove the {name} at the end of the row, or give the header one, too ({sep})")
             }
@@ -123,7 +124,7 @@ fn is_blank(record: &::csv::StringRecord) -> bool {
     record.len() == 1 && record[0].trim_matches([' ', '\t']).is_empty()
 }
 
-/// The place behind `count` lines from `start` on.
+/// The place after `count` lines from `start` on.
 pub(super) fn skip_lines(text: &str, start: usize, count: usize) -> usize {
     let mut place = start;
     for _ in 0..count {
@@ -142,7 +143,7 @@ fn line_ends(text: &str) -> usize {
 
 /// Line numbers of places in a text, asked for in order.
 ///
-/// The csv crate's own count puts a record behind a CRLF or a blank line on the line before.
+/// The csv crate's own count puts a record after a CRLF or a blank line on the line before.
 struct Lines<'a> {
     text: &'a [u8],
     counted: usize,
@@ -159,7 +160,7 @@ impl<'a> Lines<'a> {
         self.text.get(self.counted) == Some(&b'"')
     }
 
-    /// The line of the first character at or behind `byte` that does not end a line.
+    /// The line of the first character at or after `byte` that does not end a line.
     fn of(&mut self, byte: usize) -> usize {
         while let Some(&here) = self.text.get(self.counted) {
             let ends = here == b'\n' || here == b'\r';

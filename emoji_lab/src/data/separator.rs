@@ -18,7 +18,7 @@ pub(super) fn name_of(separator: u8) -> String {
 }
 
 /// The separator that a spreadsheet wrote into a first line of its own, as `sep=;`, and where the
-/// table begins behind it.
+/// table begins after it.
 pub(super) fn declared(text: &str) -> (usize, Option<u8>) {
     let end = text.find(['\n', '\r']).unwrap_or(text.len());
     let line = text[..end].trim_end_matches(' ');

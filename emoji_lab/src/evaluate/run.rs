@@ -58,7 +58,7 @@ fn agreed(model: &Model, drawn: &[Vec<u32>], judge: &dyn Judge) -> Result<(Strin
 /// [`Error::Setting`] for settings that cannot work, no rows, or another number of answers than of
 /// rows.
 pub fn judge_answers<R, S>(
-    name: &str,
+    name: impl Into<String>,
     rows: &R,
     answers: &[S],
     config: &EvaluationConfig,
@@ -74,7 +74,7 @@ where
         return Err(Error::setting("answers", format!("{} answers", answers.len()), help));
     }
     let answers = answers.iter().map(|answer| (answer.as_ref().to_string(), None)).collect();
-    Evaluation::new(name, questions, answers, 0.0, (&*judge, config))
+    Evaluation::new(&name.into(), questions, answers, 0.0, (&*judge, config))
 }
 
 /// The rows' questions, of which there must be some, and what their answers are judged by.

@@ -111,7 +111,7 @@ pub fn export_gguf_with(model: &Model, path: impl AsRef<Path>, config: &GgufConf
     let head = head(&meta, &tensors);
     write_into_dir(dir, &name.to_string_lossy(), |stage| {
         for (name, text) in &beside {
-            write_bytes_atomic(&stage.join(name), text.as_bytes())?;
+            write_bytes_atomic(stage.join(name), text.as_bytes())?;
         }
         write_file(&stage.join(name), &head, &tensors, &model.origin)
     })?;

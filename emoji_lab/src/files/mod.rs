@@ -32,7 +32,11 @@ pub(crate) use leftovers::{is_another_live_process, left_by_dead, process_of, sw
 ///
 /// # Errors
 /// [`Error::Io`] that names `path`; what was there is there then, and nothing beside it.
-pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
+pub fn write_atomic(
+    path: impl AsRef<Path>,
+    write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+) -> Result<()> {
+    let path = path.as_ref();
     let part = part_name(path);
     let attempt = || {
         if path.is_dir() {
@@ -55,7 +59,7 @@ pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::
 ///
 /// # Errors
 /// As [`write_atomic`].
-pub fn write_bytes_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+pub fn write_bytes_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     write_atomic(path, |out| out.write_all(bytes))
 }
 

@@ -44,7 +44,7 @@ impl Blas {
         Ok(blas)
     }
 
-    /// What it takes of the card's memory.
+    /// What it takes of the GPU's memory.
     pub(crate) fn workspace_bytes(&self) -> usize {
         if self.workspace == 0 { 0 } else { WORKSPACE }
     }

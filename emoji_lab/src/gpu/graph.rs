@@ -5,7 +5,7 @@ use cudarc::driver::{CudaGraph, sys};
 use super::Gpu;
 use crate::error::Result;
 
-/// The graph of what `enqueue` asks of the card, which is not done yet. Kernels must have been used
+/// The graph of what `enqueue` asks of the GPU, which is not done yet. Kernels must have been used
 /// before: they are loaded then, which cannot be captured.
 pub(crate) fn capture(gpu: &Gpu, enqueue: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
     let stream = gpu.stream();

@@ -1,4 +1,4 @@
-//! The card: opened, described, its dtype chosen.
+//! The GPU: opened, described, its dtype chosen.
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -26,7 +26,7 @@ pub(crate) struct Limits<'a> {
 /// All kernels, for the compute capabilities that `build.rs` names.
 static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
 
-/// The oldest cards the kernels are compiled for: Turing (T4).
+/// The oldest GPUs the kernels are compiled for: Turing (T4).
 const OLDEST: (i32, i32) = (7, 5);
 /// From here on there is bf16 arithmetic: Ampere.
 const BF16: (i32, i32) = (8, 0);
@@ -46,14 +46,14 @@ fn driver_version() -> i32 {
     }
 }
 
-/// An NVIDIA GPU, its kernels, and a lane to send work on. Clones share them.
+/// An NVIDIA GPU, its kernels, and streams to send work on. Clones share them.
 #[derive(Clone)]
 pub struct Gpu {
     shared: Arc<Shared>,
-    lane: Arc<Lane>,
+    streams: Arc<Streams>,
     dtype: DType,
     /// Whether work goes to the side stream.
-    beside: bool,
+    on_side: bool,
 }
 
 struct Shared {
@@ -72,25 +72,25 @@ struct Shared {
     ordinal: usize,
 }
 
-/// Two streams and a cuBLAS handle. Whoever trains or generates has a lane of its own, so that two
+/// Two streams and a cuBLAS handle. Each trainer and each generator has its own, so that two
 /// threads do not get into each other's graphs.
-struct Lane {
-    stream: Arc<CudaStream>,
+struct Streams {
+    main: Arc<CudaStream>,
     side: Arc<CudaStream>,
     blas: Blas,
 }
 
 // SAFETY: as for `Shared`.
-unsafe impl Send for Lane {}
-// SAFETY: one thread at a time sends work on a lane: its owner is behind a `&mut` or a lock.
-unsafe impl Sync for Lane {}
+unsafe impl Send for Streams {}
+// SAFETY: one thread at a time sends work on them: their owner is behind a `&mut` or a lock.
+unsafe impl Sync for Streams {}
 
-impl Lane {
+impl Streams {
     fn new(context: &Arc<CudaContext>, device: &str) -> Result<Self> {
         let stream =
             || context.new_stream().map_err(|e| Error::device(device, describe(e.0), "See nvidia-smi"));
-        let (stream, side) = (stream()?, stream()?);
-        Ok(Self { blas: Blas::new(&stream, device)?, stream, side })
+        let (main, side) = (stream()?, stream()?);
+        Ok(Self { blas: Blas::new(&main, device)?, main, side })
     }
 }
 
@@ -106,10 +106,10 @@ unsafe impl Sync for Shared {}
 unsafe impl Send for Function {}
 
 impl Gpu {
-    /// The card number `ordinal`.
+    /// The GPU number `ordinal`.
     ///
     /// # Errors
-    /// [`Error::Device`] if driver, cuBLAS or the card are missing or too old.
+    /// [`Error::Device`] if driver, cuBLAS or the GPU are missing or too old.
     pub fn open(ordinal: usize) -> Result<Self> {
         // Cells each call this: one context, one stream and one set of statics for all of them.
         static OPEN: Mutex<Option<HashMap<usize, Gpu>>> = Mutex::new(None);
@@ -123,7 +123,7 @@ impl Gpu {
         Ok(gpu)
     }
 
-    /// How many cards the driver shows; 0 without a driver.
+    /// How many GPUs the driver shows; 0 without a driver.
     pub fn count() -> usize {
         // A driver too old for what is asked of it counts as none: opening a GPU says why.
         if trouble::libraries().is_err() {
@@ -175,11 +175,11 @@ impl Gpu {
                     "{name} has compute capability {}.{}, and the kernels begin with {}.{} (T4)",
                     capability.0, capability.1, OLDEST.0, OLDEST.1
                 ),
-                "Use a newer card",
+                "Use a newer GPU",
             );
         }
-        // Who waits for what is said where it happens (`fork`, `mark`, `wait`): cudarc need not track it.
-        // SAFETY: each lane's two streams wait for each other; lanes share nothing that is written.
+        // Who waits for what is said where it happens (`fork`, `record_event`, `wait_for`): cudarc need not track it.
+        // SAFETY: the two streams of a pair wait for each other; pairs share nothing that is written.
         unsafe { context.disable_event_tracking() };
         // SAFETY: the image is a whole fatbin, made by nvcc.
         let module = match unsafe { result::module::load_data(KERNELS.as_ptr().cast()) } {
@@ -198,7 +198,7 @@ impl Gpu {
         let shared_bytes = context
             .attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
             .map_or(UNASKED, |bytes| usize::try_from(bytes).unwrap_or(0).max(UNASKED));
-        let lane = Arc::new(Lane::new(&context, &device)?);
+        let streams = Arc::new(Streams::new(&context, &device)?);
         let dtype = if capability >= BF16 { DType::BF16 } else { DType::F32 };
         let functions = Mutex::new(HashMap::new());
         let overlaps = capability >= OVERLAPS.0 && driver >= OVERLAPS.1;
@@ -214,10 +214,10 @@ impl Gpu {
             shared_bytes,
             ordinal,
         };
-        Ok(Self { shared: Arc::new(shared), lane, dtype, beside: false })
+        Ok(Self { shared: Arc::new(shared), streams, dtype, on_side: false })
     }
 
-    /// The same card computing in `dtype`.
+    /// The same GPU computing in `dtype`.
     ///
     /// # Errors
     /// [`Error::Setting`] for a type it cannot compute in.
@@ -242,10 +242,13 @@ impl Gpu {
         Ok(Self { dtype, ..self.clone() })
     }
 
-    /// The same card with a lane of its own.
+    /// The same GPU with streams of its own.
     pub(crate) fn new_lane(&self) -> Result<Self> {
         self.bind()?;
-        Ok(Self { lane: Arc::new(Lane::new(&self.shared.context, &self.short_name())?), ..self.clone() })
+        Ok(Self {
+            streams: Arc::new(Streams::new(&self.shared.context, &self.short_name())?),
+            ..self.clone()
+        })
     }
 
     /// The type it computes in.
@@ -253,7 +256,7 @@ impl Gpu {
         self.dtype
     }
 
-    /// The card's name, as nvidia-smi has it.
+    /// The GPU's name, as nvidia-smi has it.
     pub fn name(&self) -> &str {
         &self.shared.name
     }
@@ -323,44 +326,44 @@ impl Gpu {
     }
 
     pub(crate) fn stream(&self) -> &Arc<CudaStream> {
-        &self.lane.stream
+        &self.streams.main
     }
 
     pub(crate) fn raw_stream(&self) -> sys::CUstream {
-        if self.beside { self.lane.side.cu_stream() } else { self.lane.stream.cu_stream() }
+        if self.on_side { self.streams.side.cu_stream() } else { self.streams.main.cu_stream() }
     }
 
-    /// The same card, for work beside what is on its way, begun after all that was asked so far.
+    /// The same GPU, sending to the side stream, which begins after all work submitted so far.
     /// cuBLAS stays on the main stream.
     pub(crate) fn fork(&self) -> Result<Self> {
-        let now = self.lane.stream.record_event(None).map_err(|e| self.error(e.0))?;
-        self.lane.side.wait(&now).map_err(|e| self.error(e.0))?;
-        Ok(Self { beside: true, ..self.clone() })
+        let now = self.streams.main.record_event(None).map_err(|e| self.error(e.0))?;
+        self.streams.side.wait(&now).map_err(|e| self.error(e.0))?;
+        Ok(Self { on_side: true, ..self.clone() })
     }
 
-    /// Marks what the side stream has been asked so far.
-    pub(crate) fn mark(&self) -> Result<CudaEvent> {
-        self.lane.side.record_event(None).map_err(|e| self.error(e.0))
+    /// An event after all work submitted to the side stream so far.
+    pub(crate) fn record_event(&self) -> Result<CudaEvent> {
+        self.streams.side.record_event(None).map_err(|e| self.error(e.0))
     }
 
-    /// Has what follows on the main stream begin after `mark`.
-    pub(crate) fn wait_for(&self, mark: &CudaEvent) -> Result<()> {
-        self.lane.stream.wait(mark).map_err(|e| self.error(e.0))
+    /// Has what follows on the main stream begin after `event`.
+    pub(crate) fn wait_for(&self, event: &CudaEvent) -> Result<()> {
+        self.streams.main.wait(event).map_err(|e| self.error(e.0))
     }
 
     pub(crate) fn blas(&self) -> &Blas {
-        &self.lane.blas
+        &self.streams.blas
     }
 
-    /// Makes the card's context the calling thread's: cells and pool threads come and go.
+    /// Makes the GPU's context the calling thread's: cells and pool threads come and go.
     pub(crate) fn bind(&self) -> Result<()> {
         self.shared.context.bind_to_thread().map_err(|e| self.error(e.0))
     }
 
-    /// Waits until everything asked of the card is done.
+    /// Waits until all submitted work is done.
     pub(crate) fn synchronize(&self) -> Result<()> {
         self.bind()?;
-        self.lane.stream.synchronize().map_err(|e| self.error(e.0))
+        self.streams.main.synchronize().map_err(|e| self.error(e.0))
     }
 
     /// The kernel `name`, in the version of the compute type where `typed`.

@@ -6,7 +6,7 @@ use serde_yaml_ng::{Mapping, Value};
 use crate::table_files::{Column, FileOptions, Header, Skip, encoding_by_name, separator_byte};
 
 /// Arguments of the builders that change nothing about two columns of strings.
-const WITHOUT_A_SAY: [&str; 41] = [
+const NO_EFFECT: [&str; 41] = [
     "config_name",
     "data_dir",
     "data_files",
@@ -61,7 +61,7 @@ pub(crate) fn file_options(arguments: &Mapping) -> Result<FileOptions, NotSuppor
     let named = arguments.iter().filter_map(|(name, value)| Some((name.as_str()?, value)));
     let (last, first): (Vec<_>, Vec<_>) = named.partition(|(name, _)| later(name));
     for (name, value) in first.into_iter().chain(last) {
-        if value.is_null() && name != "header" || WITHOUT_A_SAY.contains(&name) {
+        if value.is_null() && name != "header" || NO_EFFECT.contains(&name) {
             continue;
         }
         if set(&mut options, name, value).is_none() {

@@ -10,69 +10,77 @@ use hf_hub::repository::CommitOperation;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::client::HubClient;
 use super::env::HubEnv;
-use super::explain::repo_error;
-use super::lfs::{Sorted, Transfer, negotiate, put, sort};
+use super::errors::repo_error;
+use super::lfs::{Transfer, Uploads, negotiate, preupload, put};
 use super::listing::{RepoState, list_files, repo_state};
-use super::plan::{Hashed, Source};
 use super::progress::{Progress, bytes};
 use super::repo::Repo;
-use super::request::{Content, Repeat, Request};
-use super::wire::Wire;
+use super::request::{Request, RequestBody, Retry};
+use super::upload::{HashedUpload, Source};
 use crate::error::{Error, Result};
 
 /// How a commit ended.
-pub(crate) enum Pushed {
+pub(crate) enum CommitOutcome {
     /// The repository holds the files as of this commit.
-    Is(String),
+    Committed(String),
     /// It failed while the Hub could not be asked whether it arrived.
-    Unclear(Error),
+    Unknown(Error),
 }
 
 /// Uploads the large files and commits all. An error means that nothing was committed.
 pub(crate) fn commit(
-    wire: &Wire,
+    client: &HubClient,
     env: &HubEnv,
     repo: &Repo,
     state: &RepoState,
-    files: Vec<Hashed>,
+    files: Vec<HashedUpload>,
     message: &str,
-) -> Result<Pushed> {
-    let sorted = sort(wire, repo, files)?;
-    if sorted.regular.is_empty() && sorted.large.is_empty() {
-        return Ok(Pushed::Is(state.commit.clone()));
+) -> Result<CommitOutcome> {
+    let uploads = preupload(client, repo, files)?;
+    if uploads.regular.is_empty() && uploads.lfs.is_empty() {
+        return Ok(CommitOutcome::Committed(state.commit.clone()));
     }
-    let transfer = match sorted.large.is_empty() {
+    let transfer = match uploads.lfs.is_empty() {
         true => Transfer::Put(Vec::new()),
-        false => negotiate(wire, repo, &sorted.large)?,
+        false => negotiate(client, repo, &uploads.lfs)?,
     };
     let sent = match transfer {
-        Transfer::Xet => through_hf_hub(wire, env, repo, state, &sorted, message),
+        Transfer::Xet => through_hf_hub(client, env, repo, state, &uploads, message),
         Transfer::Put(objects) => {
-            for file in &sorted.large {
-                put(wire, repo, file, &objects)?;
+            for file in &uploads.lfs {
+                put(client, repo, file, &objects)?;
             }
-            plain(wire, repo, state, &sorted, message)
+            commit_as_ndjson(client, repo, state, &uploads, message)
         }
     };
     match sent {
-        Ok(commit) => Ok(Pushed::Is(commit)),
-        Err(error) => settle(wire, repo, state, &sorted, error),
+        Ok(commit) => Ok(CommitOutcome::Committed(commit)),
+        Err(error) => check_after_failure(client, repo, state, &uploads, error),
     }
 }
 
 /// A commit whose request failed can have arrived all the same: the repository tells.
-fn settle(wire: &Wire, repo: &Repo, before: &RepoState, sorted: &Sorted, error: Error) -> Result<Pushed> {
-    let Ok(now) = repo_state(wire, repo, Repeat::Freely) else { return Ok(Pushed::Unclear(error)) };
+fn check_after_failure(
+    client: &HubClient,
+    repo: &Repo,
+    before: &RepoState,
+    uploads: &Uploads,
+    error: Error,
+) -> Result<CommitOutcome> {
+    let Ok(now) = repo_state(client, repo, Retry::Transient) else {
+        return Ok(CommitOutcome::Unknown(error));
+    };
     if now.commit == before.commit {
         return Err(error);
     }
-    let Ok(remote) = list_files(wire, repo, &now.commit) else { return Ok(Pushed::Unclear(error)) };
-    let is_there = |(file, ids): &Hashed| {
+    let Ok(remote) = list_files(client, repo, &now.commit) else { return Ok(CommitOutcome::Unknown(error)) };
+    let is_there = |(file, ids): &HashedUpload| {
         remote.iter().any(|there| there.path == file.path && there.size == ids.size && ids.is(&there.id))
     };
-    if sorted.large.iter().chain(&sorted.regular).all(is_there) {
-        return Ok(Pushed::Is(now.commit));
+    if uploads.lfs.iter().chain(&uploads.regular).all(is_there) {
+        return Ok(CommitOutcome::Committed(now.commit));
     }
     Err(Error::hub(
         repo.subject(),
@@ -85,7 +93,13 @@ fn settle(wire: &Wire, repo: &Repo, before: &RepoState, sorted: &Sorted, error: 
 }
 
 /// The commit as lines of JSON: regular files in it, large ones by name.
-fn plain(wire: &Wire, repo: &Repo, state: &RepoState, sorted: &Sorted, message: &str) -> Result<String> {
+fn commit_as_ndjson(
+    client: &HubClient,
+    repo: &Repo,
+    state: &RepoState,
+    uploads: &Uploads,
+    message: &str,
+) -> Result<String> {
     let mut body = Vec::new();
     let mut line = |value: Value| {
         body.extend_from_slice(value.to_string().as_bytes());
@@ -94,24 +108,24 @@ fn plain(wire: &Wire, repo: &Repo, state: &RepoState, sorted: &Sorted, message: 
     // With the parent named, a commit that was lost on the way cannot land on top of another's.
     let header = json!({ "summary": message, "description": "", "parentCommit": state.commit });
     line(json!({ "key": "header", "value": header }));
-    for (file, _) in &sorted.regular {
+    for (file, _) in &uploads.regular {
         let content = BASE64.encode(file.read()?);
         line(
             json!({ "key": "file", "value": { "content": content, "path": file.path, "encoding": "base64" } }),
         );
     }
-    for (file, ids) in &sorted.large {
+    for (file, ids) in &uploads.lfs {
         let value = json!({ "path": file.path, "algo": "sha256", "oid": ids.sha256, "size": ids.size });
         line(json!({ "key": "lfsFile", "value": value }));
     }
     let request = Request {
         method: Method::POST,
-        url: repo.api(&wire.endpoint, &["commit", &repo.revision]),
+        url: repo.api(&client.endpoint, &["commit", &repo.revision]),
         headers: Vec::new(),
-        content: Content::Bytes(body, "application/x-ndjson"),
-        repeat: Repeat::IfNotTaken,
+        content: RequestBody::Bytes(body, "application/x-ndjson"),
+        retry: Retry::NotAccepted,
     };
-    let answer = wire.json(&request).map_err(|trouble| repo_error(wire, repo, "committing", trouble))?;
+    let answer = client.json(&request).map_err(|error| repo_error(client, repo, "committing", error))?;
     let commit = answer.get("commitOid").and_then(Value::as_str).map(str::to_string);
     commit.ok_or_else(|| {
         Error::hub(repo.subject(), "the Hub's answer to the commit names no commit", "Look at its page")
@@ -133,32 +147,31 @@ impl ProgressHandler for XetLines {
 
 /// The commit with its large files in Xet storage, which is hf-hub's to speak.
 fn through_hf_hub(
-    wire: &Wire,
+    client: &HubClient,
     env: &HubEnv,
     repo: &Repo,
     state: &RepoState,
-    sorted: &Sorted,
+    uploads: &Uploads,
     message: &str,
 ) -> Result<String> {
-    let total: u64 = sorted.large.iter().map(|(_, ids)| ids.size).sum();
-    crate::say!("  sending {} large files, {}, through Xet storage", sorted.large.len(), bytes(total));
+    let total: u64 = uploads.lfs.iter().map(|(_, ids)| ids.size).sum();
+    crate::say!("  sending {} large files, {}, through Xet storage", uploads.lfs.len(), bytes(total));
     let lines = XetLines(Mutex::new(Progress::new("large files", total, 0)));
-    let operations = sorted.regular.iter().chain(&sorted.large).map(|(file, _)| match &file.source {
+    let operations = uploads.regular.iter().chain(&uploads.lfs).map(|(file, _)| match &file.source {
         Source::File(path) => CommitOperation::add_file(&file.path, path),
         Source::Text(text) => CommitOperation::add_bytes(&file.path, text.clone().into_bytes()),
     });
     let (owner, name) = repo.id.split_once('/').unwrap_or(("", repo.id.as_str()));
     // The token is always given: without one hf-hub takes one from the environment.
-    let token = wire.token().map(|token| token.secret().to_string()).unwrap_or_default();
-    let client = HFClient::builder()
+    let token = client.token().map(|token| token.secret().to_string()).unwrap_or_default();
+    let hf = HFClient::builder()
         .endpoint(&env.endpoint)
         .token(token)
         .cache_dir(&env.cache_dir)
         .user_agent(concat!("emoji_lab/", env!("CARGO_PKG_VERSION")))
         .build_sync();
-    let sent = client.and_then(|client| {
-        client
-            .model(owner, name)
+    let sent = hf.and_then(|hf| {
+        hf.model(owner, name)
             .create_commit()
             .operations(operations.collect())
             .commit_message(message)
@@ -172,7 +185,7 @@ fn through_hf_hub(
             Some(commit) => return Ok(commit),
             None => "the Hub's answer to the commit names no commit".to_string(),
         },
-        Err(e) => format!("sending or committing the files failed: {}", wire.one_line(&e.to_string())),
+        Err(e) => format!("sending or committing the files failed: {}", client.one_line(&e.to_string())),
     };
     Err(Error::hub(repo.subject(), problem, "Check the network and the token's rights"))
 }

@@ -3,15 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use super::cache::RepoCache;
+use super::client::HubClient;
 use super::configs::Named;
+use super::dataset_files::{SplitQuery, named_files, split_files};
 use super::download::{find_state, not_cached};
 use super::env::HubEnv;
-use super::explain::repo_error;
+use super::errors::repo_error;
 use super::fetch::fetch_file;
 use super::listing::{RemoteFile, is_commit, is_inside, list_files};
 use super::repo::{Repo, RepoKind};
-use super::tables::{Wanted, named_files, split_files};
-use super::wire::{Wire, off_runtime};
+use super::runtime::outside_runtime;
 use crate::display::say;
 use crate::error::{Error, Result};
 use crate::table_files::FileOptions;
@@ -32,7 +33,7 @@ const MOST_FILES: usize = 50_000;
 ///   configuration; without such a card, those whose names say so (`train.csv`,
 ///   `data/train-00000-of-00002.parquet`, a folder `train/`), or the only table there is;
 /// - `hf://datasets/owner/name/data/test.csv`: this file, or those that a pattern as
-///   `data/test-*.parquet` matches. A branch, tag or commit stands behind the name:
+///   `data/test-*.parquet` matches. A branch, tag or commit stands after the name:
 ///   `hf://datasets/owner/name@v1/rows.csv`.
 ///
 /// With `HF_HUB_OFFLINE=1`, or without a network, what is in the cache is used.
@@ -49,7 +50,7 @@ pub fn download_dataset(id: &str) -> Result<Vec<PathBuf>> {
 pub fn download_dataset_with(env: &HubEnv, id: &str, revision: Option<&str>) -> Result<Vec<PathBuf>> {
     let address = Address::parse(id);
     let repo = Repo::new(RepoKind::Dataset, &address.repo, revision.or(address.revision.as_deref()))?;
-    Ok(off_runtime(|| tables(env, &repo, address.file.as_deref(), Wanted::TRAIN))?.paths)
+    Ok(outside_runtime(|| tables(env, &repo, address.file.as_deref(), SplitQuery::TRAIN))?.paths)
 }
 
 /// The files of a split, and what the dataset's card says about them.
@@ -63,8 +64,8 @@ pub(crate) struct SplitFiles {
 pub(crate) fn dataset_tables(id: &str, split: &str, config: Option<&str>) -> Result<SplitFiles> {
     let address = Address::parse(id);
     let repo = Repo::new(RepoKind::Dataset, &address.repo, address.revision.as_deref())?;
-    let wanted = Wanted { split, config };
-    off_runtime(|| tables(&HubEnv::from_env(), &repo, address.file.as_deref(), wanted))
+    let query = SplitQuery { split, config };
+    outside_runtime(|| tables(&HubEnv::from_env(), &repo, address.file.as_deref(), query))
 }
 
 /// The files of a split in a folder, as in a repository: by its card, or by their names.
@@ -89,13 +90,15 @@ pub(crate) fn folder_tables(
         Ok((files, card))
     });
     let (files, card) = found.map_err(|e| Error::io(folder, "listing the dataset's folder", e))?;
-    let (chosen, options) = split_files(&Folder(source), &files, card.as_deref(), Wanted { split, config })
-        .map_err(|e| match e {
-        Error::Dataset { subject, problem, help } if files.is_empty() => {
-            Error::dataset(subject, format!("is a folder: {problem}"), help)
-        }
-        other => other,
-    })?;
+    let (chosen, options) =
+        split_files(&Folder(source), &files, card.as_deref(), SplitQuery { split, config }).map_err(|e| {
+            match e {
+                Error::Dataset { subject, problem, help } if files.is_empty() => {
+                    Error::dataset(subject, format!("is a folder: {problem}"), help)
+                }
+                other => other,
+            }
+        })?;
     Ok(SplitFiles { paths: chosen.into_iter().map(|file| folder.join(&file.path)).collect(), options })
 }
 
@@ -129,12 +132,12 @@ impl Address {
     }
 }
 
-fn tables(env: &HubEnv, repo: &Repo, file: Option<&str>, wanted: Wanted) -> Result<SplitFiles> {
+fn tables(env: &HubEnv, repo: &Repo, file: Option<&str>, query: SplitQuery) -> Result<SplitFiles> {
     let cache = RepoCache::new(env, repo);
     let commit = cache.known_commit(&repo.revision);
-    let cached = commit.as_deref().and_then(|commit| cached_tables(&cache, repo, commit, file, wanted));
+    let cached = commit.as_deref().and_then(|commit| cached_tables(&cache, repo, commit, file, query));
     if env.offline {
-        let split = if wanted.split == "train" { "its training split" } else { wanted.split };
+        let split = if query.split == "train" { "its training split" } else { query.split };
         let missing = commit.map(|_| vec![file.unwrap_or(split).to_string()]);
         return cached.map(from_cache).ok_or_else(|| not_cached(env, repo, missing));
     }
@@ -144,27 +147,27 @@ fn tables(env: &HubEnv, repo: &Repo, file: Option<&str>, wanted: Wanted) -> Resu
         Some(files) if is_one(&files.paths) && is_commit(&repo.revision) => return Ok(files),
         other => other,
     };
-    let wire = Wire::new(env, env.download_token()?)?;
-    let state = match find_state(&wire, repo, cached.is_some()) {
+    let client = HubClient::new(env, env.download_token()?)?;
+    let state = match find_state(&client, repo, cached.is_some()) {
         Ok(state) => state,
-        Err(trouble) => {
+        Err(error) => {
             return match cached {
-                Some(files) if trouble.may_pass() => {
+                Some(files) if error.is_transient() => {
                     say(format_args!("{}: the Hub does not answer", repo.subject()));
                     Ok(from_cache(files))
                 }
-                _ => Err(repo_error(&wire, repo, "asking for it", trouble)),
+                _ => Err(repo_error(&client, repo, "asking for it", error)),
             };
         }
     };
-    let files = list_files(&wire, repo, &state.commit)?;
-    let fetch = |file: &RemoteFile| fetch_file(&wire, &cache, repo, &state.commit, file);
+    let files = list_files(&client, repo, &state.commit)?;
+    let fetch = |file: &RemoteFile| fetch_file(&client, &cache, repo, &state.commit, file);
     let (chosen, options) = match file {
         Some(name) => (named_files(repo, &files, name)?, FileOptions::default()),
         None => {
             let card = files.iter().find(|file| file.path == CARD && file.size <= LONGEST_CARD);
             let card = card.map(&fetch).transpose()?.map(|path| read_card(&path)).transpose()?;
-            split_files(repo, &files, card.as_deref(), wanted)?
+            split_files(repo, &files, card.as_deref(), query)?
         }
     };
     let paths = chosen.into_iter().map(fetch).collect::<Result<Vec<_>>>()?;
@@ -191,13 +194,13 @@ fn cached_tables(
     repo: &Repo,
     commit: &str,
     file: Option<&str>,
-    wanted: Wanted,
+    query: SplitQuery,
 ) -> Option<SplitFiles> {
     let snapshot = cache.snapshot(commit);
     let files = local(&snapshot).ok()?;
     let (chosen, options) = match file {
         Some(name) => (named_files(repo, &files, name).ok()?, FileOptions::default()),
-        None => split_files(repo, &files, local_card(&snapshot).ok()?.as_deref(), wanted).ok()?,
+        None => split_files(repo, &files, local_card(&snapshot).ok()?.as_deref(), query).ok()?,
     };
     let paths = chosen.into_iter().filter(|file| is_inside(&file.path));
     Some(SplitFiles { paths: paths.map(|file| snapshot.join(&file.path)).collect(), options })

@@ -3,16 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use super::cache::RepoCache;
-use super::choose::{CONFIG, INDEX, missing_files, side_files, weight_files};
+use super::client::HubClient;
 use super::env::HubEnv;
-use super::explain::repo_error;
+use super::errors::repo_error;
 use super::fetch::fetch_file;
 use super::listing::{RemoteFile, RepoState, is_commit, list_files, repo_state};
+use super::model_files::{CONFIG, INDEX, missing_files, side_files, weight_files};
 use super::progress::bytes;
 use super::repo::{Repo, RepoKind};
-use super::request::Repeat;
-use super::trouble::Trouble;
-use super::wire::{Wire, off_runtime};
+use super::request::Retry;
+use super::request_error::RequestError;
+use super::runtime::outside_runtime;
 use crate::display::say;
 use crate::error::{Error, Result};
 
@@ -33,7 +34,7 @@ pub(crate) fn model_snapshot(
     check: &SnapshotCheck<'_>,
 ) -> Result<PathBuf> {
     let repo = Repo::new(RepoKind::Model, repo_id, revision)?;
-    off_runtime(|| snapshot_of(env, &repo, check))
+    outside_runtime(|| snapshot_of(env, &repo, check))
 }
 
 fn snapshot_of(env: &HubEnv, repo: &Repo, check: &SnapshotCheck<'_>) -> Result<PathBuf> {
@@ -47,17 +48,17 @@ fn snapshot_of(env: &HubEnv, repo: &Repo, check: &SnapshotCheck<'_>) -> Result<P
     if let Some(snapshot) = whole.as_ref().filter(|_| is_commit(&repo.revision)) {
         return Ok(snapshot.clone());
     }
-    let wire = Wire::new(env, env.download_token()?)?;
-    let state = match find_state(&wire, repo, whole.is_some()) {
+    let client = HubClient::new(env, env.download_token()?)?;
+    let state = match find_state(&client, repo, whole.is_some()) {
         Ok(state) => state,
-        Err(trouble) => return from_cache(&wire, repo, whole, trouble),
+        Err(error) => return from_cache(&client, repo, whole, error),
     };
-    let files = list_files(&wire, repo, &state.commit)?;
+    let files = list_files(&client, repo, &state.commit)?;
     let side = side_files(repo, &files)?;
     announce(&cache, repo, &state, &side);
     let mut index = None;
     for file in side {
-        let path = fetch_file(&wire, &cache, repo, &state.commit, file)?;
+        let path = fetch_file(&client, &cache, repo, &state.commit, file)?;
         if file.path == INDEX {
             index = Some(path);
         } else if file.path == CONFIG {
@@ -71,7 +72,7 @@ fn snapshot_of(env: &HubEnv, repo: &Repo, check: &SnapshotCheck<'_>) -> Result<P
         crate::say!("  weights: {} to download into {}", bytes(to_fetch), env.cache_dir.display());
     }
     for file in weights {
-        fetch_file(&wire, &cache, repo, &state.commit, file)?;
+        fetch_file(&client, &cache, repo, &state.commit, file)?;
     }
     // Last, so that a branch never leads to a snapshot that is not whole.
     cache.remember_commit(&repo.revision, &state.commit)?;
@@ -92,23 +93,27 @@ fn judge(cache: &Path, repo: &Repo, read: Result<()>) -> Result<()> {
 }
 
 /// Which commit the revision is. With a snapshot to fall back on, one try is enough.
-pub(crate) fn find_state(wire: &Wire, repo: &Repo, has_fallback: bool) -> Result<RepoState, Trouble> {
-    repo_state(wire, repo, if has_fallback { Repeat::Never } else { Repeat::Freely })
+pub(crate) fn find_state(
+    client: &HubClient,
+    repo: &Repo,
+    has_fallback: bool,
+) -> Result<RepoState, RequestError> {
+    repo_state(client, repo, if has_fallback { Retry::Never } else { Retry::Transient })
 }
 
 /// The cached snapshot if the Hub cannot be asked; the error if there is none or the Hub said no.
 pub(crate) fn from_cache(
-    wire: &Wire,
+    client: &HubClient,
     repo: &Repo,
     whole: Option<PathBuf>,
-    trouble: Trouble,
+    error: RequestError,
 ) -> Result<PathBuf> {
     match whole {
-        Some(snapshot) if trouble.may_pass() => {
+        Some(snapshot) if error.is_transient() => {
             say(format!("{}: the Hub does not answer; using what is in the cache", repo.subject()));
             Ok(snapshot)
         }
-        _ => Err(repo_error(wire, repo, "asking for it", trouble)),
+        _ => Err(repo_error(client, repo, "asking for it", error)),
     }
 }
 

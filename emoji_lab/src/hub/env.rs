@@ -45,33 +45,33 @@ pub struct HubEnv {
     /// Whether downloads send the token that was found, not only one that was given.
     pub implicit_token: bool,
     /// How long to wait and how often to try.
-    pub patience: Patience,
+    pub retry_policy: RetryPolicy,
 }
 
 /// How long a request waits and how often it is tried.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct RetryPolicy {
     /// Tries of one request in all, and tries in a row without a new byte of one download.
-    pub tries: u32,
+    pub max_attempts: u32,
     /// Wait before the second try; it doubles from try to try.
-    pub first_wait: Duration,
+    pub base_wait: Duration,
     /// The longest `Retry-After` that is waited for.
-    pub longest_wait: Duration,
+    pub max_retry_after: Duration,
     /// Time to get a connection.
-    pub connect: Duration,
+    pub connect_timeout: Duration,
     /// Time without a byte after which a connection counts as cut; four times as long while a body
     /// is sent.
-    pub silence: Duration,
+    pub idle_timeout: Duration,
 }
 
-impl Default for Patience {
+impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
-            tries: 5,
-            first_wait: Duration::from_secs(1),
-            longest_wait: Duration::from_secs(120),
-            connect: Duration::from_secs(10),
-            silence: Duration::from_secs(30),
+            max_attempts: 5,
+            base_wait: Duration::from_secs(1),
+            max_retry_after: Duration::from_secs(120),
+            connect_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(30),
         }
     }
 }
@@ -109,7 +109,7 @@ impl HubEnv {
             token_path: set("HF_TOKEN_PATH").map_or_else(|| hf_home.join("token"), path),
             offline: is_true(set("HF_HUB_OFFLINE").or_else(|| set("TRANSFORMERS_OFFLINE"))),
             implicit_token: !is_true(set("HF_HUB_DISABLE_IMPLICIT_TOKEN")),
-            patience: Patience::default(),
+            retry_policy: RetryPolicy::default(),
         }
     }
 
@@ -235,7 +235,7 @@ mod tests {
             assert_eq!(env.endpoint, shown);
             // The field may be set without `from_variables`.
             for env in [HubEnv { endpoint: given.to_string(), ..env.clone() }, env] {
-                let refused = super::super::wire::Wire::new(&env, None);
+                let refused = super::super::client::HubClient::new(&env, None);
                 assert_eq!(refused.is_err(), given.contains('@'), "{given}");
                 assert!(!refused.err().map(|e| e.to_string()).unwrap_or_default().contains("hun"));
             }

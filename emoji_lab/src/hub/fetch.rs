@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, RANGE};
 
 use super::cache::RepoCache;
-use super::explain::repo_error;
+use super::client::{HubClient, host};
+use super::errors::repo_error;
 use super::hash::ContentHash;
 use super::listing::RemoteFile;
 use super::progress::{Progress, bytes};
 use super::repo::Repo;
 use super::request::Request;
-use super::trouble::Trouble;
-use super::wire::{Wire, host};
+use super::request_error::RequestError;
 use crate::error::{Error, Result};
 
 /// Downloads `file` as of `commit` unless its content is in the cache; gives the snapshot's path.
@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 /// The content gets its place in the cache only with the size and the hash that the Hub's listing
 /// names. A part that is left over from a broken download is gone on with.
 pub(crate) fn fetch_file(
-    wire: &Wire,
+    client: &HubClient,
     cache: &RepoCache,
     repo: &Repo,
     commit: &str,
@@ -32,35 +32,41 @@ pub(crate) fn fetch_file(
         let _lock = cache.lock(file)?;
         // Another process may have been the one that was waited for.
         if !cache.has(file) {
-            fetch_blob(wire, cache, repo, commit, file)?;
+            fetch_blob(client, cache, repo, commit, file)?;
         }
     }
     cache.link(commit, file)
 }
 
-fn fetch_blob(wire: &Wire, cache: &RepoCache, repo: &Repo, commit: &str, file: &RemoteFile) -> Result<()> {
+fn fetch_blob(
+    client: &HubClient,
+    cache: &RepoCache,
+    repo: &Repo,
+    commit: &str,
+    file: &RemoteFile,
+) -> Result<()> {
     let partial = cache.partial(file);
     let had_part = fs::metadata(&partial).is_ok_and(|meta| meta.len() > 0);
     let blob = cache.blob(file);
-    let mut problem = Flaw::Size(0);
+    let mut problem = Mismatch::Size(0);
     // A part from an earlier run may be the wrong one's: then a whole new download decides.
     for _ in 0..if had_part { 2 } else { 1 } {
-        match fetch_part(wire, repo, commit, file, &partial)? {
+        match fetch_part(client, repo, commit, file, &partial)? {
             None => {
                 return fs::rename(&partial, &blob)
                     .map_err(|e| Error::io(&blob, "storing a file in the Hugging Face cache", e));
             }
-            Some(flaw) => {
-                problem = flaw;
+            Some(mismatch) => {
+                problem = mismatch;
                 remove(&partial)?;
             }
         }
     }
     let problem = match problem {
-        Flaw::Size(size) => {
+        Mismatch::Size(size) => {
             format!("{} has {} where the Hub's list says {}", file.path, bytes(size), bytes(file.size))
         }
-        Flaw::Hash => {
+        Mismatch::Hash => {
             format!("the content of {} does not have the hash that the Hub's list names", file.path)
         }
     };
@@ -72,44 +78,45 @@ fn fetch_blob(wire: &Wire, cache: &RepoCache, repo: &Repo, commit: &str, file: &
 }
 
 /// Why a download that came to its end is not kept.
-enum Flaw {
+enum Mismatch {
     Size(u64),
     Hash,
 }
 
 /// Brings `partial` to its end and checks it; `None` means that it is right.
 fn fetch_part(
-    wire: &Wire,
+    client: &HubClient,
     repo: &Repo,
     commit: &str,
     file: &RemoteFile,
     partial: &Path,
-) -> Result<Option<Flaw>> {
+) -> Result<Option<Mismatch>> {
     let io = |e| Error::io(partial, "writing a download into the Hugging Face cache", e);
     let mut hash = ContentHash::like(&file.id, file.size);
     let mut out = OpenOptions::new().create(true).append(true).read(true).open(partial).map_err(io)?;
     let mut done = hash_part(&mut out, &mut hash).map_err(io)?;
     if done > file.size {
-        return Ok(Some(Flaw::Size(done)));
+        return Ok(Some(Mismatch::Size(done)));
     }
     let mut progress = Progress::new(&file.path, file.size, done);
-    let mut tries_left = wire.patience().tries;
-    let mut wait = wire.patience().first_wait;
+    let mut tries_left = client.retry_policy().max_attempts;
+    let mut wait = client.retry_policy().base_wait;
     // An empty file is asked for as well: a gated repository shows itself by it.
     while done < file.size || file.size == 0 {
         let before = done;
-        let attempt = open(wire, repo, commit, file, done).and_then(|(mut response, from_start)| {
+        let attempt = open(client, repo, commit, file, done).and_then(|(mut response, from_start)| {
             if from_start && done > 0 {
-                out.set_len(0).map_err(|e| Trouble::Local(e.to_string()))?;
+                out.set_len(0).map_err(|e| RequestError::Local(e.to_string()))?;
                 (done, hash) = (0, ContentHash::like(&file.id, file.size));
             }
-            while let Some(chunk) = wire.chunk(&mut response)? {
+            while let Some(chunk) = client.chunk(&mut response)? {
                 let chunk = chunk.as_ref();
                 if done + chunk.len() as u64 > file.size {
                     done += chunk.len() as u64;
                     return Ok(());
                 }
-                out.write_all(chunk).map_err(|e| Trouble::Local(format!("{}: {e}", partial.display())))?;
+                out.write_all(chunk)
+                    .map_err(|e| RequestError::Local(format!("{}: {e}", partial.display())))?;
                 hash.update(chunk);
                 done += chunk.len() as u64;
                 progress.at(done);
@@ -117,21 +124,21 @@ fn fetch_part(
             // A body without a length can end early and look whole.
             if done < file.size {
                 let why = "the body ended early".to_string();
-                return Err(Trouble::Cut { host: host(response.url()), why });
+                return Err(RequestError::Interrupted { host: host(response.url()), why });
             }
             Ok(())
         });
         match attempt {
             Ok(()) => break,
-            Err(trouble) if done > before && matches!(trouble, Trouble::Cut { .. }) => {
-                tries_left = wire.patience().tries;
-                wait = wire.patience().first_wait;
+            Err(error) if done > before && matches!(error, RequestError::Interrupted { .. }) => {
+                tries_left = client.retry_policy().max_attempts;
+                wait = client.retry_policy().base_wait;
             }
-            Err(trouble) => {
+            Err(error) => {
                 tries_left = tries_left.saturating_sub(1);
-                if tries_left == 0 || !matches!(trouble, Trouble::Cut { .. }) {
+                if tries_left == 0 || !matches!(error, RequestError::Interrupted { .. }) {
                     out.sync_all().map_err(io)?;
-                    return Err(repo_error(wire, repo, &file.path, trouble));
+                    return Err(repo_error(client, repo, &file.path, error));
                 }
                 wait = wait.saturating_mul(2);
             }
@@ -139,11 +146,11 @@ fn fetch_part(
         std::thread::sleep(wait);
     }
     if done != file.size {
-        return Ok(Some(Flaw::Size(done)));
+        return Ok(Some(Mismatch::Size(done)));
     }
     out.sync_all().map_err(io)?;
     if hash.finish() != file.id {
-        return Ok(Some(Flaw::Hash));
+        return Ok(Some(Mismatch::Hash));
     }
     progress.done();
     Ok(None)
@@ -151,25 +158,25 @@ fn fetch_part(
 
 /// Asks for the file from byte `done` on; says whether the server starts at the beginning anyway.
 fn open(
-    wire: &Wire,
+    client: &HubClient,
     repo: &Repo,
     commit: &str,
     file: &RemoteFile,
     done: u64,
-) -> Result<(reqwest::Response, bool), Trouble> {
-    let mut request = Request::get(repo.resolve(&wire.endpoint, commit, &file.path));
+) -> Result<(reqwest::Response, bool), RequestError> {
+    let mut request = Request::get(repo.resolve(&client.endpoint, commit, &file.path));
     // A compressed answer has other bytes than the ones that are counted.
     request.headers.push((ACCEPT_ENCODING, "identity".to_string()));
     if done > 0 {
         request.headers.push((RANGE, format!("bytes={done}-")));
     }
-    let response = wire.send(&request).map_err(|trouble| match trouble {
+    let response = client.send(&request).map_err(|error| match error {
         // The signed address of a storage server ran out: the Hub gives a new one.
-        Trouble::Refused(refusal)
-            if refusal.status.as_u16() == 403 && refusal.host != host(&wire.endpoint) =>
+        RequestError::Status(response)
+            if response.status.as_u16() == 403 && response.host != host(&client.endpoint) =>
         {
-            let why = format!("HTTP 403 {}", refusal.message);
-            Trouble::Cut { host: refusal.host, why }
+            let why = format!("HTTP 403 {}", response.message);
+            RequestError::Interrupted { host: response.host, why }
         }
         other => other,
     })?;
@@ -181,9 +188,9 @@ fn open(
     if range.starts_with(&format!("bytes {done}-")) {
         return Ok((response, false));
     }
-    Err(Trouble::Nonsense {
+    Err(RequestError::InvalidResponse {
         host: host(response.url()),
-        why: format!("it sends the range \"{}\"", wire.one_line(range)),
+        why: format!("it sends the range \"{}\"", client.one_line(range)),
     })
 }
 

@@ -3,12 +3,12 @@
 use reqwest::Url;
 use serde_json::Value;
 
-use super::explain::repo_error;
+use super::client::{HubClient, host};
+use super::errors::repo_error;
 use super::hash::ContentId;
 use super::repo::Repo;
-use super::request::{Repeat, Request};
-use super::trouble::Trouble;
-use super::wire::{Wire, host};
+use super::request::{Request, Retry};
+use super::request_error::RequestError;
 use crate::error::{Error, Result};
 
 /// A listing longer than this is not followed to its end: no model or dataset here has as many files.
@@ -35,15 +35,15 @@ pub(crate) struct RemoteFile {
 }
 
 /// Asks which commit a revision is.
-pub(crate) fn repo_state(wire: &Wire, repo: &Repo, repeat: Repeat) -> Result<RepoState, Trouble> {
-    let url = repo.api(&wire.endpoint, &["revision", &repo.revision]);
-    let answer = wire.json(&Request { repeat, ..Request::get(url.clone()) })?;
+pub(crate) fn repo_state(client: &HubClient, repo: &Repo, retry: Retry) -> Result<RepoState, RequestError> {
+    let url = repo.api(&client.endpoint, &["revision", &repo.revision]);
+    let answer = client.json(&Request { retry, ..Request::get(url.clone()) })?;
     let commit = answer.get("sha").and_then(Value::as_str).filter(|sha| is_commit(sha)).map(str::to_string);
     match commit {
         Some(commit) => {
             Ok(RepoState { commit, private: answer.get("private").and_then(Value::as_bool).unwrap_or(false) })
         }
-        None => Err(Trouble::Nonsense {
+        None => Err(RequestError::InvalidResponse {
             host: host(&url),
             why: "no commit is named for the revision".to_string(),
         }),
@@ -51,15 +51,15 @@ pub(crate) fn repo_state(wire: &Wire, repo: &Repo, repeat: Repeat) -> Result<Rep
 }
 
 /// Lists all files of `commit`, page by page.
-pub(crate) fn list_files(wire: &Wire, repo: &Repo, commit: &str) -> Result<Vec<RemoteFile>> {
-    let mut url = repo.api(&wire.endpoint, &["tree", commit]);
+pub(crate) fn list_files(client: &HubClient, repo: &Repo, commit: &str) -> Result<Vec<RemoteFile>> {
+    let mut url = repo.api(&client.endpoint, &["tree", commit]);
     url.query_pairs_mut().append_pair("recursive", "true");
     let mut files = Vec::new();
     for _ in 0..PAGES {
-        let fail = |trouble| repo_error(wire, repo, "listing its files", trouble);
-        let (headers, body) = wire.text(&Request::get(url.clone())).map_err(fail)?;
+        let fail = |error| repo_error(client, repo, "listing its files", error);
+        let (headers, body) = client.text(&Request::get(url.clone())).map_err(fail)?;
         let entries = entries(&body).map_err(|e| {
-            fail(Trouble::Nonsense {
+            fail(RequestError::InvalidResponse {
                 host: host(&url),
                 why: format!("the list of files is not as expected ({e})"),
             })

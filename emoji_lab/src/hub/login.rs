@@ -5,13 +5,14 @@ use std::io::{BufRead, Write};
 
 use serde_json::Value;
 
+use super::client::{HubClient, host};
 use super::env::{HubEnv, remember};
-use super::explain::question_error;
+use super::errors::endpoint_error;
 use super::repo::address;
 use super::request::Request;
+use super::request_error::RequestError;
+use super::runtime::outside_runtime;
 use super::token::{FoundToken, Token, TokenSource};
-use super::trouble::Trouble;
-use super::wire::{Wire, host, off_runtime};
 use crate::display::{escape_html, plain, show_both};
 use crate::error::Result;
 
@@ -67,7 +68,7 @@ pub fn login(token: Option<&str>) -> Result<Login> {
 /// [`login`] with settings of one's own; later steps do not learn of it.
 pub fn login_with(env: &HubEnv, token: Option<&str>) -> Result<Login> {
     let found = env.find_token(token)?;
-    off_runtime(|| log_in(env, found))
+    outside_runtime(|| log_in(env, found))
 }
 
 /// [`login`], asking for the token in the notebook if none is found.
@@ -81,7 +82,7 @@ pub fn login_interactive() -> Result<Login> {
     }
     let typed = prompt(&mut std::io::stdout(), &mut std::io::stdin().lock());
     let found = typed.map(|token| FoundToken { token, source: TokenSource::Prompt });
-    let login = off_runtime(|| log_in(&env, found))?;
+    let login = outside_runtime(|| log_in(&env, found))?;
     if let Some(found) = &login.found {
         remember(&found.token);
     }
@@ -107,12 +108,12 @@ fn log_in(env: &HubEnv, found: Option<FoundToken>) -> Result<Login> {
 }
 
 fn who_am_i(env: &HubEnv, found: &FoundToken) -> Result<User> {
-    let wire = Wire::new(env, Some(found.clone()))?;
-    let url = address(&wire.endpoint, ["api", "whoami-v2"].into_iter());
-    let fail = |trouble| question_error(&wire, "login", "asking whose the token is", trouble);
-    let answer = wire.json(&Request::get(url.clone())).map_err(fail)?;
+    let client = HubClient::new(env, Some(found.clone()))?;
+    let url = address(&client.endpoint, ["api", "whoami-v2"].into_iter());
+    let fail = |error| endpoint_error(&client, "login", "asking whose the token is", error);
+    let answer = client.json(&Request::get(url.clone())).map_err(fail)?;
     user(&answer).ok_or_else(|| {
-        fail(Trouble::Nonsense { host: host(&url), why: "the answer names no user".to_string() })
+        fail(RequestError::InvalidResponse { host: host(&url), why: "the answer names no user".to_string() })
     })
 }
 

@@ -23,49 +23,54 @@
 
 mod builder_args;
 mod cache;
-mod choose;
+mod client;
 mod commit;
 mod configs;
 mod dataset;
+mod dataset_files;
 mod download;
+mod dry_run;
 mod env;
-mod explain;
+mod errors;
 mod fetch;
 mod hash;
 mod lfs;
 mod listing;
 mod login;
-mod plan;
+mod model_files;
 mod progress;
 mod push;
+mod push_report;
 mod repo;
 mod request;
+mod request_error;
 mod retry_after;
+mod runtime;
 mod shards;
-mod tables;
 mod token;
-mod trouble;
-mod wire;
+mod upload;
 
+pub(crate) use client::HubClient;
 pub(crate) use dataset::{HF_DATASETS, SplitFiles, dataset_tables, folder_tables};
 pub use dataset::{download_dataset, download_dataset_with};
 pub(crate) use download::{SnapshotCheck, model_snapshot};
-pub use env::{HubEnv, Patience};
+pub use env::{HubEnv, RetryPolicy};
 pub use login::{Access, Login, login, login_interactive, login_with};
-pub use plan::{FileState, PushedFile};
-pub use push::{PushConfig, PushReport, RepositoryCard, push_to_hub};
+pub use push::{PushConfig, RepositoryCard, push_to_hub};
+pub use push_report::PushReport;
 pub(crate) use repo::is_repository_id;
 pub(crate) use request::Request;
+pub(crate) use request_error::RequestError;
+pub(crate) use runtime::outside_runtime;
 pub use token::{FoundToken, Token, TokenSource};
-pub(crate) use trouble::Trouble;
-pub(crate) use wire::{Wire, off_runtime};
+pub use upload::{FileState, PushedFile};
 
 /// Finds the training split of a dataset whose card is `text`, for the fuzzers.
 pub(crate) fn fuzz_card(text: &str) {
     let page = r#"[{"type":"file","path":"data/train-0.csv","size":1,"oid":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}]"#;
     if let Ok(repo) = repo::Repo::new(repo::RepoKind::Dataset, "a/b", None) {
         let files = listing::files_of_page(&repo, page);
-        let _ = tables::split_files(&repo, &files, Some(text), tables::Wanted::TRAIN);
+        let _ = dataset_files::split_files(&repo, &files, Some(text), dataset_files::SplitQuery::TRAIN);
     }
 }
 
@@ -74,8 +79,8 @@ pub(crate) fn fuzz_listing(text: &str) {
     if let Ok(repo) = repo::Repo::new(repo::RepoKind::Dataset, "a/b", None) {
         let files = listing::files_of_page(&repo, text);
         assert!(files.iter().all(|file| listing::is_inside(&file.path)), "a path leads out");
-        let _ = tables::split_files(&repo, &files, None, tables::Wanted::TRAIN);
-        let _ = choose::side_files(&repo, &files);
-        let _ = choose::weight_files(&repo, &files, None);
+        let _ = dataset_files::split_files(&repo, &files, None, dataset_files::SplitQuery::TRAIN);
+        let _ = model_files::side_files(&repo, &files);
+        let _ = model_files::weight_files(&repo, &files, None);
     }
 }

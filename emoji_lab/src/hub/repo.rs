@@ -126,7 +126,7 @@ impl Repo {
 /// `endpoint` with `segments` after its own path. A `/` inside a segment is encoded.
 pub(crate) fn address<'a>(endpoint: &Url, segments: impl Iterator<Item = &'a str>) -> Url {
     let mut url = endpoint.clone();
-    // Only addresses without a path (mailto:) refuse this, and `Wire` lets http and https in only.
+    // Only addresses without a path (mailto:) refuse this, and `HubClient` lets http and https in only.
     if let Ok(mut path) = url.path_segments_mut() {
         path.pop_if_empty().extend(segments);
     }

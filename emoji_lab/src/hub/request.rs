@@ -1,4 +1,4 @@
-//! What is asked of a server, and bodies that say how far they got.
+//! Requests to a server, and bodies that report how far they got.
 
 use std::io::SeekFrom;
 use std::path::PathBuf;
@@ -13,14 +13,14 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use super::progress::Progress;
 
-/// Bytes of a body that are handed on at once.
-const PIECE: usize = 128 << 10;
+/// Bytes of a body that are passed on at once.
+const CHUNK_SIZE: usize = 128 << 10;
 
 /// The body of a request.
 #[derive(Clone)]
-pub(crate) enum Content {
+pub(crate) enum RequestBody {
     /// None.
-    Nothing,
+    Empty,
     /// JSON.
     Json(Value),
     /// Bytes of a media type; none is named if it is empty.
@@ -41,11 +41,11 @@ pub(crate) struct FilePart {
 
 /// When a request may be sent again after a failure.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Repeat {
-    /// Whenever the failure may pass: it changes nothing, or the same thing twice.
-    Freely,
-    /// Only if the server said that it did not take it (429, 503) or was never reached.
-    IfNotTaken,
+pub(crate) enum Retry {
+    /// After every transient failure: the request changes nothing, or the same thing twice.
+    Transient,
+    /// Only if the server said that it did not accept it (429, 503), or was never reached.
+    NotAccepted,
     /// Not at all.
     Never,
 }
@@ -56,8 +56,8 @@ pub(crate) struct Request {
     pub method: Method,
     pub url: Url,
     pub headers: Vec<(HeaderName, String)>,
-    pub content: Content,
-    pub repeat: Repeat,
+    pub content: RequestBody,
+    pub retry: Retry,
 }
 
 impl Request {
@@ -67,27 +67,27 @@ impl Request {
             method: Method::GET,
             url,
             headers: Vec::new(),
-            content: Content::Nothing,
-            repeat: Repeat::Freely,
+            content: RequestBody::Empty,
+            retry: Retry::Transient,
         }
     }
 
     /// A POST of JSON.
-    pub fn post(url: Url, json: Value, repeat: Repeat) -> Self {
-        Self { method: Method::POST, url, headers: Vec::new(), content: Content::Json(json), repeat }
+    pub fn post(url: Url, json: Value, retry: Retry) -> Self {
+        Self { method: Method::POST, url, headers: Vec::new(), content: RequestBody::Json(json), retry }
     }
 }
 
 /// When the last byte moved.
 #[derive(Clone)]
-pub(crate) struct Pulse(Arc<Mutex<Instant>>);
+pub(crate) struct Activity(Arc<Mutex<Instant>>);
 
-impl Pulse {
+impl Activity {
     pub fn new() -> Self {
         Self(Arc::new(Mutex::new(Instant::now())))
     }
 
-    fn beat(&self) {
+    fn record(&self) {
         if let Ok(mut last) = self.0.lock() {
             *last = Instant::now();
         }
@@ -98,40 +98,40 @@ impl Pulse {
     }
 }
 
-/// Bytes in pieces; each that is taken is a beat.
-pub(crate) fn bytes_in_pieces(
+/// Bytes in chunks; each that is taken is recorded as activity.
+pub(crate) fn stream_bytes(
     bytes: Vec<u8>,
-    pulse: Pulse,
+    activity: Activity,
 ) -> impl Stream<Item = std::io::Result<Vec<u8>>> + Send + 'static {
-    let pieces: Vec<Vec<u8>> = bytes.chunks(PIECE).map(<[u8]>::to_vec).collect();
-    stream::iter(pieces.into_iter().map(move |piece| {
-        pulse.beat();
-        Ok(piece)
+    let chunks: Vec<Vec<u8>> = bytes.chunks(CHUNK_SIZE).map(<[u8]>::to_vec).collect();
+    stream::iter(chunks.into_iter().map(move |chunk| {
+        activity.record();
+        Ok(chunk)
     }))
 }
 
-/// A file's bytes in pieces; each that is taken is a beat and goes on the progress.
-pub(crate) async fn file_in_pieces(
+/// A file's bytes in chunks; each that is taken is recorded as activity, and in the progress.
+pub(crate) async fn stream_file(
     part: FilePart,
-    pulse: Pulse,
+    activity: Activity,
 ) -> std::io::Result<impl Stream<Item = std::io::Result<Vec<u8>>> + Send + 'static> {
     let mut file = tokio::fs::File::open(&part.path).await?;
     file.seek(SeekFrom::Start(part.start)).await?;
     Ok(stream::try_unfold((file, part, 0), move |(mut file, part, done)| {
-        let pulse = pulse.clone();
+        let activity = activity.clone();
         async move {
-            pulse.beat();
+            activity.record();
             if let Ok(mut progress) = part.progress.lock() {
                 progress.at(part.start + done);
             }
-            let size = (part.size - done).min(PIECE as u64);
+            let size = (part.size - done).min(CHUNK_SIZE as u64);
             if size == 0 {
                 return Ok(None);
             }
-            let mut piece = vec![0; size as usize];
+            let mut chunk = vec![0; size as usize];
             // A file that became shorter meanwhile is an error here, not a short upload.
-            file.read_exact(&mut piece).await?;
-            Ok(Some((piece, (file, part, done + size))))
+            file.read_exact(&mut chunk).await?;
+            Ok(Some((chunk, (file, part, done + size))))
         }
     }))
 }

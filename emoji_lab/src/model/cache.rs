@@ -20,14 +20,14 @@ impl KvCache {
     /// If the memory cannot be had.
     pub fn new(config: &Gemma3Config, capacity: usize) -> Result<Self> {
         let shape = (capacity.max(1), config.num_key_value_heads, config.head_dim);
-        let room = || Tensor::zeros(shape, DType::F32, &Device::Cpu);
+        let buffer = || Tensor::zeros(shape, DType::F32, &Device::Cpu);
         let layers = (0..config.num_hidden_layers)
-            .map(|_| Ok((room()?, room()?)))
+            .map(|_| Ok((buffer()?, buffer()?)))
             .collect::<candle_core::Result<_>>()?;
         Ok(Self { layers, len: 0, capacity })
     }
 
-    /// The same tokens in memory of their own, with the same room.
+    /// The same tokens in memory of their own, with the same capacity.
     pub(super) fn copy(&self) -> Result<Self> {
         let copy = |tensor: &Tensor| -> Result<Tensor> {
             let new = Tensor::zeros(tensor.shape(), DType::F32, &Device::Cpu)?;
@@ -55,7 +55,7 @@ impl KvCache {
         self.capacity
     }
 
-    /// Makes room for `more` tokens behind those that are there: at least twice the room there was.
+    /// Makes room for `more` tokens after those that are there: at least twice the room there was.
     ///
     /// Room is made as it is used, so that the most tokens that somebody allows, or that a model's
     /// settings ask for, are not what is allocated.
@@ -92,7 +92,7 @@ impl KvCache {
         Ok(())
     }
 
-    /// Puts a layer's new keys and values behind those it has; returns all of them.
+    /// Puts a layer's new keys and values after those it has; returns all of them.
     pub(super) fn append(
         &self,
         layer: usize,

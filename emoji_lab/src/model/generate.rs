@@ -55,7 +55,7 @@ fn collect(source: &mut dyn Tokens, limit: usize, stop: &[u32]) -> Result<Vec<u3
 pub(super) const FIRST_ROOM: usize = 32;
 
 /// The model on the CPU.
-struct OnHost<'a> {
+struct CpuTokens<'a> {
     gemma: &'a Gemma3,
     cache: KvCache,
     rule: Rule,
@@ -63,14 +63,14 @@ struct OnHost<'a> {
     tokens: Vec<u32>,
 }
 
-impl<'a> OnHost<'a> {
+impl<'a> CpuTokens<'a> {
     fn new(gemma: &'a Gemma3, prompt: &[u32], limit: usize, rule: Rule) -> Result<Self> {
         let cache = KvCache::new(gemma.config(), prompt.len() + limit.min(FIRST_ROOM))?;
         Ok(Self { gemma, cache, rule, tokens: prompt.to_vec() })
     }
 }
 
-impl Tokens for OnHost<'_> {
+impl Tokens for CpuTokens<'_> {
     fn next(&mut self) -> Result<u32> {
         self.cache.make_room(self.tokens.len() - self.cache.len())?;
         let unread = &self.tokens[self.cache.len()..];
@@ -127,7 +127,7 @@ impl Gemma3 {
         })?;
         match elsewhere {
             Some(answer) => Ok(answer),
-            None => collect(&mut OnHost::new(self, prompt, limit, rule)?, limit, stop),
+            None => collect(&mut CpuTokens::new(self, prompt, limit, rule)?, limit, stop),
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::ops::sample::Rule;
 use crate::task::Constraint;
 
-/// How text is generated. Names are transformers', but for the constraint's.
+/// How text is generated. Names are transformers', except for the constraint's.
 ///
 /// ```
 /// use emoji_lab::prelude::*;

@@ -15,7 +15,7 @@ pub(super) const BYTE: i64 = 6;
 pub(super) const SPECIAL: [&str; 5] =
     ["<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>"];
 
-/// The tokens' types: the file's own, but for those that every Gemma has as control tokens, or told
+/// The tokens' types: the file's own, except for those that every Gemma has as control tokens, or told
 /// by place and spelling. Before the bytes a Gemma vocabulary has what is matched as a whole
 /// (control tokens, runs of newlines and spaces, tags), after them what is merged.
 pub(super) fn types(list: &TokenList) -> Vec<i64> {

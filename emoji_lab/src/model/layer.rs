@@ -192,7 +192,7 @@ impl DecoderLayer {
 
     /// The layer on the residual stream `x` `[tokens, hidden]`.
     ///
-    /// With caches, one for each of the pass's segments, new keys and values are put behind those of
+    /// With caches, one for each of the pass's segments, new keys and values are put after those of
     /// earlier tokens. Such a pass has no backward.
     pub(crate) fn forward(
         &self,

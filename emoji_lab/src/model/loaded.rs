@@ -76,7 +76,7 @@ impl Model {
     /// uses them in transformers: `do_sample`, `temperature`, `top_k`, `top_p`,
     /// `repetition_penalty` and `max_new_tokens`.
     ///
-    /// What it does not say is as in transformers, but for `max_new_tokens` and `seed`, which are
+    /// What it does not say is as in transformers, except for `max_new_tokens` and `seed`, which are
     /// as in [`GenerationConfig::default`]. Settings that are not computed here are named in a line.
     ///
     /// # Errors

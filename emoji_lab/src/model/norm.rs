@@ -24,7 +24,7 @@ impl RmsNorm {
         Ok(rms_norm::backward(dy, x, &self.weight.value, rstd, self.weight.gradient.as_ref())?)
     }
 
-    /// [`Self::forward`] on every head of `x` `[tokens, heads · head_dim]` for itself:
+    /// [`Self::forward`] on every head of `x` `[tokens, heads · head_dim]` separately:
     /// `[tokens, heads, head_dim]`.
     pub(crate) fn forward_heads(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
         let (tokens, width) = x.dims2()?;

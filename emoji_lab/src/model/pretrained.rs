@@ -214,7 +214,7 @@ mod tests {
         let mut tensors = golden_weights().tensors;
         let head = (&tensors["model.embed_tokens.weight"] * -1.0).unwrap();
         tensors.insert("lm_head.weight".into(), head);
-        crate::model::write_safetensors(&dir.join("model.safetensors"), &tensors, None).unwrap();
+        crate::model::write_safetensors(dir.join("model.safetensors"), &tensors, None).unwrap();
         let model = crate::model::load_model(dir.to_str().unwrap(), &crate::Device::Cpu).unwrap();
         assert!(!model.gemma.config().tie_word_embeddings);
         let again = root.path().join("again");
@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(values(&read.weights.tensors["lm_head.weight"]), values(&tensors["lm_head.weight"]));
         // A copy of the embedding is nothing to keep.
         tensors.insert("lm_head.weight".into(), tensors["model.embed_tokens.weight"].clone());
-        crate::model::write_safetensors(&dir.join("model.safetensors"), &tensors, None).unwrap();
+        crate::model::write_safetensors(dir.join("model.safetensors"), &tensors, None).unwrap();
         let read = open_pretrained(dir.to_str().unwrap()).unwrap();
         assert!(read.config.tie_word_embeddings && !read.weights.tensors.contains_key("lm_head.weight"));
     }

@@ -145,10 +145,11 @@ fn fill_f32(dtype: Dtype, bytes: &[u8], values: &mut [f32]) {
 /// # Errors
 /// [`Error::Model`] for another dtype, [`Error::Io`] if the file cannot be written.
 pub fn write_safetensors(
-    path: &Path,
+    path: impl AsRef<Path>,
     tensors: &BTreeMap<String, Tensor>,
     dtype: Option<DType>,
 ) -> Result<()> {
+    let path = path.as_ref();
     let mut stored = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         let kind = match (tensor.dtype(), dtype) {

@@ -27,13 +27,14 @@ use crate::files::write_into_dir;
 /// [`Error::Model`] that names a missing tensor or one of another shape, [`Error::Setting`] for
 /// another dtype, [`Error::Io`] if the folder cannot be written; it is as it was then.
 pub fn save_pretrained_folder(
-    dir: &Path,
+    dir: impl AsRef<Path>,
     config: &Gemma3Config,
     tensors: &BTreeMap<String, Tensor>,
     tokenizer: &Tokenizer,
     generation_config: &Value,
     dtype: DType,
 ) -> Result<()> {
+    let dir = dir.as_ref();
     let dtype_name = match dtype {
         DType::F32 => "float32",
         DType::BF16 => "bfloat16",
@@ -66,7 +67,7 @@ pub fn save_pretrained_folder(
         write_json(&stage.join("config.json"), &config_json)?;
         write_json(&stage.join("generation_config.json"), generation_config)?;
         tokenizer.write_files(stage)?;
-        write_safetensors(&stage.join("model.safetensors"), &chosen, Some(dtype))
+        write_safetensors(stage.join("model.safetensors"), &chosen, Some(dtype))
     })
 }
 

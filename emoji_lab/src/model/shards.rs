@@ -77,7 +77,7 @@ mod tests {
         for n in 1..=3usize {
             let part: BTreeMap<_, _> =
                 golden.iter().skip(n - 1).step_by(3).map(|(name, t)| (name.clone(), t.clone())).collect();
-            write_safetensors(&path(n), &part, None).unwrap();
+            write_safetensors(path(n), &part, None).unwrap();
         }
         assert_eq!(Weights::from_folder(folder.path(), &config).unwrap().tensors.len(), golden.len());
         std::fs::remove_file(path(1)).unwrap();

@@ -165,7 +165,7 @@ mod tests {
 
     fn refused(tensors: &BTreeMap<String, Tensor>, config: &Gemma3Config) -> String {
         let folder = tempfile::tempdir().unwrap();
-        write_safetensors(&folder.path().join("model.safetensors"), tensors, None).unwrap();
+        write_safetensors(folder.path().join("model.safetensors"), tensors, None).unwrap();
         Weights::from_folder(folder.path(), config).expect_err("must be refused").to_string()
     }
 
@@ -212,7 +212,7 @@ mod tests {
             golden["model.layers.2.mlp.down_proj.weight"].clone(),
         );
         let folder = tempfile::tempdir().unwrap();
-        write_safetensors(&folder.path().join("model.safetensors"), &other, None).unwrap();
+        write_safetensors(folder.path().join("model.safetensors"), &other, None).unwrap();
         assert_eq!(Weights::from_folder(folder.path(), &config).unwrap().tensors.len(), golden.len());
     }
 
@@ -268,7 +268,7 @@ mod tests {
                         .iter()
                         .map(|(name, tensor)| (format!("{prefix}{name}"), tensor.clone()))
                         .collect();
-                    write_safetensors(&folder.path().join("model.safetensors"), &named, Some(dtype)).unwrap();
+                    write_safetensors(folder.path().join("model.safetensors"), &named, Some(dtype)).unwrap();
                     let mut weights = Weights::from_folder(folder.path(), &tied).unwrap();
                     assert_eq!(weights.tensors.contains_key(LM_HEAD), kept, "{dtype:?} {prefix}");
                     let mut config = tied.clone();
@@ -280,7 +280,7 @@ mod tests {
         // Where the configuration says untied, a head that is the embedding stays a head.
         let untied = Gemma3Config { tie_word_embeddings: false, ..golden_config() };
         let folder = tempfile::tempdir().unwrap();
-        write_safetensors(&folder.path().join("model.safetensors"), &copy, None).unwrap();
+        write_safetensors(folder.path().join("model.safetensors"), &copy, None).unwrap();
         assert!(Weights::from_folder(folder.path(), &untied).unwrap().tensors.contains_key(LM_HEAD));
         let mut short = own.clone();
         short.insert(LM_HEAD.into(), own[LM_HEAD].narrow(0, 0, 500).unwrap().contiguous().unwrap());

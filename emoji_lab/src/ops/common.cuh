@@ -23,7 +23,7 @@ typedef __nv_bfloat16 bf16;
 #define AT(field, offset) static_assert(offsetof(Mirrored, field) == offset, #field);
 
 // Programmatic dependent launch (Hopper): a kernel that was launched to begin early waits here for
-// the one in front of it, and lets the one behind it begin. Each of both must be called once.
+// the one in front of it, and lets the one after it begin. Each of both must be called once.
 __device__ __forceinline__ void wait_for_previous() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");

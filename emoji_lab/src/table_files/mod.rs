@@ -27,8 +27,8 @@ pub(crate) enum TableFormat {
 }
 
 impl TableFormat {
-    /// The formats, the better liked first: what can be looked at with any editor, and needs no feature.
-    pub const LIKED: [Self; 5] = [Self::Csv, Self::Tsv, Self::JsonLines, Self::Json, Self::Parquet];
+    /// The formats, in order of preference: what can be looked at with any editor, and needs no feature.
+    pub const BY_PREFERENCE: [Self; 5] = [Self::Csv, Self::Tsv, Self::JsonLines, Self::Json, Self::Parquet];
 
     /// The format that a file's name says.
     pub fn of(name: &str) -> Option<Self> {
@@ -48,7 +48,7 @@ pub(crate) fn no_parquet(file: impl std::fmt::Display) -> Error {
     Error::dataset(
         file,
         "this is a parquet file, and emoji_lab was built without its feature `parquet`",
-        "Put features = [\"parquet\"] behind the path in the notebook's `:dep emoji_lab` line and restart the \
+        "Put features = [\"parquet\"] after the path in the notebook's `:dep emoji_lab` line and restart the \
          kernel, or save the rows as csv (Python: load_dataset(…)[\"train\"].to_csv(\"rows.csv\"))",
     )
 }

@@ -63,7 +63,7 @@ impl Words {
     }
 
     /// Where `c` leads from `node`, and the word that it ends, if it begins another. A word that can go
-    /// on goes on: where `joy` and `joyful` are words, an `f` behind `joy` belongs to it.
+    /// on goes on: where `joy` and `joyful` are words, an `f` after `joy` belongs to it.
     pub(crate) fn step(&self, node: u32, c: char) -> Option<(u32, Option<u32>)> {
         let tree = self.tree();
         match tree.next(node, c) {
@@ -126,7 +126,7 @@ impl fmt::Debug for Words {
     }
 }
 
-/// What an answer may be: one or more words of a list, one right behind the other.
+/// What an answer may be: one or more words of a list, one right after the other.
 ///
 /// A task has one ([`Task::constraint`](super::Task::constraint)), and generation keeps to it where
 /// [`GenerationConfig::constraint`](crate::model::GenerationConfig::constraint) has it. Another is a

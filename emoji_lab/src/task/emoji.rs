@@ -56,7 +56,7 @@ pub fn is_every_character_emoji(text: &str) -> bool {
 /// Whether `text` consists of emoji only; `true` for an empty text, as in Python.
 ///
 /// As `emoji.purely_emoji`: variation selectors do not count, and neither do zero width joiners
-/// behind an emoji.
+/// after an emoji.
 pub fn purely_emoji(text: &str) -> bool {
     let chars: Vec<char> = text.chars().collect();
     let mut after_emoji = false;
@@ -182,7 +182,7 @@ enum Joiners {
 ///
 /// From a character that begins some emoji, it goes down the tree as far as the text follows, and
 /// takes what it read if that is an emoji, with no look back at a shorter one. What came out
-/// too long is mended at the joiner: a joiner behind an emoji is marked as one that joins nothing,
+/// too long is mended at the joiner: a joiner after an emoji is marked as one that joins nothing,
 /// and reading starts again before that emoji, up to the mark. Variation selectors outside of an
 /// emoji vanish. The corner cases are Python's, so that the same rows are kept.
 fn tokenize(chars: &[char], joiners: Joiners) -> Vec<Token> {
@@ -228,7 +228,7 @@ fn tokenize(chars: &[char], joiners: Joiners) -> Vec<Token> {
     tokens
 }
 
-/// If `at` is a joiner right behind an emoji: which kind of emoji.
+/// If `at` is a joiner right after an emoji: which kind of emoji.
 fn joined_kind(forms: &Forms, chars: &[char], at: usize, open: &[Token]) -> Option<Kind> {
     let last = open.last()?;
     let behind = chars.get(at.checked_sub(1)?)?;

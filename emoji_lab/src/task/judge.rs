@@ -64,7 +64,7 @@ pub(crate) fn check(judge: &dyn Judge) -> Result<()> {
     }
 }
 
-/// Judges by whether an answer is the row's, but for blanks around it (`exact_match`).
+/// Judges by whether an answer is the row's, except for blanks around it (`exact_match`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ExactMatch;
 

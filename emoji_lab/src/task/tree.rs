@@ -28,7 +28,7 @@ impl<T: Copy> Tree<T> {
         self.values[node as usize] = Some(value);
     }
 
-    /// The node behind `node` and `c`.
+    /// The node after `node` and `c`.
     pub(crate) fn next(&self, node: u32, c: char) -> Option<u32> {
         self.edges.get(&(node, c)).copied()
     }

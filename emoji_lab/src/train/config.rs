@@ -52,9 +52,9 @@ pub struct SftConfig {
     pub num_train_epochs: f64,
     /// Optimizer steps to do instead of `num_train_epochs`.
     pub max_steps: Option<usize>,
-    /// Rows a batch in training.
+    /// Rows per batch in training.
     pub per_device_train_batch_size: usize,
-    /// Rows a batch in evaluation.
+    /// Rows per batch in evaluation.
     pub per_device_eval_batch_size: usize,
     /// Batches whose gradients are added up for one optimizer step.
     pub gradient_accumulation_steps: usize,

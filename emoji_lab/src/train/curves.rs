@@ -122,7 +122,7 @@ impl LossCurves {
         curves
     }
 
-    /// One row an evaluation; where there is none, one row an epoch.
+    /// One row per evaluation; where there is none, one row per epoch.
     pub fn rows(&self) -> Vec<LossRow> {
         let mut rows = Vec::new();
         let mut train = self.train.iter().peekable();

@@ -39,7 +39,7 @@ pub struct LogEntry {
     /// Rows trained on a second (the last entry only).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub train_samples_per_second: Option<f64>,
-    /// Optimizer steps a second (the last entry only).
+    /// Optimizer steps per second (the last entry only).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub train_steps_per_second: Option<f64>,
     /// Floating-point operations of the whole run (the last entry only).

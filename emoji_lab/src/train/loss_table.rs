@@ -10,7 +10,7 @@ const MAX_ROWS: usize = 24;
 /// Training and validation loss at each evaluation, the lowest validation loss marked; with the metric
 /// of the answers where they were measured, and then the best answers.
 ///
-/// Without evaluations it has one row an epoch. Losses are in nats per token.
+/// Without evaluations it has one row per epoch. Losses are in nats per token.
 pub fn loss_table(log_history: &[LogEntry]) -> Table {
     let curves = LossCurves::from_log(log_history);
     let rows = curves.rows();

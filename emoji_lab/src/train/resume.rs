@@ -29,7 +29,10 @@ impl SftTrainer {
     /// new trainer finds no checkpoint, or only those of other runs; what differs is named.
     pub fn resume(&mut self) -> Result<TrainOutput> {
         match self.state.global_step {
-            0 => self.resume_from_checkpoint(None),
+            0 => {
+                self.load_latest(usize::MAX)?;
+                self.train()
+            }
             step if step < self.plan()?.total_steps || self.off => self.train(),
             step => Err(Error::training(
                 format!("nothing to resume: all {step} steps are done"),
@@ -38,20 +41,15 @@ impl SftTrainer {
         }
     }
 
-    /// Takes up the run saved in `checkpoint` (`None` for the latest of this run in `output_dir`) and
-    /// trains on to its end, with the same numbers as if it had never stopped.
+    /// Takes up the run saved in `checkpoint` and trains on to its end, with the same numbers as if it
+    /// had never stopped. [`resume`](Self::resume) takes the latest.
     ///
     /// # Errors
     /// [`Error::Training`] if there is no checkpoint, it is of another run (what differs is named), or
     /// it is past this run's end.
-    pub fn resume_from_checkpoint(&mut self, checkpoint: Option<&Path>) -> Result<TrainOutput> {
-        match checkpoint {
-            Some(path) => {
-                let checkpoint = CheckpointDir::open(path)?;
-                self.load_checkpoint(&checkpoint.path)?;
-            }
-            None => self.load_latest(usize::MAX)?,
-        }
+    pub fn resume_from_checkpoint(&mut self, checkpoint: impl AsRef<Path>) -> Result<TrainOutput> {
+        let checkpoint = CheckpointDir::open(checkpoint)?;
+        self.load_checkpoint(&checkpoint.path)?;
         self.train()
     }
 

@@ -33,14 +33,14 @@ pub(super) fn tokenize(
 
 /// What `max_length` cuts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Cut {
+struct Truncation {
     /// Rows that lose tokens.
     rows: usize,
     /// Those of them that lose every token of their answers.
     answers: usize,
 }
 
-impl Cut {
+impl Truncation {
     fn line(self, name: &str, rows: usize, max_length: usize) -> Option<String> {
         if self.rows == 0 {
             return None;
@@ -103,7 +103,7 @@ fn tokenize_quietly(
     name: &str,
     tokenizer: &Tokenizer,
     args: &SftConfig,
-) -> Result<(Vec<Row>, Cut)> {
+) -> Result<(Vec<Row>, Truncation)> {
     if dataset.conversations.is_empty() {
         return Err(Error::dataset(
             name,
@@ -113,7 +113,7 @@ fn tokenize_quietly(
     }
     let made: Vec<Result<Made>> =
         dataset.conversations.par_iter().map(|conversation| row(conversation, tokenizer, args)).collect();
-    let (mut rows, mut cut, mut nothing) = (vec![], Cut::default(), vec![]);
+    let (mut rows, mut cut, mut nothing) = (vec![], Truncation::default(), vec![]);
     for (i, made) in made.into_iter().enumerate() {
         match made.map_err(|error| in_row(name, i, error))? {
             Made::Row { row, cut: is_cut, loses_answer } => {
@@ -164,7 +164,7 @@ fn row(conversation: &Conversation, tokenizer: &Tokenizer, args: &SftConfig) -> 
     Ok(Made::Row { row, cut, loses_answer })
 }
 
-/// Whether there is an answer, and every token of it is behind `max_length`.
+/// Whether there is an answer, and every token of it is beyond `max_length`.
 fn loses_answer(messages: &[Message], tokenizer: &Tokenizer, max_length: usize) -> bool {
     // A template that does not tell where answers are is no reason not to train on all tokens.
     let Ok((_, said)) = tokenizer.encode_answers(messages) else { return false };
@@ -181,7 +181,7 @@ fn in_row(name: &str, i: usize, error: Error) -> Error {
     }
 }
 
-/// An error that names the rows with the first row's trouble.
+/// An error that names the rows with what is wrong with the first row.
 fn nothing_to_learn(name: &str, rows: usize, nothing: &[(usize, Nothing)]) -> Error {
     const NAMED: usize = 5;
     let same = |why: &Nothing| std::mem::discriminant(why) == std::mem::discriminant(&nothing[0].1);
@@ -238,7 +238,7 @@ pub(super) fn epoch_order(rows: usize, seed: u64, epoch: usize) -> Vec<usize> {
     order
 }
 
-/// Rows in order, `size` a batch, the last one with what is left.
+/// Rows in order, `size` per batch, the last one with what is left.
 pub(super) fn batches_in_order(rows: &[Row], size: usize) -> Vec<Batch> {
     rows.chunks(size).map(Batch::from_rows).collect()
 }
@@ -349,7 +349,7 @@ mod tests {
         let mut short = talk(&[USER]);
         let dataset = ChatDataset::new(vec![long.clone(), late, short.clone()]);
         let (rows, cut) = tokenize_quietly(&dataset, "for training", &tokenizer, &args(false, max_length))?;
-        assert_eq!(cut, Cut { rows: 2, answers: 1 });
+        assert_eq!(cut, Truncation { rows: 2, answers: 1 });
         assert_eq!((rows[0].ids.len(), rows[0].target_count()), (max_length, max_length - 1));
         assert_eq!(
             cut.line("for training", 2276, max_length).unwrap(),
@@ -358,8 +358,8 @@ mod tests {
                  1 of them loses its whole answer"
             )
         );
-        assert_eq!(Cut::default().line("for training", 3, 256), None);
-        let one = Cut { rows: 1, answers: 0 }.line("for evaluation", 3, 7).unwrap();
+        assert_eq!(Truncation::default().line("for training", 3, 256), None);
+        let one = Truncation { rows: 1, answers: 0 }.line("for evaluation", 3, 7).unwrap();
         assert_eq!(one, "1 of 3 rows for evaluation is longer than max_length = 7 and is cut");
         // Where nothing but the answer counts, a lost one is an error that says how much is needed.
         short.messages.push(Message::assistant("👑"));

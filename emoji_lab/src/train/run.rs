@@ -87,7 +87,7 @@ impl SftTrainer {
             self.off = true;
         }
         // Dropout of the step that failed is drawn again when it is tried again.
-        self.finetune.set_progress(self.state.global_step, self.position.passes);
+        self.finetune.set_progress(self.state.global_step, self.counters.passes);
         // A checkpoint that is being written is written to its end.
         let _ = self.finish_writing();
     }
@@ -125,7 +125,7 @@ impl SftTrainer {
         }
         Ok(Call {
             first,
-            tokens_before: self.position.tokens,
+            tokens_before: self.counters.tokens,
             started: Instant::now(),
             progress: Progress::resumed(first, plan.total_steps, self.args.progress_lines),
             order: (usize::MAX, vec![]),
@@ -178,13 +178,13 @@ impl SftTrainer {
         let step = self.state.global_step;
         let Submitted { pending, learning_rate, last_batch: last, passes, padded } = submitted;
         let result = self.finetune.wait(pending)?;
-        let position = &mut self.position;
-        position.passes = passes;
-        position.loss_since_log += result.loss;
-        position.loss_total += result.loss;
-        position.tokens += result.tokens;
-        position.grad_norm = result.grad_norm;
-        position.learning_rate = learning_rate;
+        let counters = &mut self.counters;
+        counters.passes = passes;
+        counters.loss_since_log += result.loss;
+        counters.loss_total += result.loss;
+        counters.tokens += result.tokens;
+        counters.grad_norm = result.grad_norm;
+        counters.learning_rate = learning_rate;
         self.state.total_flos += padded as f64 * self.flops_per_token;
         self.state.global_step = step + 1;
         let batches_done = step / plan.steps_per_epoch * plan.batches_per_epoch + last;
@@ -197,7 +197,7 @@ impl SftTrainer {
         let step = self.state.global_step;
         let done = (step - call.first) as f64;
         let elapsed = call.started.elapsed().as_secs_f64();
-        let rate = (self.position.tokens - call.tokens_before) as f64 / elapsed;
+        let rate = (self.counters.tokens - call.tokens_before) as f64 / elapsed;
         let left = Duration::try_from_secs_f64(elapsed / done * (plan.total_steps - step) as f64).ok();
         if let Some(line) = call.progress.line(step, Some(result.loss), Some(rate), left) {
             say(line);
@@ -219,16 +219,16 @@ impl SftTrainer {
     fn after_step(&mut self, plan: &Plan) -> Result<bool> {
         let step = self.state.global_step;
         if self.args.logging_strategy.is_due(step, plan.ends_epoch(step)) && !self.due.logged {
-            let position = &self.position;
+            let counters = &self.counters;
             self.log(LogEntry {
-                loss: Some(position.loss_since_log / (step - position.logged_step) as f64),
-                grad_norm: Some(position.grad_norm),
-                learning_rate: Some(position.learning_rate),
-                num_tokens: Some(position.tokens as f64),
+                loss: Some(counters.loss_since_log / (step - counters.logged_step) as f64),
+                grad_norm: Some(counters.grad_norm),
+                learning_rate: Some(counters.learning_rate),
+                num_tokens: Some(counters.tokens as f64),
                 ..LogEntry::default()
             })?;
-            self.position.loss_since_log = 0.0;
-            self.position.logged_step = step;
+            self.counters.loss_since_log = 0.0;
+            self.counters.logged_step = step;
         }
         self.due.logged = true;
         if plan.is_due(self.args.eval_strategy, step) && !self.due.evaluated {
@@ -277,7 +277,7 @@ impl SftTrainer {
             eval_runtime: Some(seconds),
             eval_samples_per_second: Some(rows as f64 / seconds),
             eval_steps_per_second: Some(self.eval_batches.len() as f64 / seconds),
-            eval_num_tokens: Some(self.position.tokens as f64),
+            eval_num_tokens: Some(self.counters.tokens as f64),
             ..LogEntry::default()
         };
         if let Some(answers) = &answers {
@@ -301,7 +301,7 @@ impl SftTrainer {
             None => (self.train_rows.len() as f64 * self.args.num_train_epochs) as usize,
         };
         let rows = whole as f64 * steps as f64 / plan.total_steps as f64;
-        let train_loss = self.position.loss_total / self.state.global_step.max(1) as f64;
+        let train_loss = self.counters.loss_total / self.state.global_step.max(1) as f64;
         let stopped_early = self.stopped_early();
         let complete = self.state.global_step == plan.total_steps || stopped_early;
         if steps > 0 && complete {
@@ -317,7 +317,7 @@ impl SftTrainer {
         if let Some(events) = &mut self.events {
             events.flush()?;
         }
-        self.state.save(&self.args.output_dir.join(TRAINER_STATE_FILE))?;
+        self.state.save(self.args.output_dir.join(TRAINER_STATE_FILE))?;
         let best = match self.args.load_best_model_at_end && complete {
             true => self.load_best()?,
             false => None,
@@ -327,7 +327,7 @@ impl SftTrainer {
             total_steps: plan.total_steps,
             train_loss,
             seconds,
-            tokens: self.position.tokens,
+            tokens: self.counters.tokens,
             log_history: self.state.log_history.clone(),
             best_checkpoint: best,
             stopped_early,

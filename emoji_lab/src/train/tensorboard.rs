@@ -23,7 +23,8 @@ impl EventWriter {
     ///
     /// # Errors
     /// [`Error::Io`] if the folder or file cannot be made.
-    pub fn create(dir: &Path) -> Result<Self> {
+    pub fn create(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref();
         let fail = |e| Error::io(dir, "making the TensorBoard log", e);
         fs::create_dir_all(dir).map_err(fail)?;
         let (seconds, pid) = (now().as_secs(), std::process::id());
@@ -52,10 +53,11 @@ impl EventWriter {
     ///
     /// # Errors
     /// [`Error::Io`] if the folder or file cannot be made.
-    pub fn for_run(output_dir: &Path, resumed_at: Option<usize>) -> Result<Self> {
+    pub fn for_run(output_dir: impl AsRef<Path>, resumed_at: Option<usize>) -> Result<Self> {
+        let output_dir = output_dir.as_ref();
         let runs = output_dir.join("runs");
         let Some(step) = resumed_at else {
-            return Self::create(&runs.join(format!("{}_{}", time_stamp(now().as_secs()), host_name())));
+            return Self::create(runs.join(format!("{}_{}", time_stamp(now().as_secs()), host_name())));
         };
         let Some(dir) = latest_run(&runs) else { return Self::for_run(output_dir, None) };
         let mut writer = Self::create(&dir)?;
@@ -265,7 +267,7 @@ mod tests {
     #[test]
     fn a_file_starts_with_its_version_and_holds_the_scalars() {
         let dir = tempfile::tempdir().unwrap();
-        let mut writer = EventWriter::create(&dir.path().join("a/b")).unwrap();
+        let mut writer = EventWriter::create(dir.path().join("a/b")).unwrap();
         writer.add_scalar("train/loss", 0.5, 300).unwrap();
         let entry = LogEntry { eval_loss: Some(1.5), epoch: 2.0, step: 301, ..Default::default() };
         writer.add_log_entry(&entry).unwrap();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::batch::{Batch, Row};
-use super::checkpoint::{Position, Writing};
+use super::checkpoint::{Counters, Writing};
 use super::config::SftConfig;
 use super::finetune::Finetune;
 use super::identity::RunIdentity;
@@ -33,7 +33,7 @@ pub struct SftTrainer {
     /// The evaluation rows that are answered.
     pub(super) eval_questions: Option<ChatDataset>,
     pub(super) state: TrainerState,
-    pub(super) position: Position,
+    pub(super) counters: Counters,
     /// The run that this is; complete once `knows_base`.
     pub(super) identity: RunIdentity,
     pub(super) knows_base: bool,
@@ -89,7 +89,7 @@ impl SftTrainer {
             eval_batches,
             eval_questions: eval_dataset.map(|rows| rows.take(args.max_predict_samples)),
             state: TrainerState::default(),
-            position: Position::default(),
+            counters: Counters::default(),
             identity: RunIdentity::default(),
             knows_base: false,
             off: false,

@@ -59,7 +59,7 @@ pub struct TrainerState {
     /// Floating-point operations so far, as Trainer counts them: 6 for each parameter but the
     /// embedding's and each token, padding included.
     pub total_flos: f64,
-    /// Rows a batch.
+    /// Rows per batch.
     pub train_batch_size: Option<usize>,
     /// Name of the trial of a search.
     pub trial_name: Option<String>,
@@ -125,7 +125,7 @@ impl TrainerState {
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be written.
-    pub fn save(&self, path: &Path) -> Result<()> {
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         write_bytes_atomic(path, self.to_json().as_bytes())
     }
 
@@ -134,7 +134,8 @@ impl TrainerState {
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be read, [`Error::Training`] if it is not a trainer state.
-    pub fn load(path: &Path) -> Result<Self> {
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
         let text = fs::read_to_string(path).map_err(|e| Error::io(path, "reading the trainer's state", e))?;
         // An object first: serde would read a list into the fields in their order.
         let object = serde_json::from_str::<Map<String, Value>>(&without_words(&text));

@@ -41,7 +41,7 @@ fn export(dir: &Path, gemma: &Gemma3, tokenizer: &Tokenizer) -> Result<()> {
         ("attention_mask".to_string(), Tensor::from_vec(mask, shape, &candle_core::Device::Cpu)?),
         ("logits".to_string(), Tensor::cat(&padded, 0)?.reshape((rows.len(), columns, vocab))?),
     ]);
-    write_safetensors(&dir.join("ours.safetensors"), &tensors, None)
+    write_safetensors(dir.join("ours.safetensors"), &tensors, None)
 }
 
 /// The model's greedy answer, for the folder's pipeline to give too.
@@ -194,7 +194,7 @@ fn export_twin(out: &Path, base: &Model, splits: &DatasetSplits) -> Result<()> {
         let len = order.len();
         tensors.insert(format!("order.{epoch}"), Tensor::from_vec(order, len, &candle_core::Device::Cpu)?);
     }
-    write_safetensors(&dir.join("batches.safetensors"), &tensors, None)?;
+    write_safetensors(dir.join("batches.safetensors"), &tensors, None)?;
 
     let mut schedules = vec![];
     for scheduler in
@@ -249,7 +249,7 @@ fn run(out: &Path) -> Result<()> {
             // Taken up in the middle, in the same folder, as if it had been killed at the end: what
             // it logs again must not be there twice.
             trainer = new()?;
-            trainer.resume_from_checkpoint(Some(&run_dir.join(format!("checkpoint-{}", steps / 2))))?;
+            trainer.resume_from_checkpoint(run_dir.join(format!("checkpoint-{}", steps / 2)))?;
         }
         let adapter = out.join(format!("adapter_{form}"));
         trainer.save_model(&adapter)?;

@@ -131,5 +131,5 @@ fn write_chats(chats: &[Conversation]) -> Result<()> {
         text.push_str(&serde_json::to_string(chat)?);
         text.push('\n');
     }
-    Ok(write_bytes_atomic(&folder.join("chats.jsonl"), text.as_bytes())?)
+    Ok(write_bytes_atomic(folder.join("chats.jsonl"), text.as_bytes())?)
 }

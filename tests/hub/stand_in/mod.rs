@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use emoji_lab::hub::{HubEnv, Patience};
+use emoji_lab::hub::{HubEnv, RetryPolicy};
 
 pub use http::{Answer, Intake, Request};
 pub use store::{Account, Blob, Store, sha256};
@@ -155,27 +155,27 @@ impl StandIn {
         self.seen().iter().filter(|seen| seen.method == method && seen.path.contains(part_of_path)).count()
     }
 
-    /// Settings for a step against this Hub, with a cache in `home` and little patience.
+    /// Settings for a step against this Hub, with a cache in `home` and short waits.
     pub fn env(&self, home: &Path) -> HubEnv {
         let base = HubEnv::from_variables(&|_| None);
         HubEnv {
             endpoint: self.endpoint.clone(),
             cache_dir: home.join("hub"),
             token_path: home.join("token"),
-            patience: impatient(),
+            retry_policy: short_waits(),
             ..base
         }
     }
 }
 
 /// Waits of milliseconds, so that tests of retries are quick.
-pub fn impatient() -> Patience {
-    Patience {
-        tries: 4,
-        first_wait: Duration::from_millis(2),
-        longest_wait: Duration::from_secs(3),
-        connect: Duration::from_secs(2),
-        silence: Duration::from_millis(500),
+pub fn short_waits() -> RetryPolicy {
+    RetryPolicy {
+        max_attempts: 4,
+        base_wait: Duration::from_millis(2),
+        max_retry_after: Duration::from_secs(3),
+        connect_timeout: Duration::from_secs(2),
+        idle_timeout: Duration::from_millis(500),
     }
 }
 

@@ -94,7 +94,7 @@ fn kept(tag: &str, code: &str) -> Option<String> {
     Some(tag.replacen(code, &format!("{target}= {function}(({}))", value.trim_start_matches(' ')), 1))
 }
 
-/// `code` with [`FACTOR`] behind both sides of every `*` outside of texts; `None` if it has none.
+/// `code` with [`FACTOR`] after both sides of every `*` outside of texts; `None` if it has none.
 fn factors(code: &str, depth: usize) -> Option<String> {
     // Jinja refuses what is deeper.
     if depth > 200 {
@@ -178,7 +178,7 @@ fn end_of_brackets(bytes: &[u8], start: usize) -> usize {
     bytes.len()
 }
 
-/// Where code that begins with two characters of delimiter ends: behind the first `close` outside of
+/// Where code that begins with two characters of delimiter ends: after the first `close` outside of
 /// texts and brackets.
 fn end_of_code(from: &str, close: &str) -> usize {
     let bytes = from.as_bytes();

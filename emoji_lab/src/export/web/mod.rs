@@ -145,7 +145,7 @@ fn write(
         let settings = settings::settings(model, config, packages, report.bytes, &sha256)?;
         let mut put = |name: &'static str, bytes: &[u8]| {
             files.push(WebFile { name, bytes: bytes.len() as u64 });
-            write_bytes_atomic(&stage.join(name), bytes)
+            write_bytes_atomic(stage.join(name), bytes)
         };
         for file in &found {
             put(file.file, &file.bytes)?;

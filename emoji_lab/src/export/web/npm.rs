@@ -11,7 +11,7 @@ use sha2::{Digest, Sha512};
 
 use super::library::{Found, Package};
 use crate::error::{Error, Result};
-use crate::hub::{HubEnv, Patience, Request, Trouble, Wire, off_runtime};
+use crate::hub::{HubClient, HubEnv, Request, RequestError, RetryPolicy, outside_runtime};
 
 const REGISTRY: &str = "https://registry.npmjs.org/";
 /// No archive of the library is larger.
@@ -68,7 +68,7 @@ fn registry_of(variables: &[(String, String)], read: &dyn Fn(&str) -> Option<Str
 /// # Errors
 /// [`Error::Setting`] that says what is missing and why, and the ways round it.
 pub(super) fn fetch(packages: &'static [Package], registry: &str) -> Result<Vec<Found>> {
-    off_runtime(|| {
+    outside_runtime(|| {
         let mut found = vec![];
         for package in packages {
             let archive = download(package, registry).map_err(|why| missing(package, &why))?;
@@ -96,13 +96,17 @@ fn download(package: &Package, registry: &str) -> Result<Vec<u8>, String> {
     // The Hub's client, without any of the Hub's settings: no token goes along.
     let env = HubEnv {
         endpoint: registry.to_string(),
-        patience: Patience { tries: 3, longest_wait: Duration::from_secs(10), ..Patience::default() },
+        retry_policy: RetryPolicy {
+            max_attempts: 3,
+            max_retry_after: Duration::from_secs(10),
+            ..RetryPolicy::default()
+        },
         ..HubEnv::from_variables(&|_| None)
     };
-    let wire = Wire::new(&env, None).map_err(|e| e.to_string())?;
+    let client = HubClient::new(&env, None).map_err(|e| e.to_string())?;
     let mut bytes = vec![];
-    let mut response = wire.send(&Request::get(url)).map_err(words)?;
-    while let Some(chunk) = wire.chunk(&mut response).map_err(words)? {
+    let mut response = client.send(&Request::get(url)).map_err(describe)?;
+    while let Some(chunk) = client.chunk(&mut response).map_err(describe)? {
         bytes.extend_from_slice(chunk.as_ref());
         if bytes.len() > MOST {
             return Err(format!("{host} sends more than any of its archives has"));
@@ -115,13 +119,13 @@ fn download(package: &Package, registry: &str) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-fn words(trouble: Trouble) -> String {
-    match trouble {
-        Trouble::NoConnection { host, why } => format!("no connection to {host} ({why})"),
-        Trouble::Cut { host, why } => format!("the connection to {host} broke ({why})"),
-        Trouble::Refused(refusal) => format!("{} says HTTP {}", refusal.host, refusal.status.as_u16()),
-        Trouble::Nonsense { host, why } => format!("{host}: {why}"),
-        Trouble::Local(why) => why,
+fn describe(error: RequestError) -> String {
+    match error {
+        RequestError::NoConnection { host, why } => format!("no connection to {host} ({why})"),
+        RequestError::Interrupted { host, why } => format!("the connection to {host} broke ({why})"),
+        RequestError::Status(response) => format!("{} says HTTP {}", response.host, response.status.as_u16()),
+        RequestError::InvalidResponse { host, why } => format!("{host}: {why}"),
+        RequestError::Local(why) => why,
     }
 }
 

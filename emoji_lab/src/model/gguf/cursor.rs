@@ -47,10 +47,10 @@ impl<'a> Cursor<'a> {
     /// How many things follow, of at least `least` bytes each.
     pub(super) fn count(&mut self, least: usize, what: &str) -> Result<usize, String> {
         let count = self.u64()?;
-        let room = (self.file.len() - self.at) / least;
+        let most = (self.file.len() - self.at) / least;
         match usize::try_from(count) {
-            Ok(count) if count <= room => Ok(count),
-            _ => Err(format!("says {count} {what}, the file has no room for more than {room}")),
+            Ok(count) if count <= most => Ok(count),
+            _ => Err(format!("says {count} {what}, the file has no room for more than {most}")),
         }
     }
 

@@ -50,12 +50,12 @@ pub(crate) struct Header<'a> {
 }
 
 /// What is wrong with a file, and the way out.
-struct Flaw {
+struct HeaderError {
     problem: String,
     help: &'static str,
 }
 
-impl From<String> for Flaw {
+impl From<String> for HeaderError {
     fn from(problem: String) -> Self {
         Self { problem, help: HELP }
     }
@@ -67,20 +67,20 @@ impl<'a> Header<'a> {
     /// Reads the front of `file`, the whole file's bytes. `origin` names it in errors.
     pub(crate) fn read(file: &'a [u8], origin: &str) -> Result<Self> {
         let mut cursor = Cursor { file, at: 0 };
-        let mut run = || -> Result<Self, Flaw> {
+        let mut run = || -> Result<Self, HeaderError> {
             if cursor.take(4, "the magic")? != b"GGUF" {
                 return Err("not a GGUF file (its first four bytes are not GGUF)".to_string().into());
             }
             match cursor.u32()? {
                 2 | 3 => {}
                 version if matches!(version.swap_bytes(), 1..=3) => {
-                    return Err(Flaw {
+                    return Err(HeaderError {
                         problem: "a big-endian GGUF file, which is not read here".to_string(),
                         help: "Fetch the little-endian one, or turn it round with llama.cpp's gguf_convert_endian.py",
                     });
                 }
                 version => {
-                    return Err(Flaw {
+                    return Err(HeaderError {
                         problem: format!("GGUF version {version}; 2 and 3 are read here"),
                         help: "Convert the model with a current llama.cpp",
                     });

@@ -117,7 +117,7 @@ fn forward_case(t: &mut OnGpu, case: &Case) {
         y: y.ptr(),
         lse: lse.ptr(),
         step: adapters.step.ptr(),
-        adapters: adapters.on_card,
+        adapters: adapters.on_gpu,
         sizes: case.sizes(),
         ldy: y.ld(),
     };
@@ -160,7 +160,7 @@ fn delta() {
             y: y_at.ptr(),
             delta: delta.ptr(),
             step: adapters.step.ptr(),
-            adapters: adapters.on_card,
+            adapters: adapters.on_gpu,
             sizes: case.sizes(),
             ldy: y_at.ld(),
         };

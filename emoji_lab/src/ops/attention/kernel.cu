@@ -18,7 +18,7 @@ MIRRORED(AttentionSizes, 20, AT(heads, 0) AT(kv_heads, 4) AT(dim, 8) AT(window, 
 template <class T> struct AttentionForward {
     const T *q, *k, *qkv;
     const int *start;    // [tokens]
-    T *y;                // [tokens, ldy], the adapter's u behind each row
+    T *y;                // [tokens, ldy], the adapter's u after each row
     float *lse;          // [tokens, heads]: log-sum-exp of the scores
     const Step *step;
     Adapters adapters;
@@ -30,7 +30,7 @@ MIRRORED(AttentionForward<float>, 136,
          AT(ldy, 132))
 
 template <class T> struct AttentionDelta {
-    float *d_y;          // [tokens, ldy]: what came through the base weight, and behind it the gradient of u
+    float *d_y;          // [tokens, ldy]: what came through the base weight, and after it the gradient of u
     const T *y;          // [tokens, ldy]
     float *delta;        // [tokens, heads]
     const Step *step;
@@ -254,7 +254,7 @@ template <class T, int N> __device__ void attention_backward_n(const AttentionBa
                            args.sin + angle, args.d_qkv + (size_t)token * ldv + head * s.dim, s.dim, lane);
         return;
     }
-    // The key's and the value's: every head of the group for itself, then the sum of heads and parts.
+    // The key's and the value's: every head of the group separately, then the sum of heads and parts.
     float key[N], value[N], d_key[N], d_value[N];
     load_row(key, args.k + ((size_t)token * s.kv_heads + kv) * s.dim, s.dim, lane);
     load_row(value, args.qkv + (size_t)token * ldv + v_at, s.dim, lane);

@@ -37,7 +37,7 @@ fn forward() {
             gate_up: from.ptr(),
             y: y.ptr(),
             step: adapters.step.ptr(),
-            adapters: adapters.on_card,
+            adapters: adapters.on_gpu,
             ldy: y.ld(),
             width: width as i32,
         };
@@ -66,7 +66,7 @@ fn backward() {
             gate_up: at.ptr(),
             d_gate_up: d_gate_up.ptr(),
             step: adapters.step.ptr(),
-            adapters: adapters.on_card,
+            adapters: adapters.on_gpu,
             ldy: from.ld(),
             width: width as i32,
         };

@@ -3,7 +3,7 @@
 
 template <class T> struct GegluForward {
     const T *gate_up;    // [tokens, 2 · width]
-    T *y;                // [tokens, ldy], the adapter's u behind each row
+    T *y;                // [tokens, ldy], the adapter's u after each row
     const Step *step;
     Adapters adapters;
     int ldy, width;
@@ -11,7 +11,7 @@ template <class T> struct GegluForward {
 MIRRORED(GegluForward<float>, 88, AT(gate_up, 0) AT(y, 8) AT(step, 16) AT(adapters, 24) AT(ldy, 80) AT(width, 84))
 
 template <class T> struct GegluBackward {
-    const float *dy;     // [tokens, ldy]: the gradient of y, and behind it that of the adapter's u
+    const float *dy;     // [tokens, ldy]: the gradient of y, and after it that of the adapter's u
     const T *gate_up;    // [tokens, 2 · width]
     T *d_gate_up;        // [tokens, 2 · width]
     const Step *step;

@@ -19,8 +19,8 @@ fn targets(t: &mut OnGpu, rows: usize, vocab: usize) -> Vec<i64> {
     targets
 }
 
-/// As the card has them.
-fn on_card(targets: &[i64]) -> Vec<i32> {
+/// As the GPU has them.
+fn on_gpu(targets: &[i64]) -> Vec<i32> {
     targets.iter().map(|target| (*target).max(-1) as i32).collect()
 }
 
@@ -53,7 +53,7 @@ fn rows_of_logits() {
         let factor = t.pick(&[1.0f32, 1.0 / 3.0, 1.0 / 117.0]);
         let (kind, step) = (t.kind(), t.step(0, 0, factor, true));
         let at = t.put::<Compute>(&logits, vocab, vocab);
-        let (targets_at, losses_at) = (t.plain(&on_card(&targets)), t.room::<f32>(rows, 1, 1));
+        let (targets_at, losses_at) = (t.plain(&on_gpu(&targets)), t.room::<f32>(rows, 1, 1));
         let entropy = CrossEntropy {
             logits: at.ptr(),
             targets: targets_at.ptr(),
@@ -90,7 +90,7 @@ fn a_row_of_the_real_vocabulary() {
         let (targets, factor) = ([vocab as i64 - 1, IGNORE_INDEX, 0], 0.25f32);
         let step = t.step(0, 0, factor, true);
         let at = t.put::<Compute>(&logits, vocab, vocab);
-        let (targets_at, losses_at) = (t.plain(&on_card(&targets)), t.room::<f32>(rows, 1, 1));
+        let (targets_at, losses_at) = (t.plain(&on_gpu(&targets)), t.room::<f32>(rows, 1, 1));
         let entropy = CrossEntropy {
             logits: at.ptr(),
             targets: targets_at.ptr(),
@@ -144,7 +144,7 @@ fn head_and_loss_in_blocks() {
         let (factor, kind) = (1.0f32 / 16.0, t.kind());
         let step = t.step(0, 0, factor, true);
         let (h_at, w_at) = (t.put_typed(&h), t.put_typed(&w));
-        let targets_at = t.plain(&on_card(&targets));
+        let targets_at = t.plain(&on_gpu(&targets));
         let logits = t.room::<Compute>(block, vocab, vocab);
         let losses_at = t.room::<f32>(tokens, 1, 1);
         let d_h = t.room::<f32>(tokens, hidden, hidden);

@@ -234,7 +234,7 @@ fn gradients_of_adapters() {
         let u = t.rounded(tokens * tail, 1.0);
         let dy = t.rounded(tokens * all_outs, 1.0);
         let du = t.values(tokens * tail, 1.0);
-        // u lies behind x, du behind dx.
+        // u lies after x, du after dx.
         let beside = |a: &[f32], b: &[f32]| -> Vec<f32> {
             let rows = a.chunks_exact(ins).zip(b.chunks_exact(tail));
             rows.flat_map(|(a, b)| a.iter().chain(b).copied().collect::<Vec<_>>()).collect()

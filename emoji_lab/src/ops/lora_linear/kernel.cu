@@ -118,7 +118,7 @@ template <class T, int Q> __device__ void adapter_gradients(const AdapterGradien
                 v = of_b ? to_f32(g.u[(size_t)(t0 + t) * g.ldx + j]) : g.du[(size_t)(t0 + t) * g.ldu + j];
             left[t][j] = v;
         }
-        const int t = threadIdx.x / 8, c = threadIdx.x % 8 * 8;    // eight values a thread
+        const int t = threadIdx.x / 8, c = threadIdx.x % 8 * 8;    // eight values per thread
         uint32_t mask = 0xff;
         float factor = 1.0f;
         if (!of_b && args.dropout.threshold != 0) {

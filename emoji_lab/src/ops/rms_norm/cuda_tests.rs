@@ -51,7 +51,7 @@ fn forward() {
             rstd: rstds[0].ptr(),
             y: y.ptr(),
             step: Some(adapters.step.ptr()),
-            adapters: adapters.on_card,
+            adapters: adapters.on_gpu,
             ldy: y.ld(),
             width: width as i32,
             eps: EPS,
@@ -114,7 +114,7 @@ fn backward() {
             },
             d_branch: Some(d_branch.ptr()),
             step: Some(adapters.step.ptr()),
-            adapters: adapters.on_card,
+            adapters: adapters.on_gpu,
             ldy: from.ld(),
             width: width as i32,
         };

@@ -18,7 +18,7 @@ template <class T> struct NormForward {
     float *stream;          // [tokens, width]: x and the branch; null without one
     const float *weight;    // [width]
     float *rstd;            // [tokens]
-    T *y;                   // [tokens, ldy], u behind each row
+    T *y;                   // [tokens, ldy], u after each row
     const Step *step;       // null without dropout
     Adapters adapters;
     int ldy, width;
@@ -29,7 +29,7 @@ MIRRORED(NormForward<float>, 144,
          AT(ldy, 128) AT(width, 132) AT(eps, 136))
 
 template <class T> struct NormBackward {
-    const float *dy;        // [tokens, ldy]: the gradient of y, and behind it that of u
+    const float *dy;        // [tokens, ldy]: the gradient of y, and after it that of u
     const float *x;         // [tokens, width], as the forward pass normalised it
     const float *weight;    // [width]
     const float *rstd;      // [tokens]

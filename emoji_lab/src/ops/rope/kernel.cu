@@ -1,4 +1,4 @@
-// Queries and keys as attention takes them: each head normalised for itself, then rotated.
+// Queries and keys as attention takes them: each head normalised separately, then rotated.
 // One block a token, one warp a head.
 #include "../common.cuh"
 

@@ -8,7 +8,7 @@ use crate::ops::step::Step;
 /// The adapters that read one activation: none to three, some of them missing, with and without
 /// dropout.
 pub(crate) struct SomeAdapters {
-    pub(crate) on_card: Adapters,
+    pub(crate) on_gpu: Adapters,
     pub(crate) step: Plain<Step>,
     /// A `[rank, width]` each, `None` for a layer without.
     a: Vec<Option<Vec<f32>>>,
@@ -26,28 +26,28 @@ impl SomeAdapters {
         let rank = if t.one_in(4) { t.between(17, 64) } else { t.between(1, 16) };
         let p = if t.one_in(3) { None } else { Some(t.pick(&[0.05, 0.1, 0.5])) };
         let (seed, pass) = (t.random.below(1 << 40), t.random.below(1 << 20));
-        let mut on_card = Adapters::NONE;
-        (on_card.count, on_card.rank) = (count as i32, rank as i32);
+        let mut on_gpu = Adapters::NONE;
+        (on_gpu.count, on_gpu.rank) = (count as i32, rank as i32);
         let padded = rank.next_multiple_of(8);
-        on_card.padded = padded as i32;
+        on_gpu.padded = padded as i32;
         if let Some(p) = p {
-            on_card.dropout = DropoutFactors::new(p);
+            on_gpu.dropout = DropoutFactors::new(p);
         }
         let (mut a, mut dropout, mut memory) = (vec![], vec![], vec![]);
         for which in 0..count {
             let linear = t.between(0, 125);
-            on_card.linear[which] = linear as i32;
+            on_gpu.linear[which] = linear as i32;
             dropout.push(p.map(|p| Dropout { p, seed, stream: pass << 16 | linear as u64 }));
             let there = count == 1 || !t.one_in(5);
             a.push(there.then(|| t.values(rank * width, 0.2)));
             if let Some(Some(a)) = a.last() {
                 let a = t.put_f32(a);
-                on_card.a[which] = Some(a.ptr());
+                on_gpu.a[which] = Some(a.ptr());
                 memory.push(a);
             }
         }
         let step = t.step(seed, pass, 1.0, true);
-        Self { on_card, step, a, dropout, width, rank, padded, _memory: memory }
+        Self { on_gpu, step, a, dropout, width, rank, padded, _memory: memory }
     }
 
     /// How many there are, and of what rank: for messages.
@@ -55,7 +55,7 @@ impl SomeAdapters {
         (self.a.len(), self.rank, self.dropout.first().and_then(|d| d.map(|d| d.p)))
     }
 
-    /// Columns of u behind each row.
+    /// Columns of u after each row.
     pub(crate) fn tail(&self) -> usize {
         self.a.len() * self.padded
     }

@@ -4,7 +4,7 @@ use crate::gpu::Gpu;
 use crate::gpu::memory::Memory;
 use crate::gpu::pointer::{Compute, DevicePtr, Element};
 
-/// Bytes behind the last row.
+/// Bytes after the last row.
 const BEHIND: usize = 512;
 
 /// What a matrix may be made of.
@@ -78,7 +78,7 @@ impl Kind {
     }
 }
 
-/// Rows of a matrix, NaN before, between and behind them.
+/// Rows of a matrix, NaN before, between and after them.
 pub(crate) struct Guarded<T> {
     gpu: Gpu,
     memory: Memory<u8>,
@@ -141,7 +141,7 @@ impl<T: Value> Guarded<T> {
         (index / self.width, index % self.width)
     }
 
-    /// The rows' bytes, one behind the other, and what was written outside of them.
+    /// The rows' bytes, one after the other, and what was written outside of them.
     pub(super) fn read(&self) -> (Vec<u8>, Option<String>) {
         let mut all = vec![0u8; self.memory.bytes()];
         self.memory.read(0, &mut all).unwrap();

@@ -65,7 +65,7 @@ struct Worst {
     at: String,
 }
 
-/// One card in one type, at work on one case after the other.
+/// One GPU in one type, at work on one case after the other.
 pub(crate) struct OnGpu {
     pub(crate) gpu: Gpu,
     pub(crate) random: Philox,
@@ -75,7 +75,7 @@ pub(crate) struct OnGpu {
     failures: Vec<String>,
 }
 
-/// Runs `body` for `cases` cases on every card, in f32 and in bf16. All cases run before the test
+/// Runs `body` for `cases` cases on every GPU, in f32 and in bf16. All cases run before the test
 /// fails, so that one run tells what is wrong where.
 pub(crate) fn on_every_gpu(test: &str, cases: u64, body: impl Fn(&mut OnGpu)) {
     let mut failures = vec![];
@@ -268,8 +268,8 @@ impl OnGpu {
     }
 
     /// Nothing of it, nor around it, may be written.
-    pub(crate) fn untouched<T: Value>(&mut self, name: &str, room: &Guarded<T>) {
-        if self.read_bytes(name, room).iter().any(|byte| *byte != 0xff) {
+    pub(crate) fn untouched<T: Value>(&mut self, name: &str, buffer: &Guarded<T>) {
+        if self.read_bytes(name, buffer).iter().any(|byte| *byte != 0xff) {
             self.fail(format!("{name} is written, and should not be"));
         }
     }

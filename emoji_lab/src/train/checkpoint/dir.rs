@@ -24,7 +24,8 @@ impl CheckpointDir {
     ///
     /// # Errors
     /// [`Error::Io`] if the folder cannot be read.
-    pub fn list(output_dir: &Path) -> Result<Vec<Self>> {
+    pub fn list(output_dir: impl AsRef<Path>) -> Result<Vec<Self>> {
+        let output_dir = output_dir.as_ref();
         let mut found: Vec<Self> = names(output_dir)?
             .iter()
             .filter_map(|name| Some(Self { step: step_of(name)?, path: output_dir.join(name) }))
@@ -57,7 +58,7 @@ impl CheckpointDir {
     ///
     /// # Errors
     /// [`Error::Io`] if the folder cannot be read.
-    pub fn last(output_dir: &Path) -> Result<Option<Self>> {
+    pub fn last(output_dir: impl AsRef<Path>) -> Result<Option<Self>> {
         Ok(Self::list(output_dir)?.pop())
     }
 
@@ -66,7 +67,8 @@ impl CheckpointDir {
     /// # Errors
     /// [`Error::Training`] if it is not a checkpoint folder or lacks a file; the way out names the
     /// checkpoints beside it.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let problem = match (step_of(&name), missing_from(path)) {
             (_, _) if !path.is_dir() => format!("{} is not a folder", path.display()),
@@ -90,8 +92,12 @@ impl CheckpointDir {
     ///
     /// # Errors
     /// What `fill` returns, or [`Error::Io`]. No folder is left then.
-    pub fn write(output_dir: &Path, step: usize, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {
-        let path = output_dir.join(format!("{PREFIX}{step}"));
+    pub fn write(
+        output_dir: impl AsRef<Path>,
+        step: usize,
+        fill: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Self> {
+        let path = output_dir.as_ref().join(format!("{PREFIX}{step}"));
         write_dir_atomic(&path, |part| {
             fill(part)?;
             match missing_from(part) {
@@ -243,7 +249,7 @@ pub(super) mod tests {
             let error = CheckpointDir::open(path).unwrap_err().to_string();
             assert!(parts.iter().all(|part| error.contains(part)), "{error}");
         };
-        assert_eq!(CheckpointDir::open(&dir.path().join("checkpoint-8")).unwrap().step, 8);
+        assert_eq!(CheckpointDir::open(dir.path().join("checkpoint-8")).unwrap().step, 8);
         says(&dir.path().join("checkpoint-7"), ["checkpoint-7 is not a folder", "checkpoint-8"]);
         says(dir.path(), ["is not named checkpoint-N", "checkpoint-8"]);
         fs::remove_file(dir.path().join("checkpoint-8/trainer_state.json")).unwrap();

@@ -14,7 +14,7 @@ use candle_core::Tensor;
 
 pub use dir::CheckpointDir;
 pub(super) use dir::last_part;
-pub(super) use training_state::{Position, TrainingState};
+pub(super) use training_state::{Counters, TrainingState};
 use training_state::{TRAINING_STATE_FILE, needed};
 use weights::WeightsFormat;
 pub(super) use writing::{ToWrite, Writing};
@@ -38,7 +38,7 @@ pub(super) struct Checkpoint {
     /// AdamW's moments by PyTorch's names, as `exp_avg.model.layers.0.…`; f32.
     pub(super) moments: BTreeMap<String, Tensor>,
     /// Where the run stands beyond its step count, which `state` has.
-    pub(super) position: Position,
+    pub(super) counters: Counters,
     /// Which run it is.
     pub(super) identity: RunIdentity,
     /// What HF's Trainer keeps: steps, epochs, the log.
@@ -54,16 +54,16 @@ impl Checkpoint {
         // Two large files, side by side: each waits for its own bytes to be on the disk.
         let (weights, moments) = rayon::join(
             || format.save(dir, &self.weights),
-            || write_safetensors(&dir.join(OPTIMIZER_FILE), &self.moments, None),
+            || write_safetensors(dir.join(OPTIMIZER_FILE), &self.moments, None),
         );
         weights.and(moments)?;
         let training = TrainingState {
             global_step: self.state.global_step,
-            position: self.position.clone(),
+            counters: self.counters.clone(),
             identity: self.identity.clone(),
         };
         training.save(dir)?;
-        self.state.save(&dir.join(TRAINER_STATE_FILE))
+        self.state.save(dir.join(TRAINER_STATE_FILE))
     }
 
     /// Reads them back, tensors on the CPU.
@@ -74,7 +74,7 @@ impl Checkpoint {
     pub(super) fn load(dir: &Path, format: &WeightsFormat) -> Result<Self> {
         needed(dir, OPTIMIZER_FILE)?;
         let training = TrainingState::load(dir)?;
-        let mut state = TrainerState::load(&dir.join(TRAINER_STATE_FILE))?;
+        let mut state = TrainerState::load(dir.join(TRAINER_STATE_FILE))?;
         // It is of the step that the file was written at: the next file has its own.
         state.stateful_callbacks.remove(TRAINER_CONTROL);
         if training.global_step != state.global_step {
@@ -90,8 +90,8 @@ impl Checkpoint {
         }
         let moments = read_safetensors(&dir.join(OPTIMIZER_FILE))?;
         let weights = format.load(dir)?;
-        let TrainingState { position, identity, .. } = training;
-        Ok(Self { weights, moments, position, identity, state })
+        let TrainingState { counters, identity, .. } = training;
+        Ok(Self { weights, moments, counters, identity, state })
     }
 
     /// Takes the moment `name` out, which must have the shape `dims`.

@@ -35,7 +35,7 @@ impl SftTrainer {
         Ok(Checkpoint {
             weights: self.weights()?,
             moments,
-            position: self.position.clone(),
+            counters: self.counters.clone(),
             identity: self.identity()?.clone(),
             state: self.state.clone(),
         })
@@ -52,9 +52,9 @@ impl SftTrainer {
                 self.finetune.write(buffer, &slot, &tensor)?;
             }
         }
-        let Checkpoint { position, state, .. } = checkpoint;
-        self.finetune.set_progress(state.global_step, position.passes);
-        self.position = position;
+        let Checkpoint { counters, state, .. } = checkpoint;
+        self.finetune.set_progress(state.global_step, counters.passes);
+        self.counters = counters;
         // How long the run is, is this trainer's to say.
         let (max_steps, num_train_epochs) = (self.state.max_steps, self.state.num_train_epochs);
         self.state = TrainerState { max_steps, num_train_epochs, ..state };

@@ -42,11 +42,11 @@ fn bits(tensors: &BTreeMap<String, Tensor>) -> Vec<(&String, &[usize], Vec<u32>)
 
 /// Field by field; another field that is added must be compared here too.
 fn assert_same(one: &Checkpoint, other: &Checkpoint, label: &str) {
-    let Checkpoint { weights, moments, position, identity, state } = one;
+    let Checkpoint { weights, moments, counters, identity, state } = one;
     assert!(bits(weights) == bits(&other.weights), "{label}: weights");
     assert!(bits(moments) == bits(&other.moments), "{label}: moments");
     // As text a float has its bits, the sign of a zero among them.
-    assert_eq!(format!("{position:?}"), format!("{:?}", other.position), "{label}");
+    assert_eq!(format!("{counters:?}"), format!("{:?}", other.counters), "{label}");
     assert_eq!(identity, &other.identity, "{label}");
     assert_eq!(format!("{state:?}"), format!("{:?}", other.state), "{label}");
 }
@@ -102,12 +102,12 @@ fn odd(run: &mut SftTrainer) -> Checkpoint {
         moments: [("exp_avg.b", tensor(&[4])), ("exp_avg.a", tensor(&[2, 2]))]
             .map(|(name, tensor)| (name.to_string(), tensor))
             .into(),
-        position: Position {
+        counters: Counters {
             passes: u64::MAX - 1,
             loss_since_log: 6.255_003_452_301_025 + 1e-15,
             loss_total: f64::MIN_POSITIVE / 8.0,
             grad_norm: -0.0,
-            ..Position::default()
+            ..Counters::default()
         },
         ..run.checkpoint().unwrap()
     }
@@ -130,7 +130,7 @@ fn every_bit_comes_back() {
     // Where the run stands is read without the tensors.
     fs::remove_file(dir.join(OPTIMIZER_FILE)).unwrap();
     let there = TrainingState::load(&dir).unwrap();
-    assert_eq!((there.global_step, there.position, there.identity), (0, saved.position, saved.identity));
+    assert_eq!((there.global_step, there.counters, there.identity), (0, saved.counters, saved.identity));
 }
 
 #[test]
@@ -152,17 +152,17 @@ fn changed_settings_and_damage_are_named() {
     let error = loaded.take_moment("exp_avg.c", &[1]).unwrap_err().to_string();
     assert!(error.contains("no tensor exp_avg.c"), "{error}");
 
-    let position = dir.join(TRAINING_STATE_FILE);
-    let text = fs::read_to_string(&position).unwrap();
-    fs::write(&position, text.replace("\"format\": 2", "\"format\": 1")).unwrap();
+    let path = dir.join(TRAINING_STATE_FILE);
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("\"format\": 2", "\"format\": 1")).unwrap();
     says("has format 1, this is 2");
-    fs::write(&position, &text[..text.len() / 2]).unwrap();
+    fs::write(&path, &text[..text.len() / 2]).unwrap();
     says("training_state.json is not readable");
-    fs::write(&position, text.replace("\"passes\"", "\"place\"")).unwrap();
+    fs::write(&path, text.replace("\"passes\"", "\"place\"")).unwrap();
     says("missing field `passes`");
-    fs::write(&position, text.replace("\"global_step\": 0", "\"global_step\": 1")).unwrap();
+    fs::write(&path, text.replace("\"global_step\": 0", "\"global_step\": 1")).unwrap();
     says("training_state.json is of step 1, trainer_state.json of step 0");
-    fs::write(&position, text).unwrap();
+    fs::write(&path, text).unwrap();
     let optimizer = dir.join(OPTIMIZER_FILE);
     fs::write(&optimizer, &fs::read(&optimizer).unwrap()[..40]).unwrap();
     says("optimizer.safetensors: damaged or cut short");

@@ -16,7 +16,7 @@ const FORMAT: u32 = 2;
 
 /// Where a run stands beyond its step count: everything small that it needs to go on bit for bit.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(in crate::train) struct Position {
+pub(in crate::train) struct Counters {
     /// Forward passes done in training; dropout's randomness is a function of it.
     pub(in crate::train) passes: u64,
     /// Sum of step losses since the last log entry.
@@ -38,7 +38,7 @@ pub(in crate::train) struct Position {
 pub(in crate::train) struct TrainingState {
     /// Optimizer steps done.
     pub(in crate::train) global_step: usize,
-    pub(in crate::train) position: Position,
+    pub(in crate::train) counters: Counters,
     pub(in crate::train) identity: RunIdentity,
 }
 
@@ -47,13 +47,13 @@ pub(in crate::train) struct TrainingState {
 struct Layout {
     format: u32,
     global_step: usize,
-    position: PositionAndRun,
+    position: CountersAndRun,
 }
 
 #[derive(Serialize, Deserialize)]
-struct PositionAndRun {
+struct CountersAndRun {
     #[serde(flatten)]
-    position: Position,
+    counters: Counters,
     identity: RunIdentity,
 }
 
@@ -63,15 +63,15 @@ impl TrainingState {
     /// # Errors
     /// [`Error::Io`] if it cannot be written.
     pub(super) fn save(self, dir: &Path) -> Result<()> {
-        let Self { global_step, position, identity } = self;
-        let layout = Layout { format: FORMAT, global_step, position: PositionAndRun { position, identity } };
+        let Self { global_step, counters, identity } = self;
+        let layout = Layout { format: FORMAT, global_step, position: CountersAndRun { counters, identity } };
         let text = serde_json::to_string_pretty(&layout).map_err(|e| {
             Error::training(
                 format!("where the run stands cannot be written: {e}"),
                 "This is a fault of emoji_lab",
             )
         })?;
-        write_bytes_atomic(&dir.join(TRAINING_STATE_FILE), text.as_bytes())
+        write_bytes_atomic(dir.join(TRAINING_STATE_FILE), text.as_bytes())
     }
 
     /// Reads it back.
@@ -97,8 +97,8 @@ impl TrainingState {
             return Err(Error::training(problem, "Resume with the version of emoji_lab that wrote it"));
         }
         let layout: Layout = serde_json::from_str(&text).map_err(damaged)?;
-        let PositionAndRun { position, identity } = layout.position;
-        Ok(Self { global_step: layout.global_step, position, identity })
+        let CountersAndRun { counters, identity } = layout.position;
+        Ok(Self { global_step: layout.global_step, counters, identity })
     }
 
     /// Whether the checkpoint in `dir` is of the run `here`.

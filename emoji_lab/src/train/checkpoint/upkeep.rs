@@ -33,7 +33,7 @@ impl CheckpointDir {
     /// # Errors
     /// [`Error::Io`] if a folder cannot be removed.
     pub fn rotate(
-        output_dir: &Path,
+        output_dir: impl AsRef<Path>,
         save_total_limit: Option<usize>,
         written: &Self,
         keep_best: Option<&Path>,
@@ -62,7 +62,8 @@ impl CheckpointDir {
     ///
     /// # Errors
     /// [`Error::Io`] if a leftover cannot be removed.
-    pub fn clean_up(output_dir: &Path) -> Result<Vec<PathBuf>> {
+    pub fn clean_up(output_dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+        let output_dir = output_dir.as_ref();
         let mut removed = Vec::new();
         let left = names(output_dir)?;
         if !left.is_empty() {
@@ -70,7 +71,7 @@ impl CheckpointDir {
                 .map_err(|e| Error::io(output_dir, "putting back what a killed process took away", e))?;
         }
         for name in left {
-            // Each process that was at it put its mark behind the name: `checkpoint-5.77-0.part.old.part`.
+            // Each process that was at it put its mark after the name: `checkpoint-5.77-0.part.old.part`.
             let (mut of, mut marks) = (name.as_str(), Vec::new());
             while let Some((rest, mark)) = of.strip_suffix(".part").and_then(|rest| rest.rsplit_once('.')) {
                 (of, marks) = (rest, [marks, vec![mark]].concat());
@@ -195,6 +196,6 @@ mod tests {
         assert_eq!(removed, gone);
         assert!(at(&running).exists() && at("notes.part").exists() && at("notes.txt.4.part").exists());
         assert_eq!(steps(dir.path()), [3, 4, 9], "the one that was set aside is back");
-        assert!(CheckpointDir::clean_up(&at("nowhere")).unwrap().is_empty());
+        assert!(CheckpointDir::clean_up(at("nowhere")).unwrap().is_empty());
     }
 }

@@ -39,7 +39,7 @@ async function begin() {
   at("text").addEventListener("keydown", keys);
   at("text").addEventListener("input", typed);
   at("example").addEventListener("click", tryExample);
-  if (page.model.bytes <= SMALL || (await kept(page.model))) return void model().catch(trouble);
+  if (page.model.bytes <= SMALL || (await kept(page.model))) return void model().catch(showError);
   say(`The model (${megabytes(page.model.bytes)}) is fetched when you begin to type, and kept by this browser.`);
 }
 
@@ -89,17 +89,17 @@ function model() {
 }
 
 /** Shows what went wrong. */
-function trouble(error) {
+function showError(error) {
   at("progress").hidden = true;
   at("answers").replaceChildren();
   say("");
   const sentence = error instanceof Trouble ? error.message : `The page failed: ${String(error?.message || error).slice(0, 200)}. Reload it to try again.`;
-  show("trouble", sentence);
+  show("error", sentence);
 }
 
 function typed() {
   problem("");
-  if (!starting) model().catch(trouble);
+  if (!starting) model().catch(showError);
 }
 
 function problem(sentence) {
@@ -144,7 +144,7 @@ async function suggest(text) {
   asking.abort();
   const mine = (asking = new AbortController());
   const { signal } = mine;
-  show("trouble", "");
+  show("error", "");
   const list = at("answers");
   const slots = Array.from({ length: WANTED }, () => document.createElement("li"));
   slots.forEach((slot) => slot.classList.add("waiting"));
@@ -164,7 +164,7 @@ async function suggest(text) {
     slots.slice(count).forEach((slot) => slot.remove());
     say(count === WANTED ? "Three suggestions. Choose one to copy it." : few(count));
   } catch (error) {
-    if (!signal.aborted) trouble(error);
+    if (!signal.aborted) showError(error);
   } finally {
     if (asking === mine) list.removeAttribute("aria-busy");
   }
@@ -222,4 +222,4 @@ async function toClipboard(text) {
   }
 }
 
-begin().catch(trouble);
+begin().catch(showError);

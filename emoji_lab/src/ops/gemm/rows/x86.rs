@@ -41,7 +41,7 @@ fn sums_of(v: [__m128; 4]) -> [f32; 4] {
 /// block. How rows fall into tiles changes no sum.
 macro_rules! kernel {
     ($block:ident, $tile:ident, $features:literal, lanes: $lanes:literal, together: $together:literal,
-     lines a step: $lines:literal, $zero:ident, $load:ident, $fma:ident, $fold:ident) => {
+     lines per step: $lines:literal, $zero:ident, $load:ident, $fma:ident, $fold:ident) => {
         /// Asks for `FETCH` cache lines from `next` on at each step, before they are needed.
         ///
         /// # Safety
@@ -171,7 +171,7 @@ kernel!(
     "avx512f,avx2,fma",
     lanes: 16,
     together: 4,
-    lines a step: 4,
+    lines per step: 4,
     _mm512_setzero_ps,
     _mm512_loadu_ps,
     _mm512_fmadd_ps,
@@ -183,7 +183,7 @@ kernel!(
     "avx2,fma",
     lanes: 8,
     together: 3,
-    lines a step: 2,
+    lines per step: 2,
     _mm256_setzero_ps,
     _mm256_loadu_ps,
     _mm256_fmadd_ps,

@@ -1,43 +1,43 @@
-//! What went wrong on the way to the Hub, in words that say what to do.
+//! Errors of requests to the Hub, in sentences that say what to do.
 
+use super::client::{HubClient, host};
 use super::repo::Repo;
-use super::trouble::{Refusal, Trouble};
-use super::wire::{Wire, host};
+use super::request_error::{ErrorResponse, RequestError};
 use crate::error::Error;
 
 /// What to try when nothing answers.
 const NO_NETWORK: &str = "Check the network (and HTTPS_PROXY, where there is a proxy). HF_HUB_OFFLINE=1 uses what is in \
                           the cache; the embedded model and data need no network";
 
-/// The error for `trouble` with `repo`.
+/// What a request about `repo` that failed with `error` tells the user.
 ///
 /// `doing` completes "… failed while": a file's name, or what was asked.
-pub(crate) fn repo_error(wire: &Wire, repo: &Repo, doing: &str, trouble: Trouble) -> Error {
+pub(crate) fn repo_error(client: &HubClient, repo: &Repo, doing: &str, error: RequestError) -> Error {
     let subject = repo.subject();
-    let Trouble::Refused(refusal) = trouble else { return transport_error(&subject, doing, trouble) };
-    let endpoint = wire.endpoint.as_str().trim_end_matches('/');
+    let RequestError::Status(response) = error else { return transport_error(&subject, doing, error) };
+    let endpoint = client.endpoint.as_str().trim_end_matches('/');
     let page = repo.page(endpoint);
     let tokens = format!("{endpoint}/settings/tokens");
-    if let Some(source) = wire.token_source()
-        && refusal.host == host(&wire.endpoint)
-        && is_bad_token(&refusal)
+    if let Some(source) = client.token_source()
+        && response.host == host(&client.endpoint)
+        && is_bad_token(&response)
     {
         return bad_token(&subject, source, &tokens);
     }
-    match (refusal.status.as_u16(), wire.token_source()) {
-        (403, _) if is_disabled(&refusal) => Error::hub(
+    match (response.status.as_u16(), client.token_source()) {
+        (403, _) if is_disabled(&response) => Error::hub(
             subject,
             "it is disabled: the Hub or its owner gives it to nobody",
             format!("What is said about it stands at {page}; take another one"),
         ),
-        (401 | 403, None) if is_gated(&refusal) => Error::hub(
+        (401 | 403, None) if is_gated(&response) => Error::hub(
             subject,
             "it is gated: its licence must be accepted, and a token shows who accepted it",
             format!(
                 "Accept the licence at {page}, make a token at {tokens}, set HF_TOKEN to it (or pass it to login) and try again"
             ),
         ),
-        (401 | 403, Some(source)) if is_gated(&refusal) => Error::hub(
+        (401 | 403, Some(source)) if is_gated(&response) => Error::hub(
             subject,
             format!("it is gated, and the account of the token (from {source}) has no access to it"),
             format!(
@@ -45,12 +45,12 @@ pub(crate) fn repo_error(wire: &Wire, repo: &Repo, doing: &str, trouble: Trouble
                  \"read access to public gated repos\" at {tokens}"
             ),
         ),
-        (_, _) if refusal.code == "RevisionNotFound" => Error::hub(
+        (_, _) if response.code == "RevisionNotFound" => Error::hub(
             repo.id.clone(),
             format!("it has no revision \"{}\"", repo.revision),
             format!("Its branches and tags are listed at {page}/tree/main"),
         ),
-        (_, _) if refusal.code == "EntryNotFound" => Error::hub(
+        (_, _) if response.code == "EntryNotFound" => Error::hub(
             subject,
             format!("it has no file {doing}"),
             format!("Its files are listed at {page}/tree/{}", repo.revision),
@@ -58,7 +58,7 @@ pub(crate) fn repo_error(wire: &Wire, repo: &Repo, doing: &str, trouble: Trouble
         // To someone without a token the Hub says 401 for what does not exist, too.
         (401 | 404, None) => Error::hub(
             subject,
-            format!("there is no such public {} (HTTP {})", repo.kind.word(), refusal.status.as_u16()),
+            format!("there is no such public {} (HTTP {})", repo.kind.word(), response.status.as_u16()),
             format!(
                 "Check the spelling at {page}; if it is private, log in first: set HF_TOKEN to a token from {tokens}"
             ),
@@ -68,39 +68,39 @@ pub(crate) fn repo_error(wire: &Wire, repo: &Repo, doing: &str, trouble: Trouble
             format!("there is no such {}, or the token (from {source}) may not see it", repo.kind.word()),
             format!("Check the spelling at {page}, and the token's rights at {tokens}"),
         ),
-        _ => plain_refusal(&subject, doing, &refusal, &tokens),
+        _ => status_error(&subject, doing, &response, &tokens),
     }
 }
 
 /// The error for a question that is not about a repository.
-pub(crate) fn question_error(wire: &Wire, subject: &str, doing: &str, trouble: Trouble) -> Error {
-    let Trouble::Refused(refusal) = trouble else { return transport_error(subject, doing, trouble) };
-    let tokens = format!("{}/settings/tokens", wire.endpoint.as_str().trim_end_matches('/'));
-    match wire.token_source() {
-        Some(source) if refusal.status.as_u16() == 401 => bad_token(subject, source, &tokens),
-        _ => plain_refusal(subject, doing, &refusal, &tokens),
+pub(crate) fn endpoint_error(client: &HubClient, subject: &str, doing: &str, error: RequestError) -> Error {
+    let RequestError::Status(response) = error else { return transport_error(subject, doing, error) };
+    let tokens = format!("{}/settings/tokens", client.endpoint.as_str().trim_end_matches('/'));
+    match client.token_source() {
+        Some(source) if response.status.as_u16() == 401 => bad_token(subject, source, &tokens),
+        _ => status_error(subject, doing, &response, &tokens),
     }
 }
 
 /// Whether the server says that the token itself is wrong, not what it may do.
-fn is_bad_token(refusal: &Refusal) -> bool {
-    let message = refusal.message.to_lowercase();
-    refusal.status.as_u16() == 401
-        && refusal.code != "RepoNotFound"
-        && !is_gated(refusal)
+fn is_bad_token(response: &ErrorResponse) -> bool {
+    let message = response.message.to_lowercase();
+    response.status.as_u16() == 401
+        && response.code != "RepoNotFound"
+        && !is_gated(response)
         && (message.contains("invalid credentials")
             || message.contains("invalid username or password")
             || message.contains("expired"))
 }
 
-fn is_gated(refusal: &Refusal) -> bool {
-    let message = refusal.message.to_lowercase();
-    refusal.code == "GatedRepo" || message.contains("gated repo") || message.contains("authorized list")
+fn is_gated(response: &ErrorResponse) -> bool {
+    let message = response.message.to_lowercase();
+    response.code == "GatedRepo" || message.contains("gated repo") || message.contains("authorized list")
 }
 
 /// Whether the Hub has switched the repository off. It says so in words alone.
-fn is_disabled(refusal: &Refusal) -> bool {
-    refusal.message.to_lowercase().contains("resource is disabled")
+fn is_disabled(response: &ErrorResponse) -> bool {
+    response.message.to_lowercase().contains("resource is disabled")
 }
 
 fn bad_token(subject: &str, source: &super::token::TokenSource, tokens: &str) -> Error {
@@ -113,13 +113,13 @@ fn bad_token(subject: &str, source: &super::token::TokenSource, tokens: &str) ->
     )
 }
 
-fn plain_refusal(subject: &str, doing: &str, refusal: &Refusal, tokens: &str) -> Error {
-    let status = refusal.status.as_u16();
-    let said = if refusal.message.is_empty() { String::new() } else { format!(": {}", refusal.message) };
+fn status_error(subject: &str, doing: &str, response: &ErrorResponse, tokens: &str) -> Error {
+    let status = response.status.as_u16();
+    let said = if response.message.is_empty() { String::new() } else { format!(": {}", response.message) };
     let (problem, help) = match status {
         // Storage servers get signed addresses and no token: trying again brings a new signature.
-        401 | 403 if !tokens.contains(&refusal.host) => (
-            format!("{doing}: the storage {} refuses (HTTP {status}{said})", refusal.host),
+        401 | 403 if !tokens.contains(&response.host) => (
+            format!("{doing}: the storage {} refuses (HTTP {status}{said})", response.host),
             "Run the step again; if it stays so, a proxy or firewall stands in the way".to_string(),
         ),
         401 => (
@@ -132,29 +132,26 @@ fn plain_refusal(subject: &str, doing: &str, refusal: &Refusal, tokens: &str) ->
         ),
         429 => (
             format!("{doing}: too many requests (HTTP 429{said})"),
-            match refusal.retry_after {
+            match response.retry_after {
                 Some(wait) => format!("The Hub asks to wait {} s: try again then", wait.as_secs()),
                 None => "Wait a few minutes and try again; logged-in users may ask more often".to_string(),
             },
         ),
         500.. => (
-            format!(
-                "{doing}: {} is in trouble (HTTP {status}{said}), and trying again did not help",
-                refusal.host
-            ),
+            format!("{doing}: {} failed (HTTP {status}{said}), and trying again did not help", response.host),
             "Try later; HF_HUB_OFFLINE=1 uses what is in the cache".to_string(),
         ),
         _ => (
-            format!("{doing}: {} answers HTTP {status}{said}", refusal.host),
+            format!("{doing}: {} answers HTTP {status}{said}", response.host),
             "Check what was asked for; if it looks right, the Hub's protocol may have changed".to_string(),
         ),
     };
     Error::hub(subject, problem, help)
 }
 
-fn transport_error(subject: &str, doing: &str, trouble: Trouble) -> Error {
-    match trouble {
-        Trouble::NoConnection { host, why } => {
+fn transport_error(subject: &str, doing: &str, error: RequestError) -> Error {
+    match error {
+        RequestError::NoConnection { host, why } => {
             let help = if why.to_lowercase().contains("certificate") {
                 "Are the system's CA certificates installed (Debian: ca-certificates), and is its clock right?"
             } else {
@@ -162,21 +159,21 @@ fn transport_error(subject: &str, doing: &str, trouble: Trouble) -> Error {
             };
             Error::hub(subject, format!("{doing}: no connection to {host} ({why})"), help)
         }
-        Trouble::Cut { host, why } => Error::hub(
+        RequestError::Interrupted { host, why } => Error::hub(
             subject,
             format!("{doing}: the connection to {host} broke again and again ({why})"),
             format!("What has arrived is kept: run the step again to go on. {NO_NETWORK}"),
         ),
-        Trouble::Nonsense { host, why } => Error::hub(
+        RequestError::InvalidResponse { host, why } => Error::hub(
             subject,
             format!("{doing}: {host} does not answer as the Hub does ({why})"),
             "Is HF_ENDPOINT right? A proxy's or a hotel's login page can stand in the way, too",
         ),
-        Trouble::Local(why) => {
+        RequestError::Local(why) => {
             Error::hub(subject, format!("{doing}: {why}"), "Check the file, its rights and the disk's space")
         }
-        Trouble::Refused(refusal) => {
-            plain_refusal(subject, doing, &refusal, "https://huggingface.co/settings/tokens")
+        RequestError::Status(response) => {
+            status_error(subject, doing, &response, "https://huggingface.co/settings/tokens")
         }
     }
 }

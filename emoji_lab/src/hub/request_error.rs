@@ -1,27 +1,27 @@
-//! Why a request got no good answer.
+//! Why a request failed.
 
 use std::time::Duration;
 
 use reqwest::StatusCode;
 
-/// Why there is no good answer. Holds no address, since addresses of large files are signed.
+/// Why a request failed. Holds no address, since addresses of large files are signed.
 #[derive(Debug, Clone)]
-pub(crate) enum Trouble {
-    /// The server answered, and not with success.
-    Refused(Refusal),
+pub(crate) enum RequestError {
+    /// The server answered with an error status.
+    Status(ErrorResponse),
     /// The server was not reached.
     NoConnection { host: String, why: String },
-    /// The connection broke or fell silent.
-    Cut { host: String, why: String },
+    /// The connection broke, or timed out.
+    Interrupted { host: String, why: String },
     /// The answer is not what the Hub's protocol says.
-    Nonsense { host: String, why: String },
+    InvalidResponse { host: String, why: String },
     /// A local file could not be read or written.
     Local(String),
 }
 
 /// An answer that is not a success.
 #[derive(Debug, Clone)]
-pub(crate) struct Refusal {
+pub(crate) struct ErrorResponse {
     pub host: String,
     pub status: StatusCode,
     /// `X-Error-Code`, as GatedRepo.
@@ -32,17 +32,17 @@ pub(crate) struct Refusal {
     pub retry_after: Option<Duration>,
 }
 
-impl Trouble {
+impl RequestError {
     /// Whether trying again later may help.
-    pub fn may_pass(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         match self {
-            Self::Refused(refusal) => passes(refusal.status),
-            Self::NoConnection { .. } | Self::Cut { .. } => true,
-            Self::Nonsense { .. } | Self::Local(_) => false,
+            Self::Status(response) => is_transient_status(response.status),
+            Self::NoConnection { .. } | Self::Interrupted { .. } => true,
+            Self::InvalidResponse { .. } | Self::Local(_) => false,
         }
     }
 }
 
-fn passes(status: StatusCode) -> bool {
+fn is_transient_status(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502 | 503 | 504)
 }

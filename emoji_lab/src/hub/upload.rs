@@ -44,13 +44,13 @@ pub(crate) enum Source {
 
 /// A file to send.
 #[derive(Debug, Clone)]
-pub(crate) struct Planned {
+pub(crate) struct Upload {
     pub path: String,
     pub source: Source,
     pub size: u64,
 }
 
-impl Planned {
+impl Upload {
     /// Its hashes: reads the file.
     pub fn ids(&self) -> Result<FileIds> {
         match &self.source {
@@ -76,15 +76,15 @@ impl Planned {
 ///
 /// Hidden files, half-written ones (`.part`, `.incomplete`) and training checkpoints stay here. A file
 /// that holds an access token is an error: what is pushed cannot be called back.
-pub(crate) fn plan(
+pub(crate) fn plan_uploads(
     folder: &Path,
     card: &dyn RepositoryCard,
     repo_id: &str,
     token: Option<&Token>,
-) -> Result<Vec<Planned>> {
+) -> Result<Vec<Upload>> {
     let mut files = Vec::new();
     walk(folder, &mut |relative, path| {
-        files.push(Planned { path: relative.to_string(), source: Source::File(path.to_path_buf()), size: 0 });
+        files.push(Upload { path: relative.to_string(), source: Source::File(path.to_path_buf()), size: 0 });
     })
     .map_err(|e| Error::io(folder, "listing the folder to push", e))?;
     if files.is_empty() {
@@ -104,7 +104,7 @@ pub(crate) fn plan(
     made.extend(card.pictures());
     for (name, text) in made {
         files.retain(|file| file.path != name);
-        files.push(Planned { path: name.to_string(), size: text.len() as u64, source: Source::Text(text) });
+        files.push(Upload { path: name.to_string(), size: text.len() as u64, source: Source::Text(text) });
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
     for file in files.iter().filter(|file| file.size <= SEARCHED) {
@@ -151,10 +151,10 @@ pub(crate) fn walk(root: &Path, found: &mut dyn FnMut(&str, &Path)) -> std::io::
 }
 
 /// A file to send, with its hashes.
-pub(crate) type Hashed = (Planned, FileIds);
+pub(crate) type HashedUpload = (Upload, FileIds);
 
 /// Splits a plan into what must be sent and what the repository has already.
-pub(crate) fn changed(files: Vec<Planned>, remote: &[RemoteFile]) -> Result<(Vec<Hashed>, Vec<Planned>)> {
+pub(crate) fn changed(files: Vec<Upload>, remote: &[RemoteFile]) -> Result<(Vec<HashedUpload>, Vec<Upload>)> {
     let (mut send, mut same) = (Vec::new(), Vec::new());
     for file in files {
         let ids = file.ids()?;
@@ -207,7 +207,7 @@ mod tests {
             ("checkpoint-3/config.json", "{}"),
         ]);
         let card = ModelCard { plot: Some("<svg/>".into()), ..Default::default() };
-        let files = plan(dir.path(), &card, "ann/x", None).unwrap();
+        let files = plan_uploads(dir.path(), &card, "ann/x", None).unwrap();
         let names: Vec<_> = files.iter().map(|file| file.path.as_str()).collect();
         assert_eq!(names, ["README.md", "config.json", "loss.svg", "sub/x.txt"]);
         assert!(String::from_utf8(files[0].read().unwrap()).unwrap().starts_with("---\n"));
@@ -217,30 +217,35 @@ mod tests {
     fn an_empty_or_missing_folder_is_an_error() {
         let dir = folder(&[(".hidden", "x")]);
         assert!(
-            plan(dir.path(), &ModelCard::default(), "ann/x", None)
+            plan_uploads(dir.path(), &ModelCard::default(), "ann/x", None)
                 .unwrap_err()
                 .to_string()
                 .contains("no file to push")
         );
         let gone = dir.path().join("gone");
-        assert!(plan(&gone, &ModelCard::default(), "ann/x", None).unwrap_err().to_string().contains("gone"));
+        assert!(
+            plan_uploads(&gone, &ModelCard::default(), "ann/x", None)
+                .unwrap_err()
+                .to_string()
+                .contains("gone")
+        );
     }
 
     #[test]
     fn a_file_with_a_token_is_not_sent() {
         let dir = folder(&[("notes.txt", "my key is hf_abcdefghijABCDEFGHIJ0123456789 ok")]);
-        let error = plan(dir.path(), &ModelCard::default(), "ann/x", None).unwrap_err().to_string();
+        let error = plan_uploads(dir.path(), &ModelCard::default(), "ann/x", None).unwrap_err().to_string();
         assert!(error.contains("notes.txt") && !error.contains("abcdefghij"), "{error}");
         let odd = folder(&[("notes.txt", "key=oddmarker!")]);
         let token = Token::new("oddmarker!").unwrap();
-        assert!(plan(odd.path(), &ModelCard::default(), "ann/x", Some(&token)).is_err());
-        assert!(plan(odd.path(), &ModelCard::default(), "ann/x", None).is_ok());
+        assert!(plan_uploads(odd.path(), &ModelCard::default(), "ann/x", Some(&token)).is_err());
+        assert!(plan_uploads(odd.path(), &ModelCard::default(), "ann/x", None).is_ok());
     }
 
     #[test]
     fn what_the_hub_has_is_not_sent_again() {
         let dir = folder(&[("a.txt", "one"), ("b.txt", "two")]);
-        let files = plan(dir.path(), &ModelCard::default(), "ann/x", None).unwrap();
+        let files = plan_uploads(dir.path(), &ModelCard::default(), "ann/x", None).unwrap();
         let id = |text: &[u8]| super::super::hash::ContentId::parse(&FileIds::of_bytes(text).git).unwrap();
         let remote = [
             RemoteFile { path: "a.txt".into(), size: 3, id: id(b"one") },

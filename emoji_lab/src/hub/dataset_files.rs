@@ -32,14 +32,14 @@ const NO_ROWS: [&str; 8] = [
 
 /// The split that is asked for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Wanted<'a> {
+pub(crate) struct SplitQuery<'a> {
     pub split: &'a str,
     pub config: Option<&'a str>,
 }
 
-impl Wanted<'_> {
+impl SplitQuery<'_> {
     /// The training split of the default configuration.
-    pub const TRAIN: Wanted<'static> = Wanted { split: "train", config: None };
+    pub const TRAIN: SplitQuery<'static> = SplitQuery { split: "train", config: None };
 }
 
 /// The files of a split, in order, and how they are read: by the card if it names files, else by their
@@ -48,10 +48,10 @@ pub(crate) fn split_files<'a>(
     repo: &dyn Named,
     files: &'a [RemoteFile],
     card: Option<&str>,
-    wanted: Wanted,
+    query: SplitQuery,
 ) -> Result<(Vec<&'a RemoteFile>, FileOptions)> {
     let named = card.map(|card| configs(repo, card)).transpose()?.unwrap_or_default();
-    let declared = Declared::of_split(repo, &named, wanted.split, wanted.config)?;
+    let declared = Declared::of_split(repo, &named, query.split, query.config)?;
     let (where_, options) = match declared {
         Some(declared) => (declared.files, declared.options),
         None => (DataFiles::Folder(String::new()), FileOptions::default()),
@@ -68,13 +68,11 @@ pub(crate) fn split_files<'a>(
             }
             chosen
         }
-        DataFiles::Folder(folder) if folder.is_empty() => {
-            by_name(repo, files.iter().collect(), wanted.split)?
-        }
+        DataFiles::Folder(folder) if folder.is_empty() => by_name(repo, files.iter().collect(), query.split)?,
         DataFiles::Folder(folder) => {
             let prefix = format!("{folder}/");
             let inside = files.iter().filter(|file| file.path.starts_with(&prefix));
-            by_name(repo, inside.collect(), wanted.split)?
+            by_name(repo, inside.collect(), query.split)?
         }
     };
     Ok((whole(repo, readable(repo, chosen)?)?, options))
@@ -164,7 +162,7 @@ fn by_name<'a>(repo: &dyn Named, files: Vec<&'a RemoteFile>, split: &str) -> Res
         }
     };
     // The same rows in two formats: the first format that is liked has them.
-    let best = TableFormat::LIKED.iter().map(|format| {
+    let best = TableFormat::BY_PREFERENCE.iter().map(|format| {
         let of_it = |file: &&RemoteFile| TableFormat::of(&file.path) == Some(*format);
         chosen.iter().copied().filter(of_it).collect::<Vec<_>>()
     });
@@ -271,8 +269,8 @@ mod tests {
         let id = || ContentId::parse(&FileIds::of_bytes(b"").git).unwrap();
         let files: Vec<_> =
             names.iter().map(|name| RemoteFile { path: name.to_string(), size: 0, id: id() }).collect();
-        let wanted = Wanted { split, config: None };
-        let (chosen, _) = split_files(&repo, &files, card, wanted).map_err(|e| e.to_string())?;
+        let query = SplitQuery { split, config: None };
+        let (chosen, _) = split_files(&repo, &files, card, query).map_err(|e| e.to_string())?;
         Ok(chosen.iter().map(|file| file.path.clone()).collect())
     }
 
