@@ -3,7 +3,9 @@
 use candle_core::{DType, Tensor};
 
 use super::config::LoraConfig;
-use crate::error::Result;
+use super::token_indices::TokenIndices;
+use crate::error::{Error, Result};
+use crate::model::token_rows::TokenRows;
 use crate::model::{Gemma3, LoraAdapter, Param};
 use crate::ops::lora_linear::Weight;
 use crate::quant::Nf4Tensor;
@@ -39,6 +41,24 @@ pub(crate) fn add_adapters(model: &mut Gemma3, lora: &LoraConfig, seed: u64) -> 
         }
     }
     Ok(())
+}
+
+/// Puts the rows of the embedding that are trained beside its table; says whether there are any.
+pub(crate) fn train_token_rows(model: &mut Gemma3, lora: &LoraConfig) -> Result<bool> {
+    let ids = match &lora.trainable_token_indices {
+        TokenIndices::None => return Ok(false),
+        TokenIndices::Ids(ids) if ids.is_empty() => return Ok(false),
+        TokenIndices::Ids(ids) => ids,
+        TokenIndices::Occurring => {
+            return Err(Error::setting(
+                "trainable_token_indices",
+                "Occurring",
+                "only SftTrainer knows which tokens occur: give TokenIndices::Ids here",
+            ));
+        }
+    };
+    model.token_rows = Some(TokenRows::of(&model.embed_tokens.value, ids)?);
+    Ok(true)
 }
 
 /// Whether the embedding and the head are trained; unties them where that is asked for.

@@ -8,6 +8,7 @@ use super::adapter::Adapter;
 use super::adapter_checks::same_values;
 use crate::display::say;
 use crate::error::{Error, Result};
+use crate::model::token_rows::put_rows;
 use crate::model::{Gemma3, Model, Param, Parameter};
 use crate::ops::lora_linear::Weight;
 
@@ -70,6 +71,20 @@ pub fn merge_into(base: &Gemma3, adapter: &Adapter) -> Result<Gemma3> {
     match adapter.config.lora.trains_embeddings() {
         true => merge_whole(&mut gemma, embedding, head, adapter.config.tied)?,
         false => put_beside(&mut gemma, embedding, head)?,
+    }
+    for (parameter, ids) in adapter.config.token_rows() {
+        let Some(rows) = get(parameter) else { continue };
+        if !rows.sum_all()?.to_scalar::<f32>()?.is_finite() {
+            return Err(not_finite(&parameter.name()));
+        }
+        if parameter == Parameter::EmbedTokensRows {
+            // A head that is the embedding learns with it.
+            gemma.embed_tokens = Param::frozen(put_rows(&gemma.embed_tokens.value, ids, &rows)?);
+        } else {
+            let head = put_rows(&base.head().value, ids, &rows)?;
+            gemma.lm_head = Some(Param::frozen(head));
+            gemma.config.tie_word_embeddings = false;
+        }
     }
     Ok(gemma)
 }
