@@ -97,24 +97,11 @@ fn only_rows_that_occur_are_trained() {
         );
     }
 
-    // Merged into the base that was trained: NF4 taken apart.
     let trained = trainer.model().unwrap();
-    let merged = merge_adapters(&base, &folder).unwrap();
+    let merged = merge_adapters(&quantize(&base, &QuantConfig::default()).unwrap(), &folder).unwrap();
     assert_eq!(embedding(&merged.gemma), after);
     assert!(merged.gemma.config().tie_word_embeddings);
-    let exact = SftTrainer::new(
-        &base,
-        &data,
-        Some(&data),
-        &QuantConfig::none(),
-        Some(&lora()),
-        &settings(dir.path()),
-    );
-    let mut exact = exact.unwrap();
-    for (name, tensor) in &adapter.tensors {
-        exact.finetune_mut().load([(name.as_str(), tensor)]).unwrap();
-    }
-    assert!(furthest(&logits(&exact.model().unwrap()), &logits(&merged.gemma)) < 1e-4);
+    assert!(furthest(&logits(&trained), &logits(&merged.gemma)) < 1e-5);
     assert!(furthest(&logits(&trained), &logits(&base.gemma)) > 1e-2, "nothing was learned");
 }
 

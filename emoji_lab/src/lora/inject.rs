@@ -6,10 +6,34 @@ use super::config::LoraConfig;
 use super::token_indices::TokenIndices;
 use crate::error::{Error, Result};
 use crate::model::token_rows::TokenRows;
-use crate::model::{Gemma3, LoraAdapter, Param};
+use crate::model::{Gemma3, LoraAdapter, Model, Param};
 use crate::ops::lora_linear::Weight;
-use crate::quant::Nf4Tensor;
+use crate::quant::{Nf4Tensor, QuantConfig};
 use crate::rng::{Philox, streams};
+
+/// `base` as QLoRA trains on it: its linear layers in NF4 if `quant` says so, rounding errors and all;
+/// `base` itself stays as it is.
+///
+/// [`merge_adapters`](super::merge_adapters) into this gives the model that was trained: adapters learn to
+/// make up for NF4's rounding, and in the exact weights there is none to make up for.
+///
+/// ```
+/// use emoji_lab::prelude::*;
+/// let base = load_model("embedded", &Device::Cpu)?;
+/// let trained_on = quantize(&base, &QuantConfig::default())?;
+/// # Ok::<(), Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Setting`] for a `blocksize` that NF4 has not.
+pub fn quantize(base: &Model, quant: &QuantConfig) -> Result<Model> {
+    quant.validate()?;
+    let mut gemma = base.gemma.clone();
+    if quant.load_in_4bit {
+        quantize_linears(&mut gemma, quant.blocksize)?;
+    }
+    Ok(Model { gemma, ..base.clone() })
+}
 
 /// Puts the linear layers into NF4, in blocks of `blocksize` values.
 pub(crate) fn quantize_linears(model: &mut Gemma3, blocksize: usize) -> Result<()> {

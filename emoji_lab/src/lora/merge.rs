@@ -15,8 +15,10 @@ use crate::ops::lora_linear::Weight;
 /// `base` with the adapter of the folder `adapter` merged in: `W + scale · B A` for every adapted
 /// layer, and the trained embedding and head in place of the base's. `base` stays as it is.
 ///
-/// The folder may be that of `save_model`, a `checkpoint-N`, or one that PEFT wrote. The base's
-/// unrounded weights are taken, as PEFT's `merge_and_unload` on a full-precision base.
+/// The folder may be that of `save_model`, a `checkpoint-N`, or one that PEFT wrote. The base's weights
+/// are taken as they are, as PEFT's `merge_and_unload` does. An adapter that was trained on NF4 belongs
+/// into what that makes of them, which is what [`quantize`](super::quantize) gives: into the exact weights
+/// the sum is another model than the one that was trained.
 ///
 /// # Errors
 /// [`Error::Model`] if the folder is not an adapter, or one of another model.
@@ -45,10 +47,13 @@ pub fn merge_into(base: &Gemma3, adapter: &Adapter) -> Result<Gemma3> {
         let index = layer.index;
         for (which, linear) in layer.linears_mut() {
             let (a, b) = (get(Parameter::LoraA(index, which)), get(Parameter::LoraB(index, which)));
-            let (Some(a), Some(b)) = (a, b) else { continue };
             let weight = match &linear.weight {
                 Weight::Dense(weight) => weight.clone(),
                 Weight::Nf4(weight) => weight.dequantize()?,
+            };
+            let (Some(a), Some(b)) = (a, b) else {
+                linear.weight = Weight::Dense(weight);
+                continue;
             };
             let mut merged = (weight + (b.matmul(&a)? * adapter.config.module_scaling(index, which))?)?;
             if let Some(magnitude) = get(Parameter::LoraMagnitude(index, which)) {
