@@ -119,7 +119,9 @@ fn what_cannot_be_honoured_is_named() {
         ("lora_bias", json!(true)),
         ("layer_replication", json!([[0, 1], [0, 2]])),
         ("target_parameters", json!(["mlp.experts"])),
-        ("trainable_token_indices", json!([1, 2])),
+        ("trainable_token_indices", json!("all")),
+        ("trainable_token_indices", json!([1, -2])),
+        ("trainable_token_indices", json!({"norm": [1]})),
         ("alora_invocation_tokens", json!([1])),
         ("use_qalora", json!(true)),
         ("a_field_of_tomorrow", json!(3)),
@@ -155,6 +157,21 @@ fn settings_and_tensors_that_disagree_are_named() {
     assert!(error.contains("no tensor model.layers.0.self_attn.q_proj.lora_A.weight"), "{error}");
     let dir = changed("dora", &[("use_dora", json!(false))]);
     assert!(merge(dir.path()).unwrap_err().contains("lora_magnitude_vector"));
+    let rows = "trainable_token_indices";
+    for (kind, ids, says) in [
+        (
+            "token-rows",
+            json!([7, 3]),
+            "has shape [3, 16], axis 0 should be 2, one per id of trainable_token_indices",
+        ),
+        ("token-rows", json!([7, 3, 7]), "has a token twice"),
+        ("token-rows", json!([7, 3, 999]), "the row of token 999, the model has 24 tokens"),
+        ("token-rows", json!(null), "trainable_tokens_delta is not one that the settings ask for"),
+        ("suffixes", json!([1, 2]), "no tensor model.embed_tokens.token_adapter.trainable_tokens_delta"),
+    ] {
+        let error = merge(changed(kind, &[(rows, ids)]).path()).unwrap_err();
+        assert!(error.contains(says), "{error} should say {says}");
+    }
     let dir = changed("suffixes", &[("use_dora", json!(true))]);
     assert!(merge(dir.path()).unwrap_err().contains("use_dora = true"));
 }

@@ -28,7 +28,7 @@ fn main() -> Result<()> {
 
     let adapter = format!("{folder}-adapter");
     trainer.save_model(&adapter)?;
-    let tuned = merge_adapters(&base, &adapter)?;
+    let tuned = merge_adapters(&quantize(&base, &quant)?, &adapter)?;
     tuned.save_pretrained(&folder)?;
 
     let texts = ["let's go to the beach", "pizza tonight", "happy birthday"];

@@ -14,7 +14,7 @@
 //! trainer.train()?;
 //! trainer.save_model("adapter")?;
 //!
-//! let tuned = merge_adapters(&base, "adapter")?;
+//! let tuned = merge_adapters(&quantize(&base, &quant)?, "adapter")?;
 //! say!("{}", compare(&rows.task, &base, &tuned, &["let's go to the beach"], &GenerationConfig::default())?);
 //! # Ok(())
 //! # }
@@ -98,7 +98,7 @@ pub mod prelude {
     };
     pub use crate::export::{GgufType, export_gguf, export_web};
     pub use crate::hub::{Login, PushConfig, PushReport, login, login_interactive, push_to_hub};
-    pub use crate::lora::{LoraConfig, merge_adapters};
+    pub use crate::lora::{LoraConfig, TokenIndices, merge_adapters, quantize};
     pub use crate::model::{
         GenerationConfig, Model, Tokenizer, generate, generate_batch, generate_samples, load_model,
     };

@@ -59,9 +59,10 @@
 //! trainer.train()?;
 //! assert!(trainer.evaluate()? < before);
 //!
-//! // The adapter is a folder that PEFT reads, and so does `merge_adapters`.
+//! // The adapter is a folder that PEFT reads, and so does `merge_adapters`. It goes into the base that it
+//! // was trained on: the one in 4 bits.
 //! trainer.save_model(folder.join("adapter"))?;
-//! let tuned = merge_adapters(&base, folder.join("adapter"))?;
+//! let tuned = merge_adapters(&quantize(&base, &quant)?, folder.join("adapter"))?;
 //! let both = compare(&rows.task, &base, &tuned, &["let's go to the beach"], &GenerationConfig::default())?;
 //! say!("{both}");
 //! # std::fs::remove_dir_all(folder).ok();

@@ -62,6 +62,14 @@ def merged(model):
     return {name: summary(tensor) for name, tensor in state.items()}
 
 
+def rows_apart(model):
+    """Head and embedding as the adapter computes with them. `merge_and_unload` writes the rows of both into the
+    one tensor of a tied base, which is another model than the one that was trained."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    whole = {"model.embed_tokens.weight": embedding, "lm_head.weight": head}
+    return {name: summary(module.token_adapter.get_merged_weights(["default"])) for name, module in whole.items()}
+
+
 def edit(folder, config=None, tensors=None):
     path = folder / "adapter_config.json"
     fields = json.loads(path.read_text())
@@ -93,6 +101,10 @@ KINDS = {
     "head-only": dict(target_modules=["q_proj"], modules_to_save=["lm_head"]),
     "both": dict(target_modules=["q_proj"], modules_to_save=["lm_head", "embed_tokens"]),
     "both-tied": dict(target_modules=["q_proj"], modules_to_save=["lm_head", "embed_tokens"], ensure_weight_tying=True),
+    "token-rows": dict(target_modules=["q_proj"], trainable_token_indices=[7, 3, 20]),
+    "token-rows-by-module": dict(target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [7, 3]}),
+    "token-rows-both": dict(target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [1, 5], "lm_head": [1, 5]}),
+    "token-rows-apart": dict(target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [1, 2], "lm_head": [9]}),
     "init-only": dict(target_modules=["q_proj"], init_lora_weights="gaussian"),
 }
 
@@ -109,6 +121,8 @@ def main():
         (folder / "README.md").unlink(missing_ok=True)
         # What is read back is what counts: save_pretrained leaves things out.
         expected[kind] = merged(PeftModel.from_pretrained(base(), folder))
+        if kind == "token-rows-apart":
+            expected[kind] |= rows_apart(PeftModel.from_pretrained(base(), folder))
         edit(folder, {"base_model_name_or_path": "tiny"})
 
     def copy(kind, of):

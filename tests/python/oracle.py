@@ -334,6 +334,8 @@ CHECKS = [
     ("run: learning rates and counts", twin.check_counts, (None,), "twin"),
     ("run: fields of trainer_state.json", twin.check_fields, (None,), "twin"),
     ("run: last checkpoint's adapter", twin.check_adapter, (None,), "twin"),
+    ("rows that occur: losses", twin.check_rows_losses, (None,), "twin/rows"),
+    ("rows that occur: adapter", twin.check_rows_adapter, (None,), "twin/rows"),
     ("full run: losses", twin.check_full_losses, (None,), "twin/full"),
     ("full run: weights and norms", twin.check_full_weights, (None,), "twin/full"),
 ]

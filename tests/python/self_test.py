@@ -166,6 +166,16 @@ def make_twin(root):
     save_file({name: p.contiguous() for name, p in full["parameters"].items()}, folder / "full/model/model.safetensors")
     (folder / "full" / "run" / "trainer_state.json").write_text(json.dumps({"log_history": full["log"]}))
 
+    rows_dir = folder / "rows"
+    (rows_dir / "run").mkdir(parents=True)
+    (rows_dir / "args.json").write_text(json.dumps({"num_train_epochs": 1, "embedding_learning_rate": 5e-4}))
+    lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", trainable_token_indices=list(range(30)))
+    get_peft_model(twin.base_model(root), lora).save_pretrained(rows_dir / "init")
+    python_rows = twin.python_rows_run(root)
+    (rows_dir / "final").mkdir()
+    save_file(python_rows["adapter"], rows_dir / "final" / "adapter_model.safetensors")
+    (rows_dir / "run" / "trainer_state.json").write_text(json.dumps({"log_history": python_rows["log"]}))
+
     def without(log):
         return [{name: value for name, value in entry.items() if name not in twin.NOT_OURS} for entry in log]
 
@@ -349,6 +359,9 @@ SPOILED = [
     # As if norms decayed like the rest.
     ("full run: weights and norms", lambda r: spoil_tensor(r / "twin/full/model/model.safetensors", "model.norm", lambda t: t * 0.9)),
     ("full run: weights and norms", lambda r: spoil_tensor(r / "twin/full/model/model.safetensors", "up_proj", lambda t: t * 1.01)),
+    ("rows that occur: losses", lambda r: spoil_json(r / "twin/rows/run/trainer_state.json", log_history=[])),
+    # As if the rows learned at the adapters' rate.
+    ("rows that occur: adapter", lambda r: spoil_json(r / "twin/rows/args.json", embedding_learning_rate=2e-3)),
     ("full run: losses", lambda r: spoil_json(r / "twin/full/run/trainer_state.json", log_history=[])),
 ]  # fmt: skip
 

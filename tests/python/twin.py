@@ -21,6 +21,10 @@ twin/, as emoji_lab/tools/export_for_python fills it:
         args.json            what its settings are other than in args.json
         run/                 its trainer_state.json
         model/               the model that came of it
+    rows/                    a run with adapters and the rows of the embedding that occur, whose rate is their own
+        args.json            what its settings are other than in args.json, embedding_learning_rate among them
+        init/, final/        its adapter before the first step and after the last
+        run/                 its trainer_state.json
 """
 
 import functools
@@ -333,6 +337,63 @@ def python_full_run(root):
         made.train()
         parameters = {name: p.detach().float().clone() for name, p in made.model.named_parameters()}
     return {"log": made.state.log_history, "parameters": parameters}
+
+
+@functools.lru_cache(maxsize=1)
+def python_rows_run(root):
+    """TRL's run with trainable tokens, in a parameter group of their own: its log and its adapter."""
+    twin = root / "twin"
+    train = [{"messages": m} for m in read_rows(twin / "train.jsonl")]
+    other = json.loads((twin / "rows" / "args.json").read_text())
+    rate = other.pop("embedding_learning_rate")
+    other |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = PeftModel.from_pretrained(base_model(root), str(twin / "rows" / "init"), is_trainable=True)
+        made = trainer(twin, model, folder, train, train[:1], orders_of(twin), **other)
+        # TRL multiplies by the head's weight itself, which PEFT's wrapper gives with the rows put in, and
+        # asks for a bias, which the wrapper does not know of.
+        model.get_output_embeddings().bias = None
+        groups = {True: [], False: []}
+        for name, parameter in made.model.named_parameters():
+            if parameter.requires_grad:
+                groups["trainable_tokens_delta" in name].append(parameter)
+        need(len(groups[True]) == 1, f"{len(groups[True])} tensors of trainable tokens in PEFT, not one")
+        args = made.args
+        made.optimizer = torch.optim.AdamW(
+            [{"params": groups[False]}, {"params": groups[True], "lr": rate}], lr=args.learning_rate,
+            betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon, weight_decay=args.weight_decay,
+        )  # fmt: skip
+        made.train()
+        made.model.save_pretrained(folder)
+        adapter = load_file(Path(folder) / "adapter_model.safetensors")
+    return {"log": made.state.log_history, "adapter": adapter}
+
+
+def check_rows_losses(root, _, __):
+    """Each step's loss with the rows that occur."""
+    state = json.loads((root / "twin" / "rows" / "run" / "trainer_state.json").read_text())
+    ours, theirs = entries(state["log_history"], "loss"), entries(python_rows_run(root)["log"], "loss")
+    need(len(ours) == len(theirs) > 1, f"{len(ours)} entries with loss, Python has {len(theirs)}")
+    worst = max(abs(a["loss"] - b["loss"]) / b["loss"] for a, b in zip(ours, theirs))
+    need(worst <= 1e-5, f"a loss differs by {worst:.1e} of itself")
+    return f"{worst:.1e} of {len(ours)}", "1e-05"
+
+
+def check_rows_adapter(root, _, __):
+    """What was trained is the same, all LoRA tensors as one and the rows of the embedding as one."""
+    ours, start = (load_file(root / "twin/rows" / part / "adapter_model.safetensors") for part in ("final", "init"))
+    theirs = python_rows_run(root)["adapter"]
+    need(set(ours) == set(theirs), f"names differ: {sorted(set(ours) ^ set(theirs))[:3]}")
+    worst = 0.0
+    for lora in (True, False):
+        names = [name for name in sorted(theirs) if (".lora_" in name) == lora]
+        a, b, s = (torch.cat([part[name].flatten().double() for name in names]) for part in (ours, theirs, start))
+        need((b - s).norm() > 1e-3 * b.norm(), "Python's run moved nothing")
+        # Of what they moved: rows move little beside what they are.
+        worst = max(worst, ((a - b).norm() / (b - s).norm()).item())
+    need(worst <= 1e-3, f"differs by {worst:.1e} of what it moved")
+    return f"{worst:.1e}", "1e-03"
 
 
 def check_full_losses(root, _, __):

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench -p emoji_lab [--features cuda] --bench quality -- --model MODEL --data DATA
-//!     [--split FILE]… [--split-seed N]… [--seeds 1,2,3] [--device cuda] [--epochs 3] [--rows N]
+//!     [--split FILE]… [--split-seed N]… [--seeds 1,2,3] [--device cuda] [--epochs 3] [--rows N] [--samples 16] [--only 0,2]
 //! ```
 //!
 //! MODEL and DATA are what `load_model` and `load_dataset` take. FILE names the held-out rows, from 0, as
@@ -11,6 +11,7 @@
 //! and intervals are from 2,000 draws of the rows of all splits. Recipes are written in `recipes`, and
 //! were chosen on rows of the training parts (`sweep`), not on what this prints.
 
+mod forms;
 mod options;
 mod recipes;
 mod scores;
@@ -21,6 +22,7 @@ use emoji_lab::data::split_at_rows;
 use emoji_lab::model::Model;
 use emoji_lab::prelude::*;
 
+use forms::{Form, Models};
 use options::{Options, Split};
 use scores::Scores;
 
@@ -31,10 +33,10 @@ fn main() -> Result<()> {
     let chat = format_chat(&load_dataset(&options.data, Task::emoji())?).take(options.rows);
     say!("{base}\n{} rows of {}", chat.len(), options.data);
     let recipes = recipes::recipes(&options);
-    // A recipe's answers: as it was trained, and for one on NF4 also merged into the exact weights.
-    let mut all: Vec<[Scores; 2]> = recipes
+    // In every form of each.
+    let mut all: Vec<Vec<Scores>> = recipes
         .iter()
-        .map(|recipe| [Scores::new(&recipe.name), Scores::new("   merged into the exact weights")])
+        .map(|recipe| Form::all(recipe, options.samples).iter().map(|form| form.scores(recipe)).collect())
         .collect();
     let mut tables = Scores::new("look-up, no model");
     for split in &options.splits {
@@ -51,11 +53,10 @@ fn main() -> Result<()> {
             for &seed in &options.seeds {
                 let args = SftConfig { seed, ..recipe.args.clone() };
                 let Tuned { models, seconds, trainable } = tuned(&base, &rows, recipe, &args)?;
-                for ((model, form), scores) in models.iter().zip(["", ", merged"]).zip(scores.iter_mut()) {
-                    let evaluation = evaluate(model, &rows.test, &EvaluationConfig::default())?;
-                    model.gemma.release_device();
+                for (form, scores) in Form::all(recipe, options.samples).into_iter().zip(scores.iter_mut()) {
+                    let evaluation = form.evaluate(&models, &rows.test)?;
                     say!(
-                        "  {}{form}, seed {seed}: {:.3}; trained in {seconds:.1} s, answered in {:.2} s",
+                        "  {}, {form:?}, seed {seed}: {:.3}; trained in {seconds:.1} s, answered in {:.2} s",
                         recipe.name,
                         evaluation.score().mean,
                         evaluation.seconds
@@ -63,18 +64,19 @@ fn main() -> Result<()> {
                     scores.add(&evaluation);
                     scores.add_run(seconds, evaluation.seconds, trainable);
                 }
+                models.trained.gemma.release_device();
+                models.merged.iter().for_each(|merged| merged.gemma.release_device());
             }
         }
     }
-    let all: Vec<Scores> = all.into_iter().flatten().filter(|scores| !scores.is_empty()).collect();
+    let all: Vec<Scores> = all.into_iter().flatten().collect();
     say!("\n{}", scores::table(&tables, &all));
     Ok(())
 }
 
-/// What a recipe made of the base.
+/// A recipe's run.
 struct Tuned {
-    /// As it was trained, and for one on NF4 merged into the exact weights.
-    models: Vec<Model>,
+    models: Models,
     seconds: f64,
     /// How many numbers were trained.
     trainable: usize,
@@ -88,10 +90,12 @@ fn tuned(base: &Model, rows: &DatasetSplits, recipe: &Recipe, args: &SftConfig) 
     trainer.train()?;
     let seconds = started.elapsed().as_secs_f64();
     let trainable = trainer.finetune().trainable();
-    let mut models = vec![Model { gemma: trainer.model()?, ..base.clone() }];
-    if quant.load_in_4bit && lora.is_some() {
+    let trained = Model { gemma: trainer.model()?, ..base.clone() };
+    let merged = if Form::all(recipe, 1).contains(&Form::MergedIntoExact) {
         trainer.save_model(&args.output_dir)?;
-        models.push(merge_adapters(base, &args.output_dir)?);
-    }
-    Ok(Tuned { models, seconds, trainable })
+        Some(merge_adapters(base, &args.output_dir)?)
+    } else {
+        None
+    };
+    Ok(Tuned { models: Models { trained, merged }, seconds, trainable })
 }

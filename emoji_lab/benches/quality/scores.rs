@@ -31,11 +31,6 @@ impl Scores {
         }
     }
 
-    /// Whether nothing was added.
-    pub fn is_empty(&self) -> bool {
-        self.trained.is_empty()
-    }
-
     pub fn begin_split(&mut self, rows: usize) {
         self.splits.push((vec![0.0; rows], 0));
     }

@@ -74,6 +74,8 @@ pub(super) struct Buffers {
     pub(super) d_stream: DevicePtr<f32>,
     /// Rows of logits, then of their gradients.
     pub(super) logits: DevicePtr<Compute>,
+    /// The columns of the head's rows that are trained, each row as long as [`columns_ld`] says.
+    pub(super) columns: DevicePtr<Compute>,
     /// How many rows of logits fit there.
     pub(super) logit_rows: usize,
     /// One per token.
@@ -89,14 +91,20 @@ pub(super) type Activations = Placed<Buffers>;
 const LOGIT_BYTES: usize = 128 * 262_144 * 2;
 
 impl Activations {
-    /// For up to `tokens` tokens.
-    pub(super) fn new(gpu: &Gpu, s: &Sizes, tokens: usize, training: bool) -> Result<Self> {
+    /// For up to `tokens` tokens. `training` says that there is a backward pass, and how many of the head's
+    /// rows are trained where not all are.
+    pub(super) fn new(gpu: &Gpu, s: &Sizes, tokens: usize, training: Option<usize>) -> Result<Self> {
         let row = s.vocab * gpu.size();
         let logit_rows = (LOGIT_BYTES / row).clamp(1, tokens);
         Self::poisoned(gpu, &format!("activations of {tokens} tokens"), |layout| {
             Buffers::place(layout, s, tokens, logit_rows, training)
         })
     }
+}
+
+/// The distance between rows of `count` columns: aligned for products.
+pub(super) fn columns_ld(count: usize) -> usize {
+    count.next_multiple_of(8)
 }
 
 /// A buffer of `tokens` rows.
@@ -110,7 +118,15 @@ impl Buffers {
         &self.gradients[index % 2]
     }
 
-    fn place(layout: &mut Layout<'_>, s: &Sizes, tokens: usize, logit_rows: usize, training: bool) -> Self {
+    fn place(
+        layout: &mut Layout<'_>,
+        s: &Sizes,
+        tokens: usize,
+        logit_rows: usize,
+        training: Option<usize>,
+    ) -> Self {
+        let columns = columns_ld(training.unwrap_or(0));
+        let training = training.is_some();
         // Without a backward pass one layer's buffers serve all, except for the stream, which goes on.
         let layers: Vec<LayerActivations> = if training {
             (0..s.layers).map(|_| LayerActivations::place(layout, s, tokens)).collect()
@@ -129,6 +145,7 @@ impl Buffers {
             d_stream: rows(layout, gradient_rows, s.hidden),
             losses: rows(layout, tokens, 1),
             logits: rows(layout, logit_rows, s.vocab),
+            columns: rows(layout, logit_rows, columns),
             loss: layout.take(1),
             logit_rows,
         }

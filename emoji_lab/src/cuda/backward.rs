@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::gpu::gemm::{Out, gemm, matrix};
 use crate::gpu::pointer::{Compute, DevicePtr};
 use crate::ops::attention::cuda::{AttentionBackward, AttentionDelta};
-use crate::ops::embedding::cuda::LookupGradient;
+use crate::ops::embedding::cuda::{LookupGradient, TableGradient};
 use crate::ops::geglu::cuda::GegluBackward;
 use crate::ops::lora_linear::cuda::{AdapterGradients, Adapters, DropoutFactors};
 use crate::ops::rms_norm::cuda::{Branch, NormBackward};
@@ -163,10 +163,12 @@ impl Pass<'_> {
                 norm.launch(gpu, rows)?;
             }
             self.wait_for(above.as_ref())?;
-            let Some(d_table) = self.network.vocabulary.d_lookup else { return Ok(()) };
+            let rows_alone =
+                self.network.trained_rows.as_ref().map(|rows| TableGradient::F32(rows.gradients));
+            let Some(d_table) = self.network.vocabulary.d_lookup.or(rows_alone) else { return Ok(()) };
             let gradient = LookupGradient {
                 d_table,
-                ids: i.ids,
+                ids: i.rows,
                 order: i.order,
                 runs: i.runs,
                 dx: d_stream,

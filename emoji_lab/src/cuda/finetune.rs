@@ -61,6 +61,8 @@ pub(crate) struct CudaFinetune {
     result: Memory<StepResult>,
     settings: Settings,
     adapter_scale: f32,
+    /// Values of the embedding and the head, or of rows of them: the first ones.
+    embedding_len: usize,
     /// Steps that were sent, and how many of them have been taken off their slots.
     sent: usize,
     taken: usize,
@@ -127,6 +129,8 @@ impl CudaFinetune {
         let head =
             slots.iter().find(|s| s.parameter == head).map_or((0, 0), |s| (s.offset, s.offset + s.len()));
         let bf16_moments = settings.optimizer.state_dtype == DType::BF16;
+        let of_embedding = slots.iter().take_while(|slot| slot.is_embedding());
+        let embedding_len = of_embedding.last().map_or(0, |slot| slot.offset + slot.len());
         let arena = host::read(values, |values| Ok(DeviceArena::new(gpu, values, head, bf16_moments)))??;
         let positions = model.config().max_position_embeddings.min(8192);
         let network = Network::new(gpu, model, Some((&arena, slots)), positions)?;
@@ -142,6 +146,7 @@ impl CudaFinetune {
             graphs: HashMap::new(),
             settings,
             adapter_scale,
+            embedding_len,
             sent: 0,
             taken: 0,
             kept: BTreeMap::new(),
@@ -180,7 +185,9 @@ impl CudaFinetune {
         self.take(self.sent)?;
         self.graphs.clear();
         self.room = None;
-        let activations = Activations::new(&self.gpu, &self.network.sizes, tokens, true)?;
+        let trained_rows = self.network.trained_rows.as_ref().filter(|rows| rows.in_head);
+        let trained_rows = trained_rows.map_or(0, |rows| rows.ids.len());
+        let activations = Activations::new(&self.gpu, &self.network.sizes, tokens, Some(trained_rows))?;
         self.network.place_gradients(&self.gpu, &activations, &self.arena, self.adapter_scale)?;
         self.room = Some(Room { activations, inputs: Inputs::new(&self.gpu, tokens)? });
         Ok(())
@@ -211,7 +218,11 @@ impl CudaFinetune {
             self.prepare(0, Work::Update)?;
         }
         for (i, batch) in batches.iter().enumerate() {
+            let of_embedding =
+                Factors::new(&self.settings.optimizer, step.embedding_learning_rate, step.number);
             let header = Step {
+                embedding_decay: of_embedding.decay,
+                embedding_step_size: of_embedding.step_size,
                 seed: self.settings.seed,
                 pass: step.first_pass + i as u64,
                 loss_factor: (1.0 / step.targets as f64) as f32,
@@ -226,7 +237,8 @@ impl CudaFinetune {
             }
             let slot = self.sent;
             if let Some(room) = &mut self.room {
-                room.inputs.send(slot, &header, &batch.tokens, &batch.targets, tokens)?;
+                let trained = self.network.trained_ids();
+                room.inputs.send(slot, &header, &batch.tokens, &batch.targets, tokens, trained)?;
             }
             self.gradients_of = None;
             self.replay(tokens, work(i))?;
@@ -312,7 +324,9 @@ impl CudaFinetune {
             }
             let header = Step { first_micro: 1, ..Step::default() };
             if let Some(room) = &mut self.room {
-                room.inputs.send(slot, &header, &batch.tokens, &batch.targets, tokens)?;
+                // Nothing learns from it, but the trial run of a graph reads what lies there.
+                let trained = self.network.trained_ids();
+                room.inputs.send(slot, &header, &batch.tokens, &batch.targets, tokens, trained)?;
             }
             self.replay(tokens, Work::Loss)?;
             if let Some(room) = &mut self.room {
@@ -448,6 +462,9 @@ impl CudaFinetune {
                 // An untied embedding's: only some rows get one.
                 clear(&self.gpu, gradient, s.vocab * s.hidden)?;
             }
+            if let (true, Some(rows)) = (first, self.network.trained_rows.as_ref().filter(|r| !r.in_head)) {
+                clear(&self.gpu, rows.gradients, rows.ids.len() * s.hidden)?;
+            }
             pass.head(true, first)?;
             pass.backward()
         }
@@ -479,6 +496,7 @@ impl CudaFinetune {
             len: arena.len,
             first,
             last,
+            embedding_len: self.embedding_len,
         };
         // SAFETY: buffers of the arena's length, the partial sums, one loss, one result.
         unsafe {

@@ -80,6 +80,7 @@ fn a_failed_submit_applies_nothing() {
         let step = |i: usize| Step {
             number: i + 1,
             learning_rate: 1e-3,
+            embedding_learning_rate: 1e-3,
             targets: of(i).iter().map(Batch::target_count).sum(),
             first_pass: (i * of(0).len()) as u64,
             check: None,

@@ -11,7 +11,7 @@ use crate::gpu::Gpu;
 use crate::gpu::gemm::{Out, gemm, matrix};
 use crate::gpu::pointer::{Compute, DevicePtr};
 use crate::ops::attention::cuda::{AttentionForward, AttentionSizes};
-use crate::ops::embedding::cuda::Lookup;
+use crate::ops::embedding::cuda::{Lookup, PutRows};
 use crate::ops::geglu::cuda::GegluForward;
 use crate::ops::lora_linear::cuda::{Adapters, UnpackWeights};
 use crate::ops::rms_norm::cuda::{Branch, NormForward};
@@ -107,6 +107,12 @@ impl Pass<'_> {
         };
         // SAFETY: the caller's; all pointers are to buffers laid out for `tokens` rows.
         unsafe {
+            if let Some(trained) = &self.network.trained_rows {
+                // The last step has moved them.
+                let (rows, ids, table) = (trained.values, trained.on_gpu, trained.table);
+                let width = s.hidden as i32;
+                PutRows { rows, ids, table, width }.launch(gpu, trained.ids.len())?;
+            }
             lookup.launch(gpu, rows)?;
             let mut branch = Branch::NONE;
             let mut stream = all[0].x;

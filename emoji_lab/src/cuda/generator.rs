@@ -103,14 +103,14 @@ impl Generator for CudaGenerator {
         if self.prompt.as_ref().is_none_or(|(_, inputs)| inputs.capacity() < prompt.len()) {
             self.prompt = None;
             let tokens = prompt.len().next_multiple_of(64);
-            let activations = Activations::new(&self.gpu, &self.network.sizes, tokens, false)?;
+            let activations = Activations::new(&self.gpu, &self.network.sizes, tokens, None)?;
             self.prompt = Some((activations, Inputs::new(&self.gpu, tokens)?));
         }
         let (Some((activations, inputs)), Some(sequence)) = (&mut self.prompt, &self.sequence) else {
             return Err(missing());
         };
         let packed = PackedTokens::new(&[prompt]);
-        inputs.send(0, &Step::default(), &packed, &[], prompt.len())?;
+        inputs.send(0, &Step::default(), &packed, &[], prompt.len(), None)?;
         let pass = Pass {
             gpu: &self.gpu,
             network: &self.network,

@@ -1,10 +1,11 @@
 //! The head and the loss, in blocks of rows, so that the logits of a long batch are never in memory
 //! at once.
 
+use super::activations::columns_ld;
 use super::forward::Pass;
 use crate::error::Result;
 use crate::gpu::gemm::{Out, gemm, matrix};
-use crate::ops::linear_cross_entropy::cuda::{CrossEntropy, SumLosses};
+use crate::ops::linear_cross_entropy::cuda::{CrossEntropy, SumLosses, TakeColumns};
 use crate::ops::step::StepResult;
 
 impl Pass<'_> {
@@ -45,6 +46,23 @@ impl Pass<'_> {
                     let fresh = overwrite && first == 0;
                     let out = if fresh { Out::Compute(d_head) } else { Out::AddCompute(d_head) };
                     gemm(gpu, (s.vocab, s.hidden, rows), logits.transposed(), hidden, out)?;
+                }
+                if let Some(trained) = self.network.trained_rows.as_ref().filter(|rows| rows.in_head) {
+                    let (count, ld) = (trained.ids.len(), columns_ld(trained.ids.len()));
+                    let columns = TakeColumns {
+                        logits: a.logits,
+                        ids: trained.on_gpu,
+                        columns: a.columns,
+                        vocab: s.vocab as i32,
+                        count: count as i32,
+                        ld: ld as i32,
+                    };
+                    columns.launch(gpu, rows)?;
+                    let d_rows = matrix(trained.gradients, s.hidden);
+                    let fresh = overwrite && first == 0;
+                    let out = if fresh { Out::F32(d_rows) } else { Out::AddF32(d_rows) };
+                    let columns = matrix(a.columns, ld).transposed();
+                    gemm(gpu, (count, s.hidden, rows), columns, hidden, out)?;
                 }
             }
         }

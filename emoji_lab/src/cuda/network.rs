@@ -129,6 +129,21 @@ struct Source {
     b: usize,
 }
 
+/// Rows of the embedding that are trained while its table is not.
+pub(super) struct TrainedRows {
+    /// Which rows they are, ascending.
+    pub(super) ids: Vec<u32>,
+    /// The same on the GPU.
+    pub(super) on_gpu: DevicePtr<i32>,
+    /// `[ids, hidden]`, in the arena.
+    pub(super) values: DevicePtr<f32>,
+    pub(super) gradients: DevicePtr<f32>,
+    /// The embedding's, in which they stand in the compute type.
+    pub(super) table: DevicePtr<Compute>,
+    /// Whether the head reads them, too.
+    pub(super) in_head: bool,
+}
+
 /// The embedding and the head, `[vocab, hidden]`, which may be one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Vocabulary {
@@ -155,6 +170,7 @@ pub(super) struct Network {
     pub(super) layers: Vec<Layer>,
     pub(super) final_norm: DevicePtr<f32>,
     pub(super) vocabulary: Vocabulary,
+    pub(super) trained_rows: Option<TrainedRows>,
     /// Whether weights must be unpacked, or B put in its place, before each use.
     pub(super) unpacks: bool,
     /// The same for all adapters.
@@ -247,6 +263,7 @@ impl Network {
         }
         let final_norm = builder.upload(&values_of(&model.norm.weight.value)?, "the final norm")?;
         let vocabulary = builder.vocabulary(model)?;
+        let trained_rows = builder.trained_rows(model, &vocabulary)?;
         let units = |group: usize| {
             let (ins, outs) = sizes.group(group);
             (if quantized { ins / 8 } else { 0 } + sizes.tails[group]) * outs
@@ -265,6 +282,7 @@ impl Network {
             layers,
             final_norm,
             vocabulary,
+            trained_rows,
             positions,
             bytes,
             _matrices: matrices,
@@ -272,6 +290,11 @@ impl Network {
             gradient_tables: vec![],
             sizes,
         })
+    }
+
+    /// The rows of the embedding that are trained, where not all are.
+    pub(super) fn trained_ids(&self) -> Option<&[u32]> {
+        self.trained_rows.as_ref().map(|rows| rows.ids.as_slice())
     }
 
     /// Tells the kernel of the adapters' gradients where the activations lie.
@@ -506,6 +529,28 @@ impl Builder<'_> {
         let hidden = self.sizes.hidden;
         let bytes = host::read(&tensor.contiguous()?, |v| Ok(rows_in_compute_type(self.gpu, v, hidden, 0)))?;
         Ok(self.upload(&bytes, "the embedding")?.cast())
+    }
+
+    /// The rows of the embedding that the arena has, whose table is frozen.
+    fn trained_rows(&mut self, model: &Gemma3, vocabulary: &Vocabulary) -> Result<Option<TrainedRows>> {
+        let (Some(rows), Table::Compute(table)) = (&model.token_rows, vocabulary.lookup) else {
+            return Ok(None);
+        };
+        let (Some((arena, _)), Some(offset)) = (self.arena, self.slot(Parameter::EmbedTokensRows)) else {
+            return Err(Error::training(
+                "rows of the embedding stand beside it, and are not among the trained parameters",
+                "This is a fault of emoji_lab",
+            ));
+        };
+        let ids: Vec<i32> = rows.ids.iter().map(|id| *id as i32).collect();
+        Ok(Some(TrainedRows {
+            ids: rows.ids.clone(),
+            on_gpu: self.upload(&ids, "the trained rows' ids")?,
+            values: arena.value_ptr(offset),
+            gradients: arena.gradient_ptr(offset),
+            table,
+            in_head: model.lm_head.is_none(),
+        }))
     }
 
     fn vocabulary(&mut self, model: &Gemma3) -> Result<Vocabulary> {

@@ -10,6 +10,7 @@ use crate::gpu::pinned::Pinned;
 use crate::gpu::pointer::{DevicePtr, as_bytes};
 use crate::model::PackedTokens;
 use crate::ops::embedding::cuda::by_id;
+use crate::ops::replaced::place;
 use crate::ops::step::{Step, StepResult};
 
 /// Steps that may be on their way at a time.
@@ -35,14 +36,17 @@ pub(super) struct Inputs {
     pub(super) start: DevicePtr<i32>,
     pub(super) end: DevicePtr<i32>,
     pub(super) targets: DevicePtr<i32>,
-    /// The tokens by id, and how many each id has: `embedding::cuda::by_id`.
+    /// The tokens' rows in the table whose gradient is made: their ids, or where only some rows are
+    /// trained, the place among these, −1 for none.
+    pub(super) rows: DevicePtr<i32>,
+    /// The tokens by that row, and how many each row has: `embedding::cuda::by_id`.
     pub(super) order: DevicePtr<i32>,
     pub(super) runs: DevicePtr<i32>,
 }
 
 /// Numbers before the first column, of which the [`Step`] takes some.
 const HEADER: usize = 64;
-const COLUMNS: usize = 7;
+const COLUMNS: usize = 8;
 
 impl Inputs {
     /// For up to `capacity` tokens.
@@ -76,6 +80,7 @@ impl Inputs {
             targets: column(4),
             order: column(5),
             runs: column(6),
+            rows: column(7),
             slots,
             memory,
             capacity,
@@ -88,6 +93,8 @@ impl Inputs {
 
     /// Sends a step and its tokens, filled up to `padded` with tokens that see only themselves and
     /// have no target. `slot`'s last step must be done.
+    ///
+    /// `trained` are the rows of the embedding that are trained, where not all are.
     pub(super) fn send(
         &mut self,
         slot: usize,
@@ -95,6 +102,7 @@ impl Inputs {
         tokens: &PackedTokens,
         targets: &[i64],
         padded: usize,
+        trained: Option<&[u32]>,
     ) -> Result<()> {
         if padded > self.capacity || tokens.len() > padded {
             return Err(Error::training(
@@ -121,7 +129,15 @@ impl Inputs {
             columns[at(2, first)..at(2, end)].fill(first as i32);
             columns[at(3, first)..at(3, end)].fill(end as i32);
         }
-        let (order, runs) = by_id(&columns[at(0, 0)..at(0, padded)]);
+        for t in 0..padded {
+            let id = columns[at(0, t)];
+            columns[at(7, t)] = match trained {
+                None => id,
+                // Padding has no gradient; its id may well be that of a trained row.
+                Some(ids) => place(ids, id as u32).map_or(-1, |place| place as i32),
+            };
+        }
+        let (order, runs) = by_id(&columns[at(7, 0)..at(7, padded)]);
         columns[at(5, 0)..at(5, padded)].copy_from_slice(&order);
         columns[at(6, 0)..at(6, padded)].copy_from_slice(&runs);
         slot.begun.record(self.gpu.stream()).map_err(|e| self.gpu.error(e.0))?;

@@ -101,6 +101,8 @@ pub(crate) enum Out {
     F32(Matrix<f32>),
     /// Added to what is there.
     AddCompute(Matrix<Compute>),
+    /// Added to what is there.
+    AddF32(Matrix<f32>),
 }
 
 /// Row-major `out [m, n] = a · b`, where `a` is `[m, k]` and `b` is `[k, n]`.
@@ -123,6 +125,7 @@ pub(crate) unsafe fn gemm(
         Out::Compute(c) => (c.start.address(), c.ld, compute, 0f32),
         Out::F32(c) => (c.start.address(), c.ld, f32_type, 0f32),
         Out::AddCompute(c) => (c.start.address(), c.ld, compute, 1f32),
+        Out::AddF32(c) => (c.start.address(), c.ld, f32_type, 1f32),
     };
     let alpha = 1f32;
     // cuBLAS is column-major: a row-major matrix is its own transpose there, and cᵀ = bᵀ · aᵀ.

@@ -93,8 +93,8 @@ impl Adapter {
     /// Writes the files of [`save`](Self::save) one by one.
     pub(crate) fn write_files(&self, dir: &Path) -> Result<()> {
         let named = self.tensors.iter().map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor.clone()));
-        write_safetensors(&dir.join(TENSOR_FILE), &named.collect(), None)?;
-        write_bytes_atomic(&dir.join(CONFIG_FILE), self.config.to_json().as_bytes())
+        write_safetensors(dir.join(TENSOR_FILE), &named.collect(), None)?;
+        write_bytes_atomic(dir.join(CONFIG_FILE), self.config.to_json().as_bytes())
     }
 
     /// How many layers have an adapter.

@@ -51,7 +51,17 @@ impl Adapter {
             }
         }
         fits(Parameter::LmHead, 0)?;
-        fits(Parameter::EmbedTokens, 0)
+        fits(Parameter::EmbedTokens, 0)?;
+        for (parameter, ids) in self.config.token_rows() {
+            fits(parameter, ids.len())?;
+            if let Some(outside) = ids.iter().find(|id| **id as usize >= model.vocab_size) {
+                return Err(wrong(format!(
+                    "it trains the row of token {outside}, the model has {} tokens",
+                    model.vocab_size
+                )));
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn checked(
@@ -64,6 +74,12 @@ impl Adapter {
             Error::model(origin, problem, help)
         };
         share_tied(&mut config, &mut tensors)?;
+        if config.head_tokens.as_deref() == config.lora.trainable_token_indices.ids()
+            && !tensors.contains_key(&Parameter::LmHeadRows.name())
+        {
+            // The same rows of a tied pair: PEFT saves them once.
+            config.head_tokens = None;
+        }
         let layers: BTreeSet<usize> = tensors.keys().filter_map(|name| layer_of(name)).collect();
         let (mut expected, mut magnitudes) = (BTreeMap::new(), BTreeSet::new());
         // Without a selection every block from the first on must be there.
@@ -90,6 +106,13 @@ impl Adapter {
                 expected.entry(whole.to_string()).or_insert(None);
             }
         }
+        for (parameter, ids) in config.token_rows() {
+            let distinct: BTreeSet<&u32> = ids.iter().collect();
+            if distinct.len() != ids.len() {
+                return Err(wrong("trainable_token_indices has a token twice".into()));
+            }
+            expected.insert(parameter.name(), Some((0, ids.len())));
+        }
         if layers.is_empty() && config.lora.modules_to_save.is_empty() {
             return Err(wrong("no lora_A tensor of a model layer".into()));
         }
@@ -109,9 +132,12 @@ impl Adapter {
             if let Some((axis, r)) = rank
                 && dims.get(*axis) != Some(r)
             {
-                return Err(wrong(format!(
-                    "tensor {name} has shape {dims:?}, axis {axis} should be r = {r}"
-                )));
+                let what = if Parameter::from_name(name).is_some_and(Parameter::is_token_rows) {
+                    format!("{r}, one per id of trainable_token_indices")
+                } else {
+                    format!("r = {r}")
+                };
+                return Err(wrong(format!("tensor {name} has shape {dims:?}, axis {axis} should be {what}")));
             }
         }
         if let Some(selection) = config.selection.take() {

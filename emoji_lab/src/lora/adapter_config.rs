@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::config::LoraConfig;
 use super::selection::Selection;
-use crate::model::LinearName;
+use crate::model::{LinearName, Parameter};
 
 /// The PEFT release whose files ours are made to equal.
 const PEFT_VERSION: &str = "0.21.2";
@@ -22,6 +22,9 @@ pub struct AdapterConfig {
     pub use_rslora: bool,
     /// Whether merged rows keep a length of their own (weight-decomposed LoRA, Liu et al. 2024).
     pub use_dora: bool,
+    /// Rows of an untied head that are trained, as PEFT's `trainable_token_indices` can say by module. We
+    /// train none; adapters that do are read, merged and written.
+    pub(super) head_tokens: Option<Vec<u32>>,
     /// What the adapter is on, where that is not [`LoraConfig::targets`] in every block.
     pub(super) selection: Option<Box<Selection>>,
 }
@@ -41,6 +44,7 @@ impl AdapterConfig {
             tied,
             use_rslora: false,
             use_dora: false,
+            head_tokens: None,
             selection: None,
         }
     }
@@ -78,6 +82,13 @@ impl AdapterConfig {
         }
     }
 
+    /// The rows of embedding and head that are trained: the parameter, and the rows' ids.
+    pub(super) fn token_rows(&self) -> impl Iterator<Item = (Parameter, &[u32])> {
+        let embedding = self.lora.trainable_token_indices.ids().map(|ids| (Parameter::EmbedTokensRows, ids));
+        let head = self.head_tokens.as_deref().map(|ids| (Parameter::LmHeadRows, ids));
+        embedding.into_iter().chain(head)
+    }
+
     fn scale_of(&self, alpha: f64, r: usize) -> f64 {
         alpha / if self.use_rslora { (r as f64).sqrt() } else { r as f64 }
     }
@@ -112,6 +123,18 @@ impl AdapterConfig {
         let targets = match lora.target_modules.iter().all(|name| LinearName::from_name(name).is_some()) {
             true => json!(lora.target_modules),
             false => json!(lora.targets().into_iter().map(LinearName::name).collect::<Vec<_>>()),
+        };
+        let token_indices = match (lora.trainable_token_indices.ids(), &self.head_tokens) {
+            (None, None) => Value::Null,
+            (Some(ids), None) => json!(ids),
+            (ids, Some(head)) => {
+                let mut by_module = serde_json::Map::new();
+                if let Some(ids) = ids {
+                    by_module.insert("embed_tokens".into(), json!(ids));
+                }
+                by_module.insert("lm_head".into(), json!(head));
+                Value::Object(by_module)
+            }
         };
         let fields = json!({
             "alora_invocation_tokens": null,
@@ -149,7 +172,7 @@ impl AdapterConfig {
             "target_modules": targets,
             "target_parameters": null,
             "task_type": "CAUSAL_LM",
-            "trainable_token_indices": null,
+            "trainable_token_indices": token_indices,
             "use_bdlora": null,
             "use_dora": self.use_dora,
             "use_qalora": false,

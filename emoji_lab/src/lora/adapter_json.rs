@@ -5,8 +5,9 @@ use serde_json::{Map, Value};
 use super::adapter_config::AdapterConfig;
 use super::config::{LoraConfig, WHOLE_MODULES, all_linear, all_whole, whole_module};
 use super::selection::Selection;
+use super::token_indices::TokenIndices;
 use crate::error::{Error, Result};
-use crate::model::LinearName;
+use crate::model::{LinearName, Parameter};
 
 const HELP: &str = "Use a plain LoRA adapter, as PEFT's LoraConfig makes it with the notebook's settings";
 
@@ -81,6 +82,8 @@ impl AdapterConfig {
             }
         };
         let tied = ensure_weight_tying && !modules_to_save.is_empty();
+        let (trainable_token_indices, head_tokens) =
+            token_indices(field("trainable_token_indices")).map_err(wrong)?;
         Ok(Self {
             lora: LoraConfig {
                 r,
@@ -88,15 +91,46 @@ impl AdapterConfig {
                 target_modules,
                 lora_dropout,
                 modules_to_save,
+                trainable_token_indices,
                 ensure_weight_tying,
             },
             base_model_name_or_path: field("base_model_name_or_path").as_str().map(String::from),
             tied,
             use_rslora: field("use_rslora").as_bool().unwrap_or(false),
             use_dora: field("use_dora").as_bool().unwrap_or(false),
+            head_tokens,
             selection,
         })
     }
+}
+
+/// PEFT's `trainable_token_indices`: a list, which is of the embedding's rows, or a list per module.
+fn token_indices(value: &Value) -> std::result::Result<(TokenIndices, Option<Vec<u32>>), String> {
+    let bad = || format!("trainable_token_indices is {value}, not ids of tokens (a list, or one per module)");
+    let ids = |list: &Value| -> std::result::Result<Vec<u32>, String> {
+        let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
+        let ids: Option<Vec<u32>> = list.as_array().ok_or_else(bad)?.iter().map(id).collect();
+        ids.ok_or_else(bad)
+    };
+    let of_embedding = |ids: Vec<u32>| match ids.is_empty() {
+        true => TokenIndices::None,
+        false => TokenIndices::Ids(ids),
+    };
+    let Value::Object(modules) = value else {
+        return match value.is_null() {
+            true => Ok((TokenIndices::None, None)),
+            false => Ok((of_embedding(ids(value)?), None)),
+        };
+    };
+    let (mut embedding, mut head) = (TokenIndices::None, None);
+    for (module, list) in modules {
+        match whole_module(module.rsplit('.').next().unwrap_or(module)) {
+            Some(Parameter::EmbedTokens) => embedding = of_embedding(ids(list)?),
+            Some(Parameter::LmHead) => head = Some(ids(list)?),
+            _ => return Err(format!("trainable_token_indices names {module}, which is not supported")),
+        }
+    }
+    Ok((embedding, head))
 }
 
 pub(super) fn strings(list: &Value) -> Option<Vec<String>> {
@@ -139,6 +173,7 @@ fn is_supported(name: &str, value: &Value) -> bool {
         | "lora_dropout"
         | "target_modules"
         | "modules_to_save"
+        | "trainable_token_indices"
         | "use_rslora"
         | "use_dora"
         | "exclude_modules"

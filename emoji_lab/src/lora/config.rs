@@ -1,5 +1,6 @@
 //! What PEFT calls `LoraConfig`, with the notebook's settings as defaults.
 
+use super::token_indices::TokenIndices;
 use crate::display::settings_view;
 use crate::error::{Error, Result};
 use crate::model::{LinearName, Parameter};
@@ -36,6 +37,9 @@ pub struct LoraConfig {
     pub lora_dropout: f64,
     /// Layers trained whole beside the adapters: `lm_head` and `embed_tokens`, both or neither.
     pub modules_to_save: Vec<String>,
+    /// Rows of the embedding that are trained instead of all of it: some hundred thousand numbers in
+    /// place of Gemma's 168 million. `modules_to_save` must then be empty.
+    pub trainable_token_indices: TokenIndices,
     /// Whether a tied head stays one tensor with the embedding while both are trained.
     pub ensure_weight_tying: bool,
 }
@@ -48,6 +52,7 @@ impl Default for LoraConfig {
             target_modules: all_linear(),
             lora_dropout: 0.05,
             modules_to_save: all_whole(),
+            trainable_token_indices: TokenIndices::None,
             ensure_weight_tying: true,
         }
     }
@@ -61,6 +66,7 @@ settings_view!(
     target_modules,
     lora_dropout,
     modules_to_save,
+    trainable_token_indices,
     ensure_weight_tying,
 );
 
@@ -82,7 +88,15 @@ impl LoraConfig {
             return Err(Error::setting("lora_dropout", self.lora_dropout, help));
         }
         self.validate_targets()?;
-        self.validate_whole_modules()
+        self.validate_whole_modules()?;
+        if self.trains_embeddings() && !self.trainable_token_indices.is_none() {
+            return Err(Error::setting(
+                "trainable_token_indices",
+                format!("{:?}", self.trainable_token_indices),
+                "modules_to_save trains every row already: leave it empty (vec![]) to train only these",
+            ));
+        }
+        Ok(())
     }
 
     /// The layers that get an adapter, each once, in the order of [`LinearName::ALL`].
@@ -173,6 +187,10 @@ mod tests {
             (LoraConfig { modules_to_save: names(&["norm"]), ..base() }, "modules_to_save = norm"),
             (LoraConfig { modules_to_save: names(&["lm_head"]), ..base() }, "modules_to_save = lm_head"),
         ];
+        let cases = cases.into_iter().chain([(
+            LoraConfig { trainable_token_indices: TokenIndices::Occurring, ..base() },
+            "setting trainable_token_indices = Occurring: modules_to_save trains every row already",
+        )]);
         for (config, says) in cases {
             let error = config.validate().unwrap_err().to_string();
             assert!(error.contains(says), "{error} should say {says}");

@@ -3,11 +3,37 @@
 use candle_core::{DType, Tensor};
 
 use super::config::LoraConfig;
-use crate::error::Result;
-use crate::model::{Gemma3, LoraAdapter, Param};
+use super::token_indices::TokenIndices;
+use crate::error::{Error, Result};
+use crate::model::token_rows::TokenRows;
+use crate::model::{Gemma3, LoraAdapter, Model, Param};
 use crate::ops::lora_linear::Weight;
-use crate::quant::Nf4Tensor;
+use crate::quant::{Nf4Tensor, QuantConfig};
 use crate::rng::{Philox, streams};
+
+/// `base` as QLoRA trains on it: its linear layers in NF4 if `quant` says so, rounding errors and all;
+/// `base` itself stays as it is.
+///
+/// [`merge_adapters`](super::merge_adapters) into this gives the model that was trained: adapters learn to
+/// make up for NF4's rounding, and in the exact weights there is none to make up for.
+///
+/// ```
+/// use emoji_lab::prelude::*;
+/// let base = load_model("embedded", &Device::Cpu)?;
+/// let trained_on = quantize(&base, &QuantConfig::default())?;
+/// # Ok::<(), Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Setting`] for a `blocksize` that NF4 has not.
+pub fn quantize(base: &Model, quant: &QuantConfig) -> Result<Model> {
+    quant.validate()?;
+    let mut gemma = base.gemma.clone();
+    if quant.load_in_4bit {
+        quantize_linears(&mut gemma, quant.blocksize)?;
+    }
+    Ok(Model { gemma, ..base.clone() })
+}
 
 /// Puts the linear layers into NF4, in blocks of `blocksize` values.
 pub(crate) fn quantize_linears(model: &mut Gemma3, blocksize: usize) -> Result<()> {
@@ -39,6 +65,24 @@ pub(crate) fn add_adapters(model: &mut Gemma3, lora: &LoraConfig, seed: u64) -> 
         }
     }
     Ok(())
+}
+
+/// Puts the rows of the embedding that are trained beside its table; says whether there are any.
+pub(crate) fn train_token_rows(model: &mut Gemma3, lora: &LoraConfig) -> Result<bool> {
+    let ids = match &lora.trainable_token_indices {
+        TokenIndices::None => return Ok(false),
+        TokenIndices::Ids(ids) if ids.is_empty() => return Ok(false),
+        TokenIndices::Ids(ids) => ids,
+        TokenIndices::Occurring => {
+            return Err(Error::setting(
+                "trainable_token_indices",
+                "Occurring",
+                "only SftTrainer knows which tokens occur: give TokenIndices::Ids here",
+            ));
+        }
+    };
+    model.token_rows = Some(TokenRows::of(&model.embed_tokens.value, ids)?);
+    Ok(true)
 }
 
 /// Whether the embedding and the head are trained; unties them where that is asked for.

@@ -8,14 +8,17 @@ use super::adapter::Adapter;
 use super::adapter_checks::same_values;
 use crate::display::say;
 use crate::error::{Error, Result};
+use crate::model::token_rows::put_rows;
 use crate::model::{Gemma3, Model, Param, Parameter};
 use crate::ops::lora_linear::Weight;
 
 /// `base` with the adapter of the folder `adapter` merged in: `W + scale · B A` for every adapted
 /// layer, and the trained embedding and head in place of the base's. `base` stays as it is.
 ///
-/// The folder may be that of `save_model`, a `checkpoint-N`, or one that PEFT wrote. The base's
-/// unrounded weights are taken, as PEFT's `merge_and_unload` on a full-precision base.
+/// The folder may be that of `save_model`, a `checkpoint-N`, or one that PEFT wrote. The base's weights
+/// are taken as they are, as PEFT's `merge_and_unload` does. An adapter that was trained on NF4 belongs
+/// into what that makes of them, which is what [`quantize`](super::quantize) gives: into the exact weights
+/// the sum is another model than the one that was trained.
 ///
 /// # Errors
 /// [`Error::Model`] if the folder is not an adapter, or one of another model.
@@ -44,10 +47,13 @@ pub fn merge_into(base: &Gemma3, adapter: &Adapter) -> Result<Gemma3> {
         let index = layer.index;
         for (which, linear) in layer.linears_mut() {
             let (a, b) = (get(Parameter::LoraA(index, which)), get(Parameter::LoraB(index, which)));
-            let (Some(a), Some(b)) = (a, b) else { continue };
             let weight = match &linear.weight {
                 Weight::Dense(weight) => weight.clone(),
                 Weight::Nf4(weight) => weight.dequantize()?,
+            };
+            let (Some(a), Some(b)) = (a, b) else {
+                linear.weight = Weight::Dense(weight);
+                continue;
             };
             let mut merged = (weight + (b.matmul(&a)? * adapter.config.module_scaling(index, which))?)?;
             if let Some(magnitude) = get(Parameter::LoraMagnitude(index, which)) {
@@ -70,6 +76,20 @@ pub fn merge_into(base: &Gemma3, adapter: &Adapter) -> Result<Gemma3> {
     match adapter.config.lora.trains_embeddings() {
         true => merge_whole(&mut gemma, embedding, head, adapter.config.tied)?,
         false => put_beside(&mut gemma, embedding, head)?,
+    }
+    for (parameter, ids) in adapter.config.token_rows() {
+        let Some(rows) = get(parameter) else { continue };
+        if !rows.sum_all()?.to_scalar::<f32>()?.is_finite() {
+            return Err(not_finite(&parameter.name()));
+        }
+        if parameter == Parameter::EmbedTokensRows {
+            // A head that is the embedding learns with it.
+            gemma.embed_tokens = Param::frozen(put_rows(&gemma.embed_tokens.value, ids, &rows)?);
+        } else {
+            let head = put_rows(&base.head().value, ids, &rows)?;
+            gemma.lm_head = Some(Param::frozen(head));
+            gemma.config.tie_word_embeddings = false;
+        }
     }
     Ok(gemma)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 use super::adapter::PREFIX;
-use crate::model::{EMBED_TOKENS, LM_HEAD};
+use crate::model::{EMBED_TOKENS, LM_HEAD, Parameter};
 
 /// Tensors under the model's own names.
 pub(super) struct Named {
@@ -23,7 +23,7 @@ pub(super) fn own_names(tensors: BTreeMap<String, Tensor>) -> Result<Named, (Str
     let mut named = Named { tensors: BTreeMap::new(), prefix: "model.".to_string(), passed_over: 0 };
     let mut from: BTreeMap<String, String> = BTreeMap::new();
     for (name, tensor) in tensors {
-        if name.contains(".original_module.") {
+        if [".original_module.", ".trainable_tokens_original."].iter().any(|part| name.contains(part)) {
             continue;
         }
         if name.contains("vision_tower")
@@ -73,6 +73,12 @@ fn own_name(name: &str) -> (String, Option<String>) {
     let own = match parts[..] {
         [.., "embed_tokens", _, "weight"] if is_saved => EMBED_TOKENS.to_string(),
         [.., "lm_head", _, "weight"] if is_saved => LM_HEAD.to_string(),
+        [.., "embed_tokens", "token_adapter", "trainable_tokens_delta"]
+        | [.., "embed_tokens", "token_adapter", "trainable_tokens_delta", _] => {
+            Parameter::EmbedTokensRows.name()
+        }
+        [.., "lm_head", "token_adapter", "trainable_tokens_delta"]
+        | [.., "lm_head", "token_adapter", "trainable_tokens_delta", _] => Parameter::LmHeadRows.name(),
         [.., "embed_tokens", "weight"] => EMBED_TOKENS.to_string(),
         [.., "lm_head", "weight"] => LM_HEAD.to_string(),
         _ => parts.join("."),

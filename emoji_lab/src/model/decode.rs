@@ -6,6 +6,8 @@ use super::layer::Pass;
 use super::{Gemma3, KvCache};
 use crate::error::{Error, Result};
 use crate::ops::attention::Segment;
+use crate::ops::embedding;
+use crate::ops::linear_cross_entropy::Head;
 
 impl Gemma3 {
     /// Feeds the next tokens of the sequence in `cache`; returns the logits `[vocab]` that follow
@@ -61,6 +63,7 @@ impl Gemma3 {
 
     /// The rows of the head's weight for some tokens, `[tokens, hidden]`.
     pub(super) fn head_rows(&self, tokens: &[u32]) -> Result<Tensor> {
-        Ok(self.head().value.index_select(&Tensor::new(tokens, self.head().value.device())?, 0)?)
+        let Head { weight, replaced } = self.head_weight()?;
+        Ok(embedding::forward_replaced(tokens, weight, replaced, 1.0)?)
     }
 }

@@ -9,11 +9,14 @@ use super::linear::{DropoutKey, Linear, Param};
 use super::norm::RmsNorm;
 use super::on_device::OnDevice;
 use super::parameters::Parameter;
+use super::token_rows::TokenRows;
 use super::{Gemma3Config, PackedTokens, Weights};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::ops::linear_cross_entropy::{self, LossSum};
+use crate::host;
+use crate::ops::linear_cross_entropy::{self, Head, LossSum};
 use crate::ops::lora_linear::Weight;
+use crate::ops::replaced::put_columns;
 use crate::ops::rope::RopeTable;
 use crate::ops::{embedding, lora_linear};
 
@@ -25,6 +28,8 @@ pub struct Gemma3 {
     pub(crate) config: Gemma3Config,
     pub(crate) device: Device,
     pub(crate) embed_tokens: Param,
+    /// What stands in place of some of the embedding's rows.
+    pub(crate) token_rows: Option<TokenRows>,
     pub(crate) layers: Vec<DecoderLayer>,
     pub(crate) norm: RmsNorm,
     /// `None` where the head is the embedding.
@@ -74,6 +79,7 @@ impl Gemma3 {
             device: device.clone(),
             layers: layers?,
             embed_tokens: get(Parameter::EmbedTokens)?,
+            token_rows: None,
             norm: RmsNorm { weight: get(Parameter::FinalNorm)?, eps: c.rms_norm_eps },
             lm_head: match c.tie_word_embeddings {
                 true => None,
@@ -130,10 +136,28 @@ impl Gemma3 {
         self.layers.iter().flat_map(DecoderLayer::linears).map(|(_, linear)| linear)
     }
 
+    /// The head with what stands in place of its rows.
+    pub(super) fn head_weight(&self) -> Result<Head<'_>> {
+        let rows = self.token_rows.as_ref().filter(|_| self.lm_head.is_none());
+        Ok(Head { weight: &self.head().value, replaced: rows.map(TokenRows::replaced).transpose()? })
+    }
+
+    /// The embedding's table, with the rows that stand in place of its own.
+    fn whole_embedding(&self) -> Result<Tensor> {
+        match &self.token_rows {
+            None => Ok(self.embed_tokens.value.clone()),
+            Some(rows) => rows.put_into(&self.embed_tokens.value),
+        }
+    }
+
     /// The same model in dense matrices alone, adapters added in and nothing in NF4: what generates
     /// fastest.
     pub(crate) fn merged(&self) -> Result<Self> {
         let mut model = self.clone();
+        if model.token_rows.is_some() {
+            model.embed_tokens = Param::frozen(self.whole_embedding()?);
+            model.token_rows = None;
+        }
         model.layers.par_iter_mut().try_for_each(|layer| {
             for (_, linear) in layer.linears_mut() {
                 *linear = linear.merged()?;
@@ -153,6 +177,9 @@ impl Gemma3 {
             ParameterMut { parameter, value: &mut p.value, gradient: &mut p.gradient }
         }
         f(of(Parameter::EmbedTokens, &mut self.embed_tokens))?;
+        if let Some(token_rows) = &mut self.token_rows {
+            f(of(Parameter::EmbedTokensRows, &mut token_rows.rows))?;
+        }
         if let Some(head) = &mut self.lm_head {
             f(of(Parameter::LmHead, head))?;
         }
@@ -175,14 +202,15 @@ impl Gemma3 {
         f(of(Parameter::FinalNorm, &mut self.norm.weight))
     }
 
-    /// Parameters by transformers' names, adapters left out, NF4 weights unpacked.
+    /// Parameters by transformers' names, NF4 weights unpacked; adapters are left out, but rows of the
+    /// embedding are put in.
     ///
     /// # Errors
     /// Only if candle fails.
     pub fn named_weights(&self) -> Result<Weights> {
         let mut weights = Weights::default();
         let mut put = |parameter: Parameter, value: Tensor| weights.tensors.insert(parameter.name(), value);
-        put(Parameter::EmbedTokens, self.embed_tokens.value.clone());
+        put(Parameter::EmbedTokens, self.whole_embedding()?);
         if let Some(head) = &self.lm_head {
             put(Parameter::LmHead, head.value.clone());
         }
@@ -211,7 +239,8 @@ impl Gemma3 {
     }
 
     pub(super) fn embed(&self, ids: &[u32]) -> Result<Tensor> {
-        Ok(embedding::forward(ids, &self.embed_tokens.value, self.embedding_scale())?)
+        let rows = self.token_rows.as_ref().map(TokenRows::replaced).transpose()?;
+        Ok(embedding::forward_replaced(ids, &self.embed_tokens.value, rows, self.embedding_scale())?)
     }
 
     fn embedding_scale(&self) -> f64 {
@@ -291,6 +320,11 @@ impl Gemma3 {
         if let Some(gradient) = &self.embed_tokens.gradient {
             embedding::backward(&tokens.ids, &dx, self.embedding_scale(), gradient)?;
         }
+        if let Some(TokenRows { ids, rows }) = &self.token_rows
+            && let Some(gradient) = &rows.gradient
+        {
+            embedding::backward_rows(&tokens.ids, &dx, self.embedding_scale(), ids, gradient)?;
+        }
         Ok(())
     }
 
@@ -301,7 +335,7 @@ impl Gemma3 {
     /// As [`Self::forward`].
     pub fn loss(&self, tokens: &PackedTokens, targets: &[i64]) -> Result<LossSum> {
         let hidden = self.hidden_states(tokens)?;
-        Ok(linear_cross_entropy::loss(&hidden, &self.head().value, targets)?)
+        Ok(linear_cross_entropy::loss(&hidden, self.head_weight()?, targets)?)
     }
 
     /// [`Self::loss`] in training: also adds every trained parameter's gradient, times `factor`.
@@ -316,13 +350,17 @@ impl Gemma3 {
         dropout: Option<DropoutKey>,
     ) -> Result<LossSum> {
         let (hidden, tape) = self.forward(tokens, dropout)?;
-        let head = self.head();
+        let head = self.head_weight()?;
+        let trained = match (&self.token_rows, head.replaced) {
+            (Some(token_rows), Some(_)) => &token_rows.rows,
+            _ => self.head(),
+        };
         let (loss, d_hidden) = linear_cross_entropy::loss_and_gradient(
             &hidden,
-            &head.value,
+            head,
             targets,
             factor,
-            head.gradient.as_ref(),
+            trained.gradient.as_ref(),
         )?;
         self.backward(tokens, tape, &d_hidden)?;
         Ok(loss)
@@ -333,6 +371,19 @@ impl Gemma3 {
     /// # Errors
     /// If the width is not the model's.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        Ok(lora_linear::forward_by_row(hidden, &Weight::Dense(self.head().value.clone()), None)?)
+        let by_row =
+            |weight: &Tensor| lora_linear::forward_by_row(hidden, &Weight::Dense(weight.clone()), None);
+        let Head { weight, replaced } = self.head_weight()?;
+        let logits = by_row(weight)?;
+        if let Some(replaced) = replaced {
+            let (columns, vocab) = (by_row(replaced.rows())?, self.config.vocab_size);
+            host::read(&columns, |columns| {
+                host::update(&logits, |logits| {
+                    put_columns(logits, columns, replaced.ids(), vocab);
+                    Ok(())
+                })
+            })?;
+        }
+        Ok(logits)
     }
 }

@@ -30,6 +30,7 @@ mod safetensors;
 mod save;
 mod shards;
 mod source;
+pub(crate) mod token_rows;
 mod tokenizer;
 mod wanted;
 mod weights;

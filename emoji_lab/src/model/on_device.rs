@@ -28,9 +28,12 @@ fn generator(model: &Gemma3) -> Result<Option<Box<dyn Generator>>> {
         Device::Cpu => Ok(None),
         #[cfg(feature = "cuda")]
         Device::Cuda(gpu) => {
-            // Adapters are a trainer's business there.
+            // What stands beside the model's matrices is a trainer's business there.
             let has_adapters = model.linears().any(|linear| linear.lora.is_some());
-            let merged = if has_adapters { Some(model.merged()?) } else { None };
+            let merged = match has_adapters || model.token_rows.is_some() {
+                true => Some(model.merged()?),
+                false => None,
+            };
             gpu.generator(merged.as_ref().unwrap_or(model)).map(Some)
         }
     }

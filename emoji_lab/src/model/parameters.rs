@@ -18,6 +18,9 @@ const WEIGHT: &str = ".weight";
 const LORA_A: &str = ".lora_A.weight";
 const LORA_B: &str = ".lora_B.weight";
 const LORA_MAGNITUDE: &str = ".lora_magnitude_vector";
+/// PEFT's names of rows that are trained apart from their table.
+const EMBED_TOKENS_ROWS: &str = "model.embed_tokens.token_adapter.trainable_tokens_delta";
+const LM_HEAD_ROWS: &str = "lm_head.token_adapter.trainable_tokens_delta";
 
 /// A linear layer of a decoder layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -181,6 +184,10 @@ pub enum Parameter {
     LoraB(usize, LinearName),
     /// The lengths of the merged rows, in weight-decomposed LoRA.
     LoraMagnitude(usize, LinearName),
+    /// Rows of the embedding that an adapter trains; where head and embedding are tied, of both.
+    EmbedTokensRows,
+    /// Rows of an untied head that an adapter trains.
+    LmHeadRows,
 }
 
 impl Parameter {
@@ -228,6 +235,8 @@ impl Parameter {
             Self::LoraA(layer, which) => which.module_path(layer) + LORA_A,
             Self::LoraB(layer, which) => which.module_path(layer) + LORA_B,
             Self::LoraMagnitude(layer, which) => which.module_path(layer) + LORA_MAGNITUDE,
+            Self::EmbedTokensRows => EMBED_TOKENS_ROWS.to_string(),
+            Self::LmHeadRows => LM_HEAD_ROWS.to_string(),
         }
     }
 
@@ -235,7 +244,9 @@ impl Parameter {
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         let layer = layer_of(name).unwrap_or_default();
-        let whole = [Self::EmbedTokens, Self::LmHead, Self::FinalNorm].into_iter();
+        let whole =
+            [Self::EmbedTokens, Self::LmHead, Self::FinalNorm, Self::EmbedTokensRows, Self::LmHeadRows]
+                .into_iter();
         let norms = NormName::ALL.into_iter().map(|which| Self::Norm(layer, which));
         let linears = LinearName::ALL.into_iter().flat_map(|which| {
             [Self::Linear, Self::LoraA, Self::LoraB, Self::LoraMagnitude].map(|kind| kind(layer, which))
@@ -253,10 +264,12 @@ impl Parameter {
             Self::Linear(layer, which) => Some(format!("blk.{layer}.{}.weight", which.row().2)),
             Self::Norm(layer, which) => Some(format!("blk.{layer}.{}.weight", which.row().1)),
             Self::LoraA(..) | Self::LoraB(..) | Self::LoraMagnitude(..) => None,
+            Self::EmbedTokensRows | Self::LmHeadRows => None,
         }
     }
 
-    /// Its shape in the model of `config`; `rank` is that of the adapter, where it is one's.
+    /// Its shape in the model of `config`; `rank` is that of the adapter, where it is one's, or how many
+    /// rows it trains.
     #[must_use]
     pub fn shape(self, config: &Gemma3Config, rank: usize) -> Vec<usize> {
         match self {
@@ -267,6 +280,7 @@ impl Parameter {
             Self::LoraA(_, which) => vec![rank, which.dims(config)[1]],
             Self::LoraB(_, which) => vec![which.dims(config)[0], rank],
             Self::LoraMagnitude(_, which) => vec![which.dims(config)[0]],
+            Self::EmbedTokensRows | Self::LmHeadRows => vec![rank, config.hidden_size],
         }
     }
 
@@ -285,10 +299,16 @@ impl Parameter {
         self.adapts().is_some()
     }
 
-    /// Whether it is the embedding or the head.
+    /// Whether it is the embedding or the head, or rows of them.
     #[must_use]
     pub fn is_embedding(self) -> bool {
-        matches!(self, Self::EmbedTokens | Self::LmHead)
+        matches!(self, Self::EmbedTokens | Self::LmHead) || self.is_token_rows()
+    }
+
+    /// Whether it is rows of the embedding or the head.
+    #[must_use]
+    pub fn is_token_rows(self) -> bool {
+        matches!(self, Self::EmbedTokensRows | Self::LmHeadRows)
     }
 
     /// Whether it is the weight of a norm.

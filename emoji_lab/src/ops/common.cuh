@@ -101,9 +101,13 @@ struct Step {
     float max_grad_norm;    // 0 or less for no clipping
     Factors factors;
     int first_micro;        // whether this is the first micro-batch of the optimizer step
+    // As in `factors`, for the embedding and the head.
+    float embedding_decay;
+    float embedding_step_size;
 };
-MIRRORED(Step, 56,
-         AT(seed, 0) AT(pass, 8) AT(loss_factor, 16) AT(max_grad_norm, 20) AT(factors, 24) AT(first_micro, 52))
+MIRRORED(Step, 64,
+         AT(seed, 0) AT(pass, 8) AT(loss_factor, 16) AT(max_grad_norm, 20) AT(factors, 24) AT(first_micro, 52)
+         AT(embedding_decay, 56) AT(embedding_step_size, 60))
 
 // What the host reads of an optimizer step.
 struct StepResult {

@@ -22,6 +22,7 @@ pub mod linear_cross_entropy;
 pub mod lora_linear;
 pub(crate) mod math;
 pub(crate) mod pool;
+pub mod replaced;
 pub mod rms_norm;
 pub mod rope;
 pub(crate) mod sample;

@@ -14,10 +14,16 @@ pub(crate) struct Step {
     pub(crate) max_grad_norm: f32,
     pub(crate) factors: Factors,
     pub(crate) first_micro: i32,
+    /// As in `factors`, for the embedding and the head.
+    pub(crate) embedding_decay: f32,
+    pub(crate) embedding_step_size: f32,
 }
 
 mirrored_in_memory! {
-    Step: 56 { seed: 0, pass: 8, loss_factor: 16, max_grad_norm: 20, factors: 24, first_micro: 52 }
+    Step: 64 {
+        seed: 0, pass: 8, loss_factor: 16, max_grad_norm: 20, factors: 24, first_micro: 52, embedding_decay: 56,
+        embedding_step_size: 60,
+    }
 }
 
 /// What the host reads of an optimizer step.

@@ -60,6 +60,9 @@ pub struct SftConfig {
     pub gradient_accumulation_steps: usize,
     /// Peak learning rate.
     pub learning_rate: f64,
+    /// Peak learning rate of the embedding and the head, or of the rows of them that are trained; `None`
+    /// for `learning_rate`.
+    pub embedding_learning_rate: Option<f64>,
     /// How the learning rate moves.
     pub lr_scheduler_type: Scheduler,
     /// Steps over which the learning rate rises from 0; wins over `warmup_ratio` if above 0.
@@ -123,6 +126,7 @@ impl Default for SftConfig {
             per_device_eval_batch_size: 8,
             gradient_accumulation_steps: 1,
             learning_rate: 5e-5,
+            embedding_learning_rate: None,
             lr_scheduler_type: Scheduler::Constant,
             warmup_steps: 0,
             warmup_ratio: 0.0,
@@ -161,6 +165,7 @@ settings_view!(
     per_device_eval_batch_size,
     gradient_accumulation_steps,
     learning_rate,
+    embedding_learning_rate,
     lr_scheduler_type,
     warmup_steps,
     warmup_ratio,
@@ -199,12 +204,13 @@ impl SftConfig {
         if self.max_steps.is_none() && !(self.num_train_epochs.is_finite() && self.num_train_epochs > 0.0) {
             return Err(Error::setting("num_train_epochs", self.num_train_epochs, positive));
         }
-        if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
-            return Err(Error::setting(
-                "learning_rate",
-                self.learning_rate,
-                "use a small number above 0, as 5e-5",
-            ));
+        for (name, value) in [
+            ("learning_rate", self.learning_rate),
+            ("embedding_learning_rate", self.embedding_learning_rate.unwrap_or(1.0)),
+        ] {
+            if !(value.is_finite() && value > 0.0) {
+                return Err(Error::setting(name, value, "use a small number above 0, as 5e-5"));
+            }
         }
         for (name, value) in [
             ("per_device_train_batch_size", self.per_device_train_batch_size),
@@ -304,6 +310,11 @@ impl SftConfig {
     pub(super) fn best_metric(&self) -> &str {
         let name = self.metric_for_best_model.as_deref().unwrap_or("loss");
         name.strip_prefix("eval_").unwrap_or(name)
+    }
+
+    /// The embedding's learning rate as a multiple of the others'.
+    pub(super) fn embedding_rate(&self) -> f64 {
+        self.embedding_learning_rate.map_or(1.0, |rate| rate / self.learning_rate)
     }
 
     pub(super) fn optimizer(&self) -> AdamW {

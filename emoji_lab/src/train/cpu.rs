@@ -10,9 +10,10 @@ use super::layout::{Buffer, Layout, Slot};
 use crate::error::{Error, Result};
 use crate::host;
 use crate::model::{DropoutKey, Gemma3};
+use crate::ops::adamw::{self, Rates};
+use crate::ops::grad_norm;
 use crate::ops::linear_cross_entropy::LossSum;
 use crate::ops::pool::on_pool;
-use crate::ops::{adamw, grad_norm};
 use crate::rng::Philox;
 
 /// A model whose trained tensors are views into `values`, and whose backward pass adds to views into
@@ -90,8 +91,11 @@ impl CpuEngine {
             &self.gradients,
             (&self.exp_avg, &self.exp_avg_sq),
             &optimizer,
-            self.layout.no_decay(),
-            step.learning_rate,
+            Rates {
+                learning_rate: step.learning_rate,
+                first: (self.layout.embedding_len(), step.embedding_learning_rate),
+                no_decay: self.layout.no_decay(),
+            },
             step.number,
             scale,
             // As on a GPU: the stream after the last pass' dropout streams.

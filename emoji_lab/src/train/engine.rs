@@ -33,6 +33,8 @@ pub(crate) struct Step {
     /// Counted from 1.
     pub(crate) number: usize,
     pub(crate) learning_rate: f64,
+    /// That of the embedding and the head, and of rows of them.
+    pub(crate) embedding_learning_rate: f64,
     /// Targets of its batches together, at least one: what the loss is the mean over.
     pub(crate) targets: usize,
     /// Forward passes of the run before it: dropout's randomness is a function of them.

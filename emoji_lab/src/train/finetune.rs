@@ -8,7 +8,7 @@ use super::batch::Batch;
 use super::engine::{Engine, Settings, Step, StepResult, Ticket, check_gradients, count_targets, engine};
 use super::layout::{Buffer, Layout, Slot};
 use crate::error::{Error, Result};
-use crate::lora::{LoraConfig, add_adapters, quantize_linears, train_embeddings};
+use crate::lora::{LoraConfig, add_adapters, quantize_linears, train_embeddings, train_token_rows};
 use crate::model::{Gemma3, Gemma3Config, LM_HEAD, Parameter};
 use crate::ops::adamw::AdamW;
 use crate::ops::linear_cross_entropy::LossSum;
@@ -22,6 +22,8 @@ pub struct Finetune {
     layout: Layout,
     pub(super) engine: Box<dyn Engine>,
     optimizer: AdamW,
+    /// The learning rate of the embedding and the head, as a multiple of the others'.
+    embedding_rate: f64,
     /// Optimizer steps submitted.
     steps: usize,
     /// Forward passes submitted in training: dropout's stream.
@@ -70,12 +72,31 @@ impl Finetune {
                 }
                 add_adapters(&mut model, lora, seed)?;
                 let whole = train_embeddings(&mut model, lora)?;
-                let trained = |p: Parameter| p.is_adapter() || (whole && p.is_embedding());
+                let rows = train_token_rows(&mut model, lora)?;
+                let trained = |p: Parameter| {
+                    p.is_adapter() || (whole && p.is_embedding()) || (rows && p.is_token_rows())
+                };
                 Layout::of(&model, &trained)?
             }
         };
         let engine = engine(&model, &layout, Settings { optimizer, max_grad_norm, seed })?;
-        Ok(Self { start: model, layout, engine, optimizer, steps: 0, passes: 0, moved: 0 })
+        Ok(Self {
+            start: model,
+            layout,
+            engine,
+            optimizer,
+            embedding_rate: 1.0,
+            steps: 0,
+            passes: 0,
+            moved: 0,
+        })
+    }
+
+    /// From now on the embedding and the head, or rows of them, have a learning rate of their own:
+    /// `rate` times that of a step.
+    #[must_use]
+    pub fn with_embedding_rate(self, rate: f64) -> Self {
+        Self { embedding_rate: rate, ..self }
     }
 
     /// The model as it stands, adapters and all: a copy that later steps do not change.
@@ -247,6 +268,7 @@ impl Finetune {
             targets: count_targets(batches)?,
             number: self.steps + 1,
             learning_rate,
+            embedding_learning_rate: learning_rate * self.embedding_rate,
             first_pass: self.passes,
             check: (self.moved < 2).then_some(self.moved + 1),
         };

@@ -36,6 +36,9 @@ impl RunIdentity {
         put("per_device_train_batch_size", json!(args.per_device_train_batch_size));
         put("gradient_accumulation_steps", json!(args.gradient_accumulation_steps));
         put("learning_rate", json!(args.learning_rate));
+        if let Some(rate) = args.embedding_learning_rate {
+            put("embedding_learning_rate", json!(rate));
+        }
         put("lr_scheduler_type", json!(args.lr_scheduler_type.to_string()));
         if args.lr_scheduler_type != Scheduler::Constant {
             put("warmup steps", json!(warmup));
@@ -69,6 +72,10 @@ impl RunIdentity {
                     put("ensure_weight_tying", json!(lora.ensure_weight_tying));
                 }
                 put("modules_to_save", json!(whole));
+                if let Some(ids) = lora.trainable_token_indices.ids() {
+                    let hash = hex(hash_words(ids.iter().map(|id| u64::from(*id))));
+                    put("trainable_token_indices (number and hash)", json!([ids.len(), hash]));
+                }
             }
         }
         Self(fields)

@@ -112,6 +112,12 @@ impl Layout {
         &self.no_decay
     }
 
+    /// How many elements are the embedding's and the head's, or rows of them: they come first.
+    pub(crate) fn embedding_len(&self) -> usize {
+        let first = self.slots.iter().take_while(|slot| slot.is_embedding());
+        first.last().map_or(0, |last| last.range().end)
+    }
+
     /// Number of trained numbers.
     pub(super) fn len(&self) -> usize {
         self.slots.last().map_or(0, |last| last.range().end)

@@ -58,13 +58,17 @@ pub(super) fn report(finetune: &Finetune) -> ParameterReport {
     };
     let tied =
         if model.lm_head.is_none() { "Embedding and head, one tied tensor" } else { "Embedding and head" };
+    let is_rows = |slot: &Slot| slot.parameter.is_token_rows();
+    let rows_of =
+        if model.lm_head.is_none() { "Rows of embedding and head, tied" } else { "Rows of the embedding" };
     let rows = vec![
         quantised,
         dense,
         norms,
         embeddings,
         trained("LoRA adapters", &Slot::is_adapter),
-        trained(tied, &Slot::is_embedding),
+        trained(tied, &|slot| slot.is_embedding() && !is_rows(slot)),
+        trained(rows_of, &is_rows),
         trained("Other trained weights", &|slot| !slot.is_adapter() && !slot.is_embedding()),
     ];
     let mut notes = vec!["Activations, which grow with the batch, come on top.".to_string()];

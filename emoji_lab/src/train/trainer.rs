@@ -1,5 +1,6 @@
 //! Supervised fine-tuning from settings to a saved adapter: what TRL calls `SFTTrainer`.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::batch::{Batch, Row};
@@ -16,7 +17,7 @@ use super::trainer_state::TrainerState;
 use crate::data::ChatDataset;
 use crate::display::ParameterReport;
 use crate::error::{Error, Result};
-use crate::lora::LoraConfig;
+use crate::lora::{LoraConfig, TokenIndices};
 use crate::model::{Gemma3, Model};
 use crate::quant::QuantConfig;
 
@@ -50,6 +51,19 @@ pub struct SftTrainer {
     pub(super) writing: Option<Writing>,
 }
 
+/// The settings with the ids of the tokens whose rows are trained, ascending and each once: where those that
+/// occur are, they are looked up in `rows`.
+fn with_tokens(lora: &LoraConfig, rows: &[Row]) -> LoraConfig {
+    let mut lora = lora.clone();
+    let ids: BTreeSet<u32> = match &lora.trainable_token_indices {
+        TokenIndices::None => return lora,
+        TokenIndices::Occurring => rows.iter().flat_map(|row| row.ids.iter().copied()).collect(),
+        TokenIndices::Ids(ids) => ids.iter().copied().collect(),
+    };
+    lora.trainable_token_indices = TokenIndices::Ids(ids.into_iter().collect());
+    lora
+}
+
 impl SftTrainer {
     /// Tokenises the datasets and puts a copy of `base` in training form: linear layers in NF4 if
     /// `quant` says so, adapters on them if there is a `lora` config (without one, every parameter
@@ -72,10 +86,13 @@ impl SftTrainer {
             Some(dataset) => tokenize(dataset, "for evaluation", &base.tokenizer, args)?,
             None => vec![],
         };
+        let lora = lora.map(|lora| with_tokens(lora, &train_rows));
+        let lora = lora.as_ref();
         // The base's form on the GPU makes room for its training; it comes back when it is asked.
         base.gemma.release_device();
         let mut finetune =
-            Finetune::new(&base.gemma, quant, lora, args.optimizer(), args.max_grad_norm, args.seed)?;
+            Finetune::new(&base.gemma, quant, lora, args.optimizer(), args.max_grad_norm, args.seed)?
+                .with_embedding_rate(args.embedding_rate());
         let eval_batches = batches_in_order(&eval_rows, args.per_device_eval_batch_size);
         let longest_eval = eval_batches.iter().map(|batch| batch.tokens.len()).max().unwrap_or(0);
         finetune.reserve(longest_batch(&train_rows, args.per_device_train_batch_size).max(longest_eval))?;

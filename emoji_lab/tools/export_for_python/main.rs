@@ -118,6 +118,35 @@ fn export_full(dir: &Path, base: &Model, train: &ChatDataset, args: &SftConfig) 
     write_json(&dir.join("args.json"), &json!({"num_train_epochs": 1.0, "weight_decay": args.weight_decay}))
 }
 
+/// Adapters and the rows of the embedding that occur, which learn at a rate of their own.
+fn export_rows(dir: &Path, base: &Model, train: &ChatDataset, args: &SftConfig) -> Result<()> {
+    let dir = dir.join("rows");
+    let lora = LoraConfig {
+        r: 4,
+        lora_alpha: 8.0,
+        lora_dropout: 0.0,
+        modules_to_save: vec![],
+        trainable_token_indices: TokenIndices::Occurring,
+        ..LoraConfig::default()
+    };
+    let args = SftConfig {
+        output_dir: dir.join("run"),
+        num_train_epochs: 1.0,
+        embedding_learning_rate: Some(5e-4),
+        eval_strategy: Strategy::No,
+        save_strategy: Strategy::No,
+        load_best_model_at_end: false,
+        report_to_tensorboard: false,
+        ..args.clone()
+    };
+    let mut trainer = SftTrainer::new(base, train, None, &QuantConfig::none(), Some(&lora), &args)?;
+    trainer.save_model(dir.join("init"))?;
+    trainer.train()?;
+    trainer.save_model(dir.join("final"))?;
+    let args = json!({"num_train_epochs": 1.0, "embedding_learning_rate": args.embedding_learning_rate});
+    write_json(&dir.join("args.json"), &args)
+}
+
 /// A run that Python repeats from the same start, on the same rows in the same order. It has what is
 /// easily done in another way: rows that are cut, a last batch of one row, a last step of one batch,
 /// a warmup and a schedule. No dropout: the masks cannot be the same.
@@ -186,6 +215,7 @@ fn export_twin(out: &Path, base: &Model, splits: &DatasetSplits) -> Result<()> {
     let len = order.len();
     tensors.insert("talks.order".to_string(), Tensor::from_vec(order, len, &candle_core::Device::Cpu)?);
     export_full(&dir, base, &train, &args)?;
+    export_rows(&dir, base, &train, &args)?;
     pack(&mut tensors, "eval", trainer.eval_batches())?;
     pack(&mut tensors, "answers", &answers.epoch_batches(0))?;
     for epoch in 0..2 {

@@ -13,12 +13,12 @@ const CHUNK: usize = 64 * 1024;
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 pub(crate) struct Factors {
-    pub(super) decay: f32,
+    pub(crate) decay: f32,
     pub(super) one_minus_beta1: f32,
     pub(super) beta2: f32,
     pub(super) one_minus_beta2: f32,
     pub(super) eps: f32,
-    pub(super) step_size: f32,
+    pub(crate) step_size: f32,
     pub(super) root_of_correction2: f32,
 }
 
@@ -38,13 +38,14 @@ impl Factors {
     }
 }
 
+/// `first` are how many elements from the first on have factors of their own, and these.
 #[expect(clippy::too_many_arguments, reason = "the formula has as many")]
 pub(super) fn step(
     values: &mut [f32],
     gradients: &[f32],
     m: &mut [f32],
     v: &mut [f32],
-    f: &Factors,
+    (others, first): (&Factors, &(usize, Factors)),
     no_decay: &[Range<usize>],
     gradient_scale: f32,
     rounding: Option<&Philox>,
@@ -57,7 +58,8 @@ pub(super) fn step(
         .enumerate()
         .for_each(|(chunk, (((values, gradients), m), v))| {
             let start = chunk * CHUNK;
-            for (piece, decays) in pieces(start..start + values.len(), no_decay) {
+            for (piece, decays) in pieces(start..start + values.len(), no_decay, first.0) {
+                let f = if piece.start < first.0 { &first.1 } else { others };
                 let piece = piece.start - start..piece.end - start;
                 let decay = if decays { f.decay } else { 1.0 };
                 let moments = m[piece.clone()].iter_mut().zip(&mut v[piece.clone()]);
@@ -81,8 +83,12 @@ pub(super) fn step(
         });
 }
 
-/// `range` in pieces that decay as a whole or not at all.
-fn pieces(range: Range<usize>, no_decay: &[Range<usize>]) -> Vec<(Range<usize>, bool)> {
+/// `range` in pieces that decay as a whole or not at all, and lie before `cut` or behind it.
+fn pieces(range: Range<usize>, no_decay: &[Range<usize>], cut: usize) -> Vec<(Range<usize>, bool)> {
+    if range.start < cut && cut < range.end {
+        let (before, behind) = (range.start..cut, cut..range.end);
+        return [pieces(before, no_decay, 0), pieces(behind, no_decay, 0)].concat();
+    }
     let (mut pieces, mut at) = (vec![], range.start);
     for none in no_decay.iter().filter(|none| none.start < range.end && none.end > range.start) {
         let (start, end) = (none.start.max(at), none.end.min(range.end));
@@ -110,10 +116,12 @@ mod tests {
     #[test]
     fn a_chunk_is_cut_where_decay_begins_and_ends() {
         let none = [3..5, 5..6, 10..20];
-        assert_eq!(pieces(0..4, &none), [(0..3, true), (3..4, false)]);
-        assert_eq!(pieces(4..12, &none), [(4..5, false), (5..6, false), (6..10, true), (10..12, false)]);
-        assert_eq!(pieces(12..16, &none), [(12..16, false)]);
-        assert_eq!(pieces(18..30, &none), [(18..20, false), (20..30, true)]);
-        assert_eq!(pieces(7..9, &[]), [(7..9, true)]);
+        assert_eq!(pieces(0..4, &none, 0), [(0..3, true), (3..4, false)]);
+        assert_eq!(pieces(4..12, &none, 4), [(4..5, false), (5..6, false), (6..10, true), (10..12, false)]);
+        assert_eq!(pieces(12..16, &none, 30), [(12..16, false)]);
+        assert_eq!(pieces(18..30, &none, 30), [(18..20, false), (20..30, true)]);
+        assert_eq!(pieces(18..30, &none, 19), [(18..19, false), (19..20, false), (20..30, true)]);
+        assert_eq!(pieces(18..30, &none, 25), [(18..20, false), (20..25, true), (25..30, true)]);
+        assert_eq!(pieces(7..9, &[], 9), [(7..9, true)]);
     }
 }

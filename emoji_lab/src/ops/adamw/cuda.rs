@@ -35,12 +35,14 @@ pub(crate) struct AdamwStep {
     pub(crate) len: usize,
     pub(crate) first: usize,
     pub(crate) last: usize,
+    /// So many values from the first on have the embedding's learning rate.
+    pub(crate) embedding_len: usize,
 }
 
 mirrored! {
-    AdamwStep: 96 {
+    AdamwStep: 104 {
         values: 0, head: 8, low: 16, gradients: 24, head_gradients: 32, exp_avg: 40, exp_avg_sq: 48, step: 56,
-        result: 64, len: 72, first: 80, last: 88,
+        result: 64, len: 72, first: 80, last: 88, embedding_len: 96,
     }
 }
 
@@ -57,8 +59,8 @@ impl AdamwStep {
     /// `bf16_moments` is the moments' type.
     ///
     /// # Safety
-    /// Buffers must have the shapes that the fields name, and `len`, `first` and `last` be multiples of
-    /// four.
+    /// Buffers must have the shapes that the fields name, and `len`, `first`, `last` and `embedding_len`
+    /// be multiples of four.
     pub(crate) unsafe fn launch(self, gpu: &Gpu, bf16_moments: bool) -> Result<()> {
         let kernel = if bf16_moments { BF16_MOMENTS } else { F32_MOMENTS };
         // SAFETY: the caller's.

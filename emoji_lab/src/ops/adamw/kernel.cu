@@ -14,10 +14,12 @@ template <class T, class M = T> struct AdamwStep {
     const Step *step;
     const StepResult *result;
     size_t len, first, last;
+    size_t embedding_len;       // so many from the first on have the embedding's learning rate; a multiple of 4
 };
-MIRRORED(AdamwStep<float>, 96,
+MIRRORED(AdamwStep<float>, 104,
          AT(values, 0) AT(head, 8) AT(low, 16) AT(gradients, 24) AT(head_gradients, 32) AT(exp_avg, 40)
-         AT(exp_avg_sq, 48) AT(step, 56) AT(result, 64) AT(len, 72) AT(first, 80) AT(last, 88))
+         AT(exp_avg_sq, 48) AT(step, 56) AT(result, 64) AT(len, 72) AT(first, 80) AT(last, 88)
+         AT(embedding_len, 96))
 
 __device__ __forceinline__ void load_four(float (&x)[4], const float *from) {
     const float4 v = __ldcs((const float4 *)from);
@@ -74,7 +76,9 @@ template <class T, class M> __device__ void adamw(const AdamwStep<T, M> &a) {
     const float scale = a.result->gradient_scale;
     const size_t stride = (size_t)gridDim.x * blockDim.x * 4;
     for (size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * 4; i < a.len; i += stride) {
-        const bool in_head = i >= a.first && i < a.last;
+        const bool in_head = i >= a.first && i < a.last, in_embedding = i < a.embedding_len;
+        const float decay = in_embedding ? s.embedding_decay : f.decay;
+        const float step_size = in_embedding ? s.embedding_step_size : f.step_size;
         const size_t beside = i < a.first ? i : i - (a.last - a.first);
         float p[4], g[4], m[4], v[4];
         load_four(m, a.exp_avg + i);
@@ -91,7 +95,7 @@ template <class T, class M> __device__ void adamw(const AdamwStep<T, M> &a) {
             g[n] *= scale;
             m[n] += f.one_minus_beta1 * (g[n] - m[n]);
             v[n] = f.beta2 * v[n] + f.one_minus_beta2 * g[n] * g[n];
-            p[n] = p[n] * f.decay - f.step_size * m[n] / (sqrtf(v[n]) / f.root_of_correction2 + f.eps);
+            p[n] = p[n] * decay - step_size * m[n] / (sqrtf(v[n]) / f.root_of_correction2 + f.eps);
         }
         store_moments(a.exp_avg + i, a.exp_avg_sq + i, m, v, s, i);
         if (in_head) store_head(a.head + (i - a.first), a.low + (i - a.first), p);

@@ -39,11 +39,28 @@ impl Default for AdamW {
     }
 }
 
+/// How fast the elements move, and which decay.
+#[derive(Debug, Clone, Copy)]
+pub struct Rates<'a> {
+    /// The learning rate.
+    pub learning_rate: f64,
+    /// Elements from the first on that have a learning rate of their own, and that rate.
+    pub first: (usize, f64),
+    /// Elements that do not decay: ranges in order and apart.
+    pub no_decay: &'a [Range<usize>],
+}
+
+impl From<f64> for Rates<'_> {
+    /// One learning rate for all, which all decay.
+    fn from(learning_rate: f64) -> Self {
+        Self { learning_rate, first: (0, learning_rate), no_decay: &[] }
+    }
+}
+
 /// One step on flat, equally long tensors: `values`, `gradients`, and the moments `m` and `v`.
 ///
 /// `step` counts from 1. Gradients are multiplied by `gradient_scale` first, which is where
-/// clipping comes in. Elements in one of the ranges `no_decay`, which are in order and apart, do not
-/// decay. `m` and `v` are f32 tensors; with `state_dtype` bf16 they hold values of bf16, rounded with
+/// clipping comes in. `m` and `v` are f32 tensors; with `state_dtype` bf16 they hold values of bf16, rounded with
 /// the words of `rounding`.
 ///
 /// # Errors
@@ -54,8 +71,7 @@ pub fn step(
     gradients: &Tensor,
     (m, v): (&Tensor, &Tensor),
     settings: &AdamW,
-    no_decay: &[Range<usize>],
-    learning_rate: f64,
+    rates: Rates<'_>,
     step: usize,
     gradient_scale: f64,
     rounding: &Philox,
@@ -64,14 +80,16 @@ pub fn step(
     if [gradients, m, v].iter().any(|t| t.elem_count() != values.elem_count()) {
         candle_core::bail!("adamw: {} values, but other lengths beside them", values.elem_count())
     }
-    let factors = Factors::new(settings, learning_rate, step);
+    let factors = Factors::new(settings, rates.learning_rate, step);
+    let (count, rate) = rates.first;
+    let first = (count, Factors::new(settings, rate, step));
     let rounding = (settings.state_dtype == DType::BF16).then_some(rounding);
     host::read(gradients, |gradients| {
         host::update(values, |values| {
             host::update(m, |m| {
                 host::update(v, |v| {
                     let scale = gradient_scale as f32;
-                    cpu::step(values, gradients, m, v, &factors, no_decay, scale, rounding);
+                    cpu::step(values, gradients, m, v, (&factors, &first), rates.no_decay, scale, rounding);
                     Ok(())
                 })
             })
@@ -95,7 +113,7 @@ mod tests {
         let mut expected = start.map(|p| (p, 0.0f64, 0.0f64));
         for t in 1..=3 {
             let g = [0.3 * t as f64, -0.01, 2.0];
-            step(&values, &flat(&g)?, (&m, &v), &settings, &[], 0.1, t, 0.5, &Philox::new(0, 0))?;
+            step(&values, &flat(&g)?, (&m, &v), &settings, 0.1.into(), t, 0.5, &Philox::new(0, 0))?;
             for ((p, m, v), g) in expected.iter_mut().zip(g) {
                 let g = g * 0.5;
                 *p -= 0.1 * 0.01 * *p;
@@ -123,7 +141,8 @@ mod tests {
             let (values, m, v) = (flat(&[0.5, -1.25, 3.0, 0.75])?, flat(&[0.0; 4])?, flat(&[0.0; 4])?);
             for t in 1..=5 {
                 let g = flat(&[0.3 * t as f32, -0.01, 2.0, -0.5 * t as f32])?;
-                step(&values, &g, (&m, &v), &settings, no_decay, 0.05, t, 1.0, &Philox::new(0, 0))?;
+                let rates = Rates { no_decay, ..0.05.into() };
+                step(&values, &g, (&m, &v), &settings, rates, t, 1.0, &Philox::new(0, 0))?;
             }
             values.to_vec1()
         };
@@ -139,6 +158,26 @@ mod tests {
         Ok(())
     }
 
+    /// Elements with a learning rate of their own move as in a step of that rate, the others as ever.
+    #[test]
+    fn the_first_elements_can_have_a_learning_rate_of_their_own() -> Result<()> {
+        let settings = AdamW { weight_decay: 0.1, ..AdamW::default() };
+        let flat = |v: &[f32]| Tensor::new(v, &Device::Cpu);
+        let run = |rates: Rates<'_>| -> Result<Vec<f32>> {
+            let (values, m, v) = (flat(&[0.5, -1.25, 3.0, 0.75])?, flat(&[0.0; 4])?, flat(&[0.0; 4])?);
+            for t in 1..=5 {
+                let g = flat(&[0.3 * t as f32, -0.01, 2.0, -0.5 * t as f32])?;
+                step(&values, &g, (&m, &v), &settings, rates, t, 1.0, &Philox::new(0, 0))?;
+            }
+            values.to_vec1()
+        };
+        let (slow, fast) = (run(0.01.into())?, run(0.05.into())?);
+        assert_eq!(run(Rates { first: (3, 0.05), ..0.01.into() })?, [&fast[..3], &slow[3..]].concat());
+        assert_eq!(run(Rates { first: (0, 0.05), ..0.01.into() })?, slow);
+        assert_eq!(run(Rates { first: (4, 0.05), ..0.01.into() })?, fast);
+        Ok(())
+    }
+
     /// With a gradient of zero the second moment halves in 693 steps: in bf16 too, on average, and
     /// every value is one of bf16.
     #[test]
@@ -149,7 +188,7 @@ mod tests {
         let (values, gradients, m, v) = (full(1.0)?, full(0.0)?, full(0.0)?, full(0.7)?);
         for t in 1..=693 {
             let rounding = Philox::new(7, t as u64);
-            step(&values, &gradients, (&m, &v), &settings, &[], 0.0, t, 1.0, &rounding)?;
+            step(&values, &gradients, (&m, &v), &settings, 0.0.into(), t, 1.0, &rounding)?;
         }
         let v = v.to_vec1::<f32>()?;
         assert!(v.iter().all(|v| half::bf16::from_f32(*v).to_f32() == *v));

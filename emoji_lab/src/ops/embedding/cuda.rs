@@ -93,15 +93,46 @@ impl Lookup {
     }
 }
 
+/// Puts rows that are trained apart from their table into it, in the table's type.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct PutRows {
+    /// `[ids, width]`.
+    pub(crate) rows: DevicePtr<f32>,
+    /// `[ids]`: which rows of the table they are.
+    pub(crate) ids: DevicePtr<i32>,
+    /// `[vocab, width]`.
+    pub(crate) table: DevicePtr<Compute>,
+    pub(crate) width: i32,
+}
+
+mirrored! {
+    PutRows: 32 { rows: 0, ids: 8, table: 16, width: 24 }
+}
+
+const PUT_ROWS: Kernel<PutRows> = Kernel::typed("put_rows");
+
+impl PutRows {
+    /// For `count` rows.
+    ///
+    /// # Safety
+    /// As [`Lookup::launch`].
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, count: usize) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { PUT_ROWS.launch(gpu, Grid::new(count, THREADS), self) }
+    }
+}
+
 /// What [`LookupGradient`] is told of a batch: the tokens sorted by id, those of one id in their own
 /// order; and for every place in that order how many tokens the id has that begins there, 0 if none does.
+/// A negative id is of no row, and has no tokens.
 pub(crate) fn by_id(ids: &[i32]) -> (Vec<i32>, Vec<i32>) {
     let mut order: Vec<i32> = (0..ids.len() as i32).collect();
     order.sort_unstable_by_key(|t| (ids[*t as usize], *t));
     let mut runs = vec![0; ids.len()];
     let mut first = 0;
     for run in order.chunk_by(|a, b| ids[*a as usize] == ids[*b as usize]) {
-        runs[first] = run.len() as i32;
+        runs[first] = if ids[run[0] as usize] < 0 { 0 } else { run.len() as i32 };
         first += run.len();
     }
     (order, runs)

@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::cuda::{Lookup, LookupGradient, Table, TableGradient, by_id};
+use super::cuda::{Lookup, LookupGradient, PutRows, Table, TableGradient, by_id};
 use crate::ops::adamw::cuda::split;
 use crate::ops::testing::{Bar, OnGpu, on_every_gpu, tensor, values};
 
@@ -56,6 +56,32 @@ fn lookup_in_halves() {
     });
 }
 
+/// Rows that are trained apart from their table stand in it afterwards, and no other row is touched.
+#[test]
+fn rows_put_in() {
+    on_every_gpu("rows put into a table", 30, |t| {
+        let (rows, width) = (t.between(1, 300), t.between(1, 200));
+        let ids: Vec<u32> = (0..rows as u32).filter(|_| t.one_in(2)).collect();
+        if ids.is_empty() {
+            return;
+        }
+        t.sizes((rows, ids.len(), width));
+        let (table, trained) = (t.rounded(rows * width, 1.0), t.rounded(ids.len() * width, 1.0));
+        let (table_at, trained_at, ids_at) = (t.put_typed(&table), t.put_f32(&trained), t.tokens(&ids));
+        let width_of = width as i32;
+        let put =
+            PutRows { rows: trained_at.ptr(), ids: ids_at.ptr(), table: table_at.ptr(), width: width_of };
+        // SAFETY: all buffers have the sizes they are given with, and ids are rows of the table.
+        unsafe { put.launch(&t.gpu, ids.len()).unwrap() };
+        let mut expected = table;
+        for (id, row) in ids.iter().zip(trained.chunks(width)) {
+            expected[*id as usize * width..][..width].copy_from_slice(row);
+        }
+        let ours = t.read("table", &table_at);
+        t.check("table", &ours, &expected, width, Bar::EXACT);
+    });
+}
+
 #[test]
 fn gradient() {
     on_every_gpu("embedding gradient", 40, |t| {
@@ -92,6 +118,8 @@ fn tokens_by_id() {
     assert_eq!(by_id(&[]), (vec![], vec![]));
     assert_eq!(by_id(&[7]), (vec![0], vec![1]));
     assert_eq!(by_id(&[5, 2, 5, 9, 2, 5]), (vec![1, 4, 0, 2, 5, 3], vec![2, 0, 3, 0, 0, 1]));
+    // What has no row has no run.
+    assert_eq!(by_id(&[-1, 2, -1, 2]), (vec![0, 2, 1, 3], vec![0, 0, 2, 0]));
     let ids: Vec<i32> = (0..20_000).map(|t| t * 7919 % 311).collect();
     let (order, runs) = by_id(&ids);
     let mut seen = vec![];

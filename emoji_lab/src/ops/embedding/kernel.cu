@@ -66,3 +66,21 @@ template <class T> __device__ void embedding_backward(const EmbeddingBackward<T>
 }
 
 FOR_BOTH_TYPES(embedding_backward, EmbeddingBackward)
+
+// Rows that are trained apart from their table, put into it in the table's type. A block per row.
+template <class T> struct PutRows {
+    const float *rows;    // [ids, width]
+    const int *ids;       // [ids]
+    T *table;             // [vocab, width]
+    int width;
+};
+MIRRORED(PutRows<float>, 32, AT(rows, 0) AT(ids, 8) AT(table, 16) AT(width, 24))
+
+template <class T> __device__ void put_rows(const PutRows<T> &args) {
+    const int width = args.width;
+    T *to = args.table + (size_t)args.ids[blockIdx.x] * width;
+    for (int i = threadIdx.x; i < width; i += blockDim.x)
+        to[i] = from_f32<T>(args.rows[(size_t)blockIdx.x * width + i]);
+}
+
+FOR_BOTH_TYPES(put_rows, PutRows)

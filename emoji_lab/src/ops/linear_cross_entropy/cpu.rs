@@ -3,15 +3,25 @@ use rayon::prelude::*;
 use super::Sizes;
 use crate::ops::gemm::{Mat, matmul};
 use crate::ops::math::exp;
+use crate::ops::replaced::put_columns;
 
 /// Logits in memory at once: 256 MiB of f32.
 const LOGITS: usize = 64 << 20;
+
+/// The head's weight `[vocab, hidden]`, of which the rows `ids` (ascending) are read from `rows`.
+#[derive(Clone, Copy)]
+pub(super) struct Weight<'a> {
+    pub(super) table: &'a [f32],
+    pub(super) ids: &'a [u32],
+    /// `[ids, hidden]`.
+    pub(super) rows: &'a [f32],
+}
 
 fn block_rows(vocab: usize) -> usize {
     (LOGITS / vocab).clamp(16, 4096)
 }
 
-pub(super) fn loss(h: &[f32], w: &[f32], rows: &[(usize, usize)], s: &Sizes) -> f64 {
+pub(super) fn loss(h: &[f32], w: Weight<'_>, rows: &[(usize, usize)], s: &Sizes) -> f64 {
     let mut sum = 0.0;
     for block in rows.chunks(block_rows(s.vocab)) {
         let (_, mut logits) = block_logits(h, w, block, s);
@@ -22,7 +32,7 @@ pub(super) fn loss(h: &[f32], w: &[f32], rows: &[(usize, usize)], s: &Sizes) -> 
 
 pub(super) fn loss_and_gradient(
     h: &[f32],
-    w: &[f32],
+    w: Weight<'_>,
     rows: &[(usize, usize)],
     s: &Sizes,
     factor: f32,
@@ -31,9 +41,10 @@ pub(super) fn loss_and_gradient(
     in_blocks(h, w, rows, s, factor, dw, block_rows(s.vocab))
 }
 
+/// `dw` is of the replaced rows where there are any, else of the whole table.
 pub(super) fn in_blocks(
     h: &[f32],
-    w: &[f32],
+    w: Weight<'_>,
     rows: &[(usize, usize)],
     s: &Sizes,
     factor: f32,
@@ -46,11 +57,20 @@ pub(super) fn in_blocks(
         let (gathered, mut logits) = block_logits(h, w, block, s);
         sum += softmax_loss(&mut logits, block, s.vocab, factor);
         // The block now holds d loss / d logits.
+        let x = Mat::new(&gathered, block.len(), s.hidden);
+        let of_rows = take_columns(&mut logits, w.ids, s.vocab);
         let dlogits = Mat::new(&logits, block.len(), s.vocab);
         let mut dgathered = vec![0.0; gathered.len()];
-        matmul(&mut dgathered, false, 1.0, dlogits, Mat::new(w, s.vocab, s.hidden));
+        matmul(&mut dgathered, false, 1.0, dlogits, Mat::new(w.table, s.vocab, s.hidden));
+        let dlogits = if w.ids.is_empty() {
+            dlogits
+        } else {
+            let of_rows = Mat::new(&of_rows, block.len(), w.ids.len());
+            matmul(&mut dgathered, true, 1.0, of_rows, Mat::new(w.rows, w.ids.len(), s.hidden));
+            of_rows
+        };
         if let Some(dw) = dw.as_deref_mut() {
-            matmul(dw, true, 1.0, dlogits.t(), Mat::new(&gathered, block.len(), s.hidden));
+            matmul(dw, true, 1.0, dlogits.t(), x);
         }
         for ((row, _), dgathered) in block.iter().zip(dgathered.chunks_exact(s.hidden)) {
             dh[row * s.hidden..][..s.hidden].copy_from_slice(dgathered);
@@ -59,15 +79,29 @@ pub(super) fn in_blocks(
     (sum, dh)
 }
 
+/// The columns `ids` of the block of logits, which are zero there afterwards.
+fn take_columns(logits: &mut [f32], ids: &[u32], vocab: usize) -> Vec<f32> {
+    let mut taken = Vec::with_capacity(logits.len() / vocab * ids.len());
+    for row in logits.chunks_exact_mut(vocab).take_while(|_| !ids.is_empty()) {
+        taken.extend(ids.iter().map(|id| std::mem::take(&mut row[*id as usize])));
+    }
+    taken
+}
+
 /// The block's rows of `h`, and their logits.
-fn block_logits(h: &[f32], w: &[f32], block: &[(usize, usize)], s: &Sizes) -> (Vec<f32>, Vec<f32>) {
+fn block_logits(h: &[f32], w: Weight<'_>, block: &[(usize, usize)], s: &Sizes) -> (Vec<f32>, Vec<f32>) {
     let mut gathered = Vec::with_capacity(block.len() * s.hidden);
     for (row, _) in block {
         gathered.extend_from_slice(&h[row * s.hidden..][..s.hidden]);
     }
     let mut logits = vec![0.0; block.len() * s.vocab];
     let x = Mat::new(&gathered, block.len(), s.hidden);
-    matmul(&mut logits, false, 1.0, x, Mat::new(w, s.vocab, s.hidden).t());
+    matmul(&mut logits, false, 1.0, x, Mat::new(w.table, s.vocab, s.hidden).t());
+    if !w.ids.is_empty() {
+        let mut replaced = vec![0.0; block.len() * w.ids.len()];
+        matmul(&mut replaced, false, 1.0, x, Mat::new(w.rows, w.ids.len(), s.hidden).t());
+        put_columns(&mut logits, &replaced, w.ids, s.vocab);
+    }
     (gathered, logits)
 }
 

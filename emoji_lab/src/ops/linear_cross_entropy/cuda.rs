@@ -40,6 +40,38 @@ impl CrossEntropy {
     }
 }
 
+/// Some columns of rows of logits' gradients, next to each other.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct TakeColumns {
+    /// `[rows, vocab]`.
+    pub(crate) logits: DevicePtr<Compute>,
+    /// `[count]`.
+    pub(crate) ids: DevicePtr<i32>,
+    /// `[rows, ld]`, of which `count` are written.
+    pub(crate) columns: DevicePtr<Compute>,
+    pub(crate) vocab: i32,
+    pub(crate) count: i32,
+    pub(crate) ld: i32,
+}
+
+mirrored! {
+    TakeColumns: 40 { logits: 0, ids: 8, columns: 16, vocab: 24, count: 28, ld: 32 }
+}
+
+const TAKE_COLUMNS: Kernel<TakeColumns> = Kernel::typed("take_columns");
+
+impl TakeColumns {
+    /// For `rows` rows.
+    ///
+    /// # Safety
+    /// As [`CrossEntropy::launch`].
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, rows: usize) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { TAKE_COLUMNS.launch(gpu, Grid::new(rows, 256), self) }
+    }
+}
+
 /// Adds the losses of a micro-batch to the step's.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]

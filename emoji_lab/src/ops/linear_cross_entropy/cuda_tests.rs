@@ -1,7 +1,7 @@
 //! The loss' kernels against the CPU's op, and head, loss and both products together as the passes
 //! put them together.
 
-use super::cuda::{CrossEntropy, SumLosses};
+use super::cuda::{CrossEntropy, SumLosses, TakeColumns};
 use super::{loss, loss_and_gradient};
 use crate::gpu::pointer::Compute;
 use crate::ops::IGNORE_INDEX;
@@ -32,6 +32,36 @@ fn losses(h: &candle_core::Tensor, w: &candle_core::Tensor, targets: &[i64]) -> 
         loss(h, w, &alone).unwrap().sum as f32
     };
     (0..targets.len()).map(one).collect()
+}
+
+#[test]
+fn columns_of_logits() {
+    on_every_gpu("columns of logits", 30, |t| {
+        let (rows, vocab) = (t.between(1, 40), t.between(1, 900));
+        let ids: Vec<u32> = (0..vocab as u32).filter(|_| t.one_in(3)).collect();
+        if ids.is_empty() {
+            return;
+        }
+        let ld = ids.len() + t.between(0, 9);
+        t.sizes((rows, vocab, ids.len(), ld));
+        let logits = t.rounded(rows * vocab, 1.0);
+        let (logits_at, ids_at) = (t.put_typed(&logits), t.tokens(&ids));
+        let columns = t.room::<Compute>(rows, ids.len(), ld);
+        let take = TakeColumns {
+            logits: logits_at.ptr(),
+            ids: ids_at.ptr(),
+            columns: columns.ptr(),
+            vocab: vocab as i32,
+            count: ids.len() as i32,
+            ld: ld as i32,
+        };
+        // SAFETY: all buffers have the sizes they are given with, and ids are columns of the logits.
+        unsafe { take.launch(&t.gpu, rows).unwrap() };
+        let expected: Vec<f32> =
+            logits.chunks(vocab).flat_map(|row| ids.iter().map(|id| row[*id as usize])).collect();
+        let ours = t.read("columns", &columns);
+        t.check("columns", &ours, &expected, ids.len(), Bar::EXACT);
+    });
 }
 
 #[test]

@@ -89,3 +89,21 @@ extern "C" __global__ void sum_losses(const __grid_constant__ SumLosses args) {
     sum = block_sum(sum);
     if (threadIdx.x == 0) *args.total = args.step->first_micro ? sum : *args.total + sum;
 }
+
+// Some columns of rows of logits' gradients, next to each other: those of the head's rows that are trained.
+template <class T> struct TakeColumns {
+    const T *logits;    // [rows, vocab]
+    const int *ids;     // [count]
+    T *columns;         // [rows, ld]
+    int vocab, count, ld;
+};
+MIRRORED(TakeColumns<float>, 40, AT(logits, 0) AT(ids, 8) AT(columns, 16) AT(vocab, 24) AT(count, 28) AT(ld, 32))
+
+// A block per row.
+template <class T> __device__ void take_columns(const TakeColumns<T> &args) {
+    const T *from = args.logits + (size_t)blockIdx.x * args.vocab;
+    T *to = args.columns + (size_t)blockIdx.x * args.ld;
+    for (int i = threadIdx.x; i < args.count; i += blockDim.x) to[i] = from[args.ids[i]];
+}
+
+FOR_BOTH_TYPES(take_columns, TakeColumns)

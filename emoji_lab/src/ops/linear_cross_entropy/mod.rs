@@ -11,6 +11,7 @@ mod cuda_tests;
 use candle_core::{Result, Tensor};
 
 use super::IGNORE_INDEX;
+use super::replaced::Replaced;
 use crate::host;
 
 /// What [`loss`] returns.
@@ -22,33 +23,72 @@ pub struct LossSum {
     pub rows: usize,
 }
 
+/// The head: its weight, and what stands in place of some of its rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Head<'a> {
+    /// `[vocab, hidden]`.
+    pub weight: &'a Tensor,
+    /// Rows that are read in place of the weight's.
+    pub replaced: Option<Replaced<'a>>,
+}
+
+impl<'a> From<&'a Tensor> for Head<'a> {
+    fn from(weight: &'a Tensor) -> Self {
+        Self { weight, replaced: None }
+    }
+}
+
+impl Head<'_> {
+    /// Calls `f` with the numbers of it all.
+    fn read<R>(&self, f: impl FnOnce(cpu::Weight<'_>) -> Result<R>) -> Result<R> {
+        host::read(self.weight, |table| match self.replaced {
+            None => f(cpu::Weight { table, ids: &[], rows: &[] }),
+            Some(replaced) => {
+                host::read(replaced.rows(), |rows| f(cpu::Weight { table, ids: replaced.ids(), rows }))
+            }
+        })
+    }
+}
+
 /// The summed loss of `h` `[tokens, hidden]` under the head `w` `[vocab, hidden]`.
 ///
 /// `targets[t]` is the token that row `t` is to predict, or [`IGNORE_INDEX`].
 ///
 /// # Errors
 /// If shapes do not fit, a target is outside the vocabulary, or there is no version for the device.
-pub fn loss(h: &Tensor, w: &Tensor, targets: &[i64]) -> Result<LossSum> {
-    let (rows, sizes) = check(h, w, targets)?;
-    let sum = host::read(h, |h| host::read(w, |w| Ok(cpu::loss(h, w, &rows, &sizes))))?;
+pub fn loss<'a>(h: &Tensor, w: impl Into<Head<'a>>, targets: &[i64]) -> Result<LossSum> {
+    let w = w.into();
+    let (rows, sizes) = check(h, &w, targets)?;
+    let sum = host::read(h, |h| w.read(|w| Ok(cpu::loss(h, w, &rows, &sizes))))?;
     Ok(LossSum { sum, rows: rows.len() })
 }
 
 /// [`loss`] with its gradients times `factor` (as a rule 1 / number of targets in the step):
-/// returns the one for `h`, adds the one for `w` into `dw` `[vocab, hidden]` where it is trained.
+/// returns the one for `h`, adds the one for `w` into `dw` where it is trained: `[vocab, hidden]`, or
+/// `[ids, hidden]` if rows of it are replaced, which are what is trained then.
 ///
 /// # Errors
 /// As [`loss`].
-pub fn loss_and_gradient(
+pub fn loss_and_gradient<'a>(
     h: &Tensor,
-    w: &Tensor,
+    w: impl Into<Head<'a>>,
     targets: &[i64],
     factor: f64,
     dw: Option<&Tensor>,
 ) -> Result<(LossSum, Tensor)> {
-    let (rows, sizes) = check(h, w, targets)?;
+    let w = w.into();
+    let (rows, sizes) = check(h, &w, targets)?;
+    let trained = w.replaced.map_or(sizes.vocab, |replaced| replaced.ids().len());
+    if let Some(dw) = dw
+        && dw.dims() != [trained, sizes.hidden]
+    {
+        candle_core::bail!(
+            "linear_cross_entropy: {trained} rows are trained, the gradient is {:?}",
+            dw.dims()
+        )
+    }
     let (sum, dh) = host::read(h, |h| {
-        host::read(w, |w| match dw {
+        w.read(|w| match dw {
             None => Ok(cpu::loss_and_gradient(h, w, &rows, &sizes, factor as f32, None)),
             Some(dw) => {
                 let mut result = None;
@@ -70,15 +110,19 @@ struct Sizes {
 }
 
 /// The rows that have a target, with it.
-fn check(h: &Tensor, w: &Tensor, targets: &[i64]) -> Result<(Vec<(usize, usize)>, Sizes)> {
+fn check(h: &Tensor, w: &Head<'_>, targets: &[i64]) -> Result<(Vec<(usize, usize)>, Sizes)> {
     host::require_cpu_f32("linear_cross_entropy", h)?;
     let (tokens, hidden) = h.dims2()?;
-    let (vocab, w_hidden) = w.dims2()?;
-    if hidden != w_hidden || tokens != targets.len() {
+    let (vocab, w_hidden) = w.weight.dims2()?;
+    let replaced = |r: Replaced<'_>| {
+        r.rows().dims() == [r.ids().len(), hidden] && r.ids().last().is_none_or(|id| (*id as usize) < vocab)
+    };
+    if hidden != w_hidden || tokens != targets.len() || !w.replaced.is_none_or(replaced) {
         candle_core::bail!(
-            "linear_cross_entropy: h is {:?}, the head {:?}, with {} targets",
+            "linear_cross_entropy: h is {:?}, the head {:?} (replaced: {:?}), with {} targets",
             h.dims(),
-            w.dims(),
+            w.weight.dims(),
+            w.replaced.map(|replaced| replaced.rows().dims()),
             targets.len()
         )
     }
@@ -123,11 +167,12 @@ mod tests {
     fn blocks_add_up() -> Result<()> {
         let (h, w) = (random(1, (40, 6))?, random(2, (9, 6))?);
         let targets: Vec<i64> = (0..40).map(|i| i % 9).collect();
-        let (rows, sizes) = check(&h, &w, &targets)?;
+        let head = Head::from(&w);
+        let (rows, sizes) = check(&h, &head, &targets)?;
         let run = |block| {
             let mut dw = vec![0.0; 54];
             host::read(&h, |h| {
-                host::read(&w, |w| Ok(cpu::in_blocks(h, w, &rows, &sizes, 1.0, Some(&mut dw), block)))
+                head.read(|w| Ok(cpu::in_blocks(h, w, &rows, &sizes, 1.0, Some(&mut dw), block)))
             })
             .map(|(sum, dh)| (sum, dh, dw))
         };
@@ -135,6 +180,42 @@ mod tests {
         assert!((one.0 - several.0).abs() < 1e-5);
         assert!(one.1.iter().zip(&several.1).all(|(a, b)| (a - b).abs() < 1e-6));
         assert!(one.2.iter().zip(&several.2).all(|(a, b)| (a - b).abs() < 1e-5));
+        Ok(())
+    }
+
+    #[test]
+    fn replaced_rows_are_read_and_learn() -> Result<()> {
+        let (h, w, rows) = (random(1, (5, 6))?, random(2, (9, 6))?, random(3, (3, 6))?);
+        let (targets, ids) = ([3, IGNORE_INDEX, 0, 8, 7], [0u32, 3, 7]);
+        let whole = |rows: &Tensor| -> Result<Tensor> {
+            let row = |i: usize| match ids.iter().position(|id| *id as usize == i) {
+                Some(at) => rows.narrow(0, at, 1),
+                None => w.narrow(0, i, 1),
+            };
+            Tensor::cat(&(0..9).map(row).collect::<Result<Vec<_>>>()?, 0)
+        };
+        let with = |rows: &Tensor, targets: &[i64]| {
+            loss(&h, Head { weight: &w, replaced: Some(Replaced::new(&ids, rows)?) }, targets)
+        };
+        let put_in = loss(&h, &whole(&rows)?, &targets)?;
+        assert!((with(&rows, &targets)?.sum - put_in.sum).abs() < 1e-5);
+
+        let (drows, dw) = (rows.zeros_like()?, w.zeros_like()?);
+        let head = Head { weight: &w, replaced: Some(Replaced::new(&ids, &rows)?) };
+        let (_, dh) = loss_and_gradient(&h, head, &targets, 0.5, Some(&drows))?;
+        let (_, expected) = loss_and_gradient(&h, &whole(&rows)?, &targets, 0.5, Some(&dw))?;
+        let close = |a: &Tensor, b: &Tensor| -> Result<bool> {
+            Ok((a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()? < 1e-6)
+        };
+        assert!(close(&dh, &expected)?);
+        assert!(close(&drows, &dw.index_select(&Tensor::new(&ids, h.device())?, 0)?)?);
+        Check::new("rows").run(&rows, &drows, |rows| {
+            Tensor::new((with(&rows.contiguous()?, &targets)?.sum * 0.5) as f32, h.device())
+        })?;
+        // A gradient of another size than what is trained, and ids outside the table.
+        assert!(loss_and_gradient(&h, head, &targets, 0.5, Some(&dw)).is_err());
+        let outside = Head { weight: &w, replaced: Some(Replaced::new(&[1, 2, 9], &rows)?) };
+        assert!(loss(&h, outside, &targets).is_err());
         Ok(())
     }
 
