@@ -190,12 +190,8 @@ impl SideBySide for CudaGenerator {
             let tokens = prompts.tokens.next_multiple_of(PASS);
             inputs.send(number, &Step::default(), &PackedTokens::new(&prompts.prompts), &[], tokens)?;
             let (count, longest) = (prompts.count, prompts.longest);
-            let keep = Keep::Rows {
-                caches: &batch.rows.caches,
-                fills: b.fills.at(&self.gpu, done),
-                count,
-                longest,
-            };
+            let keep =
+                Keep::Rows { caches: &batch.rows.caches, fills: b.fills.at(&self.gpu, done), count, longest };
             let (gpu, network, training) = (&self.gpu, &self.network, false);
             let pass = Pass { gpu, network, activations, inputs, tokens, training, keep };
             let copy = CopyRows {

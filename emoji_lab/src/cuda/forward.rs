@@ -39,7 +39,12 @@ pub(super) enum Keep<'a> {
     Sequence(&'a Caches),
     /// The pass is packed prompts, the longest of `longest` tokens; `count` fills say which row begins
     /// with which of them.
-    Rows { caches: &'a Caches, fills: DevicePtr<RowFill>, count: usize, longest: usize },
+    Rows {
+        caches: &'a Caches,
+        fills: DevicePtr<RowFill>,
+        count: usize,
+        longest: usize,
+    },
 }
 
 impl Pass<'_> {

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use super::activations::Activations;
-use super::decode::Sequence;
 use super::batch::Batch;
+use super::decode::Sequence;
 use super::forward::{Keep, Pass};
 use super::network::Network;
 use super::step::Inputs;

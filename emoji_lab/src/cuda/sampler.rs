@@ -72,8 +72,8 @@ mod tests {
     use super::*;
     use crate::gpu::graph::capture;
     use crate::gpu::memory::Memory;
-    use crate::ops::decode::cuda::DecodeState;
     use crate::host;
+    use crate::ops::decode::cuda::DecodeState;
     use crate::ops::sample::cpu;
     use crate::rng::Philox;
 
@@ -161,8 +161,9 @@ mod tests {
         for vocab in [5, 2049, 20_000] {
             let rows = rules.len();
             let values: Vec<Vec<f32>> = (0..rows as u64).map(|row| logits(vocab, 7 * row)).collect();
-            let prompts: Vec<Vec<u32>> =
-                (0..rows).map(|row| (row % 3..vocab.min(900)).step_by(3).map(|id| id as u32).collect()).collect();
+            let prompts: Vec<Vec<u32>> = (0..rows)
+                .map(|row| (row % 3..vocab.min(900)).step_by(3).map(|id| id as u32).collect())
+                .collect();
             let wanted = |row: usize| row % (most + 1);
             let state = |row: usize| DecodeState {
                 token: -1,

@@ -106,8 +106,8 @@ impl SideBySide for OnHost<'_> {
                 KvCache::new(self.gemma.config(), next.prompt.len() + next.limit.min(FIRST_ROOM))?;
             cache.begin_with(&self.start)?;
             let place = self.sequences.len();
-            for number in taken..taken + same {
-                let Asked { prompt, rule, .. } = asked[number];
+            for (number, asked) in asked.iter().enumerate().skip(taken).take(same) {
+                let Asked { prompt, rule, .. } = *asked;
                 let sequence = Sequence { number, rule, start: prompt.len(), tokens: prompt.to_vec() };
                 match number == taken {
                     true => self.sequences.push(sequence),

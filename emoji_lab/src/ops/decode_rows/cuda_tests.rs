@@ -83,12 +83,8 @@ fn rows_are_copied() {
             expected[to * width..][..width].copy_from_slice(&from[source * width..][..width]);
         }
         let copies_at = t.plain(&copies);
-        let launch = CopyRows {
-            from: from_at.ptr(),
-            to: to_at.ptr(),
-            copies: copies_at.ptr(),
-            width: width as i32,
-        };
+        let launch =
+            CopyRows { from: from_at.ptr(), to: to_at.ptr(), copies: copies_at.ptr(), width: width as i32 };
         // SAFETY: all buffers have the sizes they are given with, and the copies are within them.
         unsafe { launch.launch(&t.gpu, copies.len()).unwrap() };
         let ours = t.read("to", &to_at);

@@ -88,9 +88,11 @@ impl Lookup {
                 Table::F32(table) => {
                     FORWARD_F32.launch(gpu, grid, EmbeddingForward { table, ids, x, width, scale, apart })
                 }
-                Table::Halves { high, low } => {
-                    FORWARD_SPLIT.launch(gpu, grid, EmbeddingForwardSplit { high, low, ids, x, width, scale, apart })
-                }
+                Table::Halves { high, low } => FORWARD_SPLIT.launch(
+                    gpu,
+                    grid,
+                    EmbeddingForwardSplit { high, low, ids, x, width, scale, apart },
+                ),
             }
         }
     }

@@ -163,12 +163,7 @@ impl SampleBuffers {
     ///
     /// # Safety
     /// Buffers must have the shapes that the fields name.
-    pub(crate) unsafe fn choose(
-        self,
-        gpu: &Gpu,
-        logits: DevicePtr<f32>,
-        to: Chosen,
-    ) -> Result<()> {
+    pub(crate) unsafe fn choose(self, gpu: &Gpu, logits: DevicePtr<f32>, to: Chosen) -> Result<()> {
         let Chosen { written, state, rows, room } = to;
         let (buffers, room) = (self, room as i32);
         let grid = Grid::new(self.blocks as usize, THREADS).rows(rows);
