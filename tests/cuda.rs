@@ -5,6 +5,9 @@
 //! skipped.
 #![cfg(feature = "cuda")]
 
+#[path = "cuda_batch.rs"]
+mod batch;
+
 use candle_core::Tensor;
 use emoji_lab::lora::{LoraConfig, TokenIndices};
 use emoji_lab::model::{Gemma3, Gemma3Config, GenerationConfig, Weights, tensor_shapes};
@@ -57,11 +60,11 @@ const SHAPES: [Shape; 4] = [
 ];
 const VOCAB: usize = 520;
 
-fn config_json(shape: &Shape, layers: usize) -> String {
+fn config_json(shape: &Shape, layers: usize, vocab: usize) -> String {
     format!(
-        r#"{{"model_type": "gemma3_text", "vocab_size": {VOCAB}, "hidden_size": {}, "intermediate_size": {},
+        r#"{{"model_type": "gemma3_text", "vocab_size": {vocab}, "hidden_size": {}, "intermediate_size": {},
         "num_hidden_layers": {layers}, "num_attention_heads": {}, "num_key_value_heads": {}, "head_dim": {},
-        "max_position_embeddings": 512, "rms_norm_eps": 1e-6, "query_pre_attn_scalar": {}, "sliding_window": {},
+        "max_position_embeddings": 1024, "rms_norm_eps": 1e-6, "query_pre_attn_scalar": {}, "sliding_window": {},
         "sliding_window_pattern": 2, "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0,
         "tie_word_embeddings": {}, "hidden_activation": "gelu_pytorch_tanh", "bos_token_id": 2,
         "eos_token_id": 1, "pad_token_id": 0, "attention_bias": false}}"#,
@@ -77,7 +80,7 @@ fn config_json(shape: &Shape, layers: usize) -> String {
 }
 
 fn model(shape: &Shape, seed: u64) -> Gemma3 {
-    let config = Gemma3Config::from_json(&config_json(shape, 4), "tests/cuda.rs").unwrap();
+    let config = Gemma3Config::from_json(&config_json(shape, 4, VOCAB), "tests/cuda.rs").unwrap();
     let mut random = Philox::new(seed, 0);
     let mut weights = Weights { origin: "random".into(), ..Weights::default() };
     for (name, dims) in tensor_shapes(&config) {
@@ -451,7 +454,7 @@ fn layers_of_12b_are_the_cpus() {
     let Some(device) = gpu() else { return };
     let shape =
         Shape { heads: 16, kv_heads: 8, dim: 256, hidden: 3840, inner: 15_360, window: 16, tied: true };
-    let base = large_model(&shape, 2);
+    let base = large_model(&shape, 2, VOCAB);
     let gpu = base.to_device(&device);
     for lora_dropout in [0.0, 0.25] {
         let lora = LoraConfig { lora_dropout, ..LoraConfig::default() };
@@ -479,9 +482,9 @@ fn of_or_refusal(model: &Gemma3, lora: &LoraConfig) -> Result<Finetune, String> 
         .map_err(|e| e.to_string())
 }
 
-/// As [`model`], of `layers` layers, from a block of random numbers that is repeated.
-fn large_model(shape: &Shape, layers: usize) -> Gemma3 {
-    let config = Gemma3Config::from_json(&config_json(shape, layers), "tests/cuda.rs").unwrap();
+/// As [`model`], of `layers` layers and `vocab` tokens, from a block of random numbers that is repeated.
+fn large_model(shape: &Shape, layers: usize, vocab: usize) -> Gemma3 {
+    let config = Gemma3Config::from_json(&config_json(shape, layers, vocab), "tests/cuda.rs").unwrap();
     let mut random = Philox::new(7, 0);
     // As many as a prime: rows do not repeat each other.
     let block: Vec<f32> = (0..1_048_573).map(|_| (random.next_f32() - 0.5) * 0.05).collect();

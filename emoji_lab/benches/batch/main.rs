@@ -1,8 +1,8 @@
-//! What a batch gains over one stream, on the CPU: the same prompts answered one after the other and
-//! side by side.
+//! What a batch gains over one stream: the same prompts answered one after the other and side by side.
 //!
-//!     cargo bench -p emoji_lab --bench batch -- [MODEL [DATA [ROWS [TOKENS [SIZES]]]]]
+//!     cargo bench -p emoji_lab --bench batch -- [--device cpu|cuda] [MODEL [DATA [ROWS [TOKENS [SIZES]]]]]
 //!
+//! `--device cuda` (with `--features cuda`) asks the first GPU, in bf16 where it has that.
 //! MODEL and DATA are what `load_model` and `load_dataset` take (default: both embedded), ROWS how many
 //! prompts (256), TOKENS the most an answer has (32), SIZES how many prompts a call has (1,4,16,64,256);
 //! the first is what the others are compared with. SIZES of 1 alone is one stream by itself, for a
@@ -23,9 +23,10 @@ const RUNS: usize = 5;
 
 fn main() -> Result<()> {
     // `cargo bench` says `--bench` to it.
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let mut arguments: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let device = device(&mut arguments)?;
     let given = |i: usize, default: &str| arguments.get(i).cloned().unwrap_or_else(|| default.to_string());
-    let model = load_model(&given(0, "embedded"), &Device::Cpu)?;
+    let model = load_model(&given(0, "embedded"), &device)?;
     let data = load_dataset(&given(1, "embedded"), EmojiFilter::PurelyEmoji)?;
     let rows = number("ROWS", &given(2, "256"))?.min(data.len());
     let config = GenerationConfig::greedy(number("TOKENS", &given(3, "32"))?);
@@ -65,6 +66,17 @@ fn main() -> Result<()> {
     }
     say!("{table}");
     Ok(())
+}
+
+/// The device that `--device` names, which goes from the arguments.
+fn device(arguments: &mut Vec<String>) -> Result<Device> {
+    let Some(at) = arguments.iter().position(|arg| arg == "--device") else { return Ok(Device::Cpu) };
+    let named: Vec<String> = arguments.drain(at..(at + 2).min(arguments.len())).collect();
+    match named.get(1).map(String::as_str) {
+        Some("cpu") => Ok(Device::Cpu),
+        Some("cuda") => Device::cuda(0),
+        other => Err(Error::setting("--device", other.unwrap_or_default(), "give cpu or cuda")),
+    }
 }
 
 fn number(name: &'static str, given: &str) -> Result<usize> {

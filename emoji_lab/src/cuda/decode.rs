@@ -2,7 +2,7 @@
 
 use cudarc::driver::CudaGraph;
 
-use super::forward::Pass;
+use super::forward::{Keep, Pass};
 use super::network::{DOWN, GATE_UP, Layer, Network, O, QKV};
 use super::sampler::Sampler;
 use crate::error::Result;
@@ -14,37 +14,51 @@ use crate::ops::decode::cuda::{
     DecodeAttention, DecodeHead, DecodeHeads, DecodeLinear, DecodeNormLinear, DecodePick, DecodeState,
     FillCache, HEAD_BLOCKS,
 };
+use crate::ops::decode_rows::cuda::FillRows;
 use crate::ops::embedding::cuda::Lookup;
 use crate::ops::lora_linear::cuda::Adapters;
 use crate::ops::rms_norm::cuda::{Branch, NormForward};
+use crate::ops::sample::cuda::Chosen;
 
-/// One layer's cache, `[capacity, kv_heads, dim]` each.
+/// One layer's cache, `[rows, capacity, kv_heads, dim]` each.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LayerCache {
-    keys: DevicePtr<Compute>,
-    values: DevicePtr<Compute>,
-    /// Keys it holds: a sliding layer's window, or the whole sequence.
+    pub(super) keys: DevicePtr<Compute>,
+    pub(super) values: DevicePtr<Compute>,
+    /// Keys that a row holds.
     capacity: usize,
 }
 
-/// Keys and values of one sequence.
+/// Keys and values of one or more sequences, a row for each.
 pub(super) struct Caches {
     pub(super) layers: Vec<LayerCache>,
     /// Tokens of the longest sequence.
     pub(super) room: usize,
 }
 
+/// The keys that a layer keeps of a sequence of `room` tokens: a sliding layer's window, or all.
+fn capacity(layer: &Layer, room: usize) -> usize {
+    if layer.window > 0 { room.min(layer.window as usize) } else { room }
+}
+
 impl Caches {
-    fn new(gpu: &Gpu, network: &Network, room: usize) -> Result<Placed<Self>> {
+    /// For `rows` sequences of up to `room` tokens.
+    pub(super) fn new(gpu: &Gpu, network: &Network, room: usize, rows: usize) -> Result<Placed<Self>> {
         let s = &network.sizes;
         Placed::zeros(gpu, "the key/value cache", |layout| {
-            let mut layer = |window: i32| {
-                let capacity = if window > 0 { room.min(window as usize) } else { room };
-                let len = capacity * s.kv_heads * s.dim;
+            let mut place = |layer: &Layer| {
+                let capacity = capacity(layer, room);
+                let len = rows * capacity * s.kv_heads * s.dim;
                 LayerCache { keys: layout.take(len), values: layout.take(len), capacity }
             };
-            Self { layers: network.layers.iter().map(|l| layer(l.window)).collect(), room }
+            Self { layers: network.layers.iter().map(&mut place).collect(), room }
         })
+    }
+
+    /// What a sequence of `room` tokens takes, in bytes.
+    pub(super) fn bytes_of(gpu: &Gpu, network: &Network, room: usize) -> usize {
+        let tokens: usize = network.layers.iter().map(|layer| capacity(layer, room)).sum();
+        2 * tokens * network.sizes.kv_heads * network.sizes.dim * gpu.size()
     }
 }
 
@@ -100,9 +114,9 @@ pub(super) struct Sequence {
 impl Sequence {
     /// For up to `room` tokens.
     pub(super) fn new(gpu: &Gpu, network: &Network, room: usize) -> Result<Self> {
-        let caches = Caches::new(gpu, network, room)?;
+        let caches = Caches::new(gpu, network, room, 1)?;
         let vectors = Vectors::new(gpu, network, room)?;
-        let sampler = Sampler::new(gpu, network.sizes.vocab)?;
+        let sampler = Sampler::new(gpu, network.sizes.vocab, 1)?;
         Ok(Self { caches, vectors, sampler, graphs: [None, None] })
     }
 
@@ -139,7 +153,10 @@ impl Sequence {
         unsafe {
             match by_rule {
                 false => likeliest.launch(gpu),
-                true => self.sampler.choose(v.logits, v.written, v.state),
+                true => {
+                    let to = Chosen { written: v.written, state: v.state, rows: 1, room: self.caches.room };
+                    self.sampler.choose(v.logits, to)
+                }
             }
         }
     }
@@ -186,6 +203,7 @@ impl Sequence {
             x: before,
             width: s.hidden,
             scale: s.embedding_scale,
+            apart: 1,
         };
         // SAFETY: vectors and caches are laid out for this network.
         unsafe {
@@ -219,7 +237,7 @@ impl Sequence {
                     state: v.state,
                     heads: heads_of(network, cache),
                 };
-                attention.launch(gpu)?;
+                attention.launch(gpu, 1)?;
                 linear(layer, O, v.attended, v.o).launch(gpu)?;
                 let gate_up = DecodeNormLinear {
                     x: middle,
@@ -257,7 +275,7 @@ impl Sequence {
     }
 }
 
-fn heads_of(network: &Network, cache: &LayerCache) -> DecodeHeads {
+pub(super) fn heads_of(network: &Network, cache: &LayerCache) -> DecodeHeads {
     let s = &network.sizes;
     DecodeHeads {
         heads: s.heads as i32,
@@ -275,17 +293,21 @@ impl Pass<'_> {
     /// # Safety
     /// As [`Self::forward`].
     pub(super) unsafe fn fill_cache(&self, index: usize) -> Result<()> {
-        let Some(cache) = self.caches.map(|caches| &caches.layers[index]) else { return Ok(()) };
-        let a = &self.activations.layers[index];
-        let fill = FillCache {
-            k: a.k,
-            qkv: a.qkv,
-            keys: cache.keys,
-            values: cache.values,
-            heads: heads_of(self.network, cache),
-            tokens: self.tokens as i32,
-        };
-        // SAFETY: the layer's keys have just been made.
-        unsafe { fill.launch(self.gpu) }
+        let (k, qkv) = (self.activations.layers[index].k, self.activations.layers[index].qkv);
+        match self.keep {
+            Keep::Nowhere => Ok(()),
+            Keep::Sequence(caches) => {
+                let LayerCache { keys, values, .. } = caches.layers[index];
+                let (heads, tokens) = (heads_of(self.network, &caches.layers[index]), self.tokens as i32);
+                // SAFETY: the layer's keys have just been made.
+                unsafe { FillCache { k, qkv, keys, values, heads, tokens }.launch(self.gpu) }
+            }
+            Keep::Rows { caches, fills, count, longest } => {
+                let LayerCache { keys, values, .. } = caches.layers[index];
+                let heads = heads_of(self.network, &caches.layers[index]);
+                // SAFETY: as above.
+                unsafe { FillRows { k, qkv, keys, values, fills, heads }.launch(self.gpu, count, longest) }
+            }
+        }
     }
 }

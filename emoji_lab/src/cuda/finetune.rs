@@ -7,7 +7,7 @@ use cudarc::driver::CudaGraph;
 
 use super::activations::Activations;
 use super::arena::DeviceArena;
-use super::forward::Pass;
+use super::forward::{Keep, Pass};
 use super::limits::{self, Plan};
 use super::network::Network;
 use super::step::{Inputs, SLOTS};
@@ -434,7 +434,7 @@ impl CudaFinetune {
             inputs: &room.inputs,
             tokens,
             training: work != Work::Loss,
-            caches: None,
+            keep: Keep::Nowhere,
         };
         // SAFETY: `Inputs::send` puts a batch of at most `tokens` tokens there before each replay.
         unsafe {

@@ -11,6 +11,7 @@ use crate::gpu::Gpu;
 use crate::gpu::gemm::{Out, gemm, matrix};
 use crate::gpu::pointer::{Compute, DevicePtr};
 use crate::ops::attention::cuda::{AttentionForward, AttentionSizes};
+use crate::ops::decode_rows::cuda::RowFill;
 use crate::ops::embedding::cuda::{Lookup, PutRows};
 use crate::ops::geglu::cuda::GegluForward;
 use crate::ops::lora_linear::cuda::{Adapters, UnpackWeights};
@@ -27,8 +28,23 @@ pub(super) struct Pass<'a> {
     pub(super) tokens: usize,
     /// Whether dropout is on.
     pub(super) training: bool,
-    /// Where keys and values are kept for generation.
-    pub(super) caches: Option<&'a Caches>,
+    pub(super) keep: Keep<'a>,
+}
+
+/// Where keys and values are kept for generation.
+#[derive(Clone, Copy)]
+pub(super) enum Keep<'a> {
+    Nowhere,
+    /// The pass is one sequence from its beginning.
+    Sequence(&'a Caches),
+    /// The pass is packed prompts, the longest of `longest` tokens; `count` fills say which row begins
+    /// with which of them.
+    Rows {
+        caches: &'a Caches,
+        fills: DevicePtr<RowFill>,
+        count: usize,
+        longest: usize,
+    },
 }
 
 impl Pass<'_> {
@@ -104,6 +120,7 @@ impl Pass<'_> {
             x: all[0].x,
             width: s.hidden,
             scale: s.embedding_scale,
+            apart: 1,
         };
         // SAFETY: the caller's; all pointers are to buffers laid out for `tokens` rows.
         unsafe {

@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 
 use super::activations::Activations;
+use super::batch::Batch;
 use super::decode::Sequence;
-use super::forward::Pass;
+use super::forward::{Keep, Pass};
 use super::network::Network;
 use super::step::Inputs;
 use crate::error::{Error, Result};
@@ -12,6 +13,7 @@ use crate::gpu::Gpu;
 use crate::gpu::trouble::caught;
 use crate::model::generate::Tokens;
 use crate::model::on_device::{BringsGenerator, Generator};
+use crate::model::side_by_side::{Asked, SideBySide};
 use crate::model::{Gemma3, PackedTokens};
 use crate::ops::decode::cuda::DecodeState;
 use crate::ops::sample::Rule;
@@ -23,12 +25,15 @@ const AHEAD: usize = 8;
 const CACHE_STEP: usize = 512;
 
 /// A model on the GPU, ready to generate.
-struct CudaGenerator {
-    gpu: Gpu,
-    network: Network,
+pub(super) struct CudaGenerator {
+    pub(super) gpu: Gpu,
+    pub(super) network: Network,
     sequence: Option<Sequence>,
-    prompt: Option<(Activations, Inputs)>,
+    /// What prompts are read with.
+    pub(super) prompt: Option<(Activations, Inputs)>,
     answer: Answer,
+    /// Sequences side by side (`batch.rs`).
+    pub(super) batch: Option<Batch>,
 }
 
 /// How far the sequence's answer is.
@@ -58,7 +63,31 @@ impl CudaGenerator {
         let gpu = &gpu.new_lane()?;
         let positions = model.config().max_position_embeddings;
         let network = Network::new(gpu, model, None, positions)?;
-        Ok(Self { gpu: gpu.clone(), network, sequence: None, prompt: None, answer: Answer::default() })
+        let (gpu, answer) = (gpu.clone(), Answer::default());
+        Ok(Self { gpu, network, sequence: None, prompt: None, answer, batch: None })
+    }
+
+    /// That `prompt` and `limit` tokens after it can be computed.
+    pub(super) fn check(&self, prompt: &[u32], limit: usize) -> Result<()> {
+        let (vocab, positions) = (self.network.sizes.vocab, self.network.positions);
+        let outside = prompt.iter().any(|id| *id as usize >= vocab);
+        if prompt.is_empty() || outside || prompt.len() + limit > positions {
+            let help = format!(
+                "give at least one token, ids below {vocab}, and at most {positions} tokens with the answer"
+            );
+            return Err(Error::setting("prompt", format!("{} tokens", prompt.len()), help));
+        }
+        Ok(())
+    }
+
+    /// Makes room for prompts of up to `tokens` tokens in one pass.
+    pub(super) fn room_for_prompts(&mut self, tokens: usize) -> Result<()> {
+        if self.prompt.as_ref().is_none_or(|(_, inputs)| inputs.capacity() < tokens) {
+            self.prompt = None;
+            let activations = Activations::new(&self.gpu, &self.network.sizes, tokens, None)?;
+            self.prompt = Some((activations, Inputs::new(&self.gpu, tokens)?));
+        }
+        Ok(())
     }
 
     /// Asks for tokens that follow, and waits for them: one at first, then several at a time.
@@ -86,26 +115,14 @@ impl CudaGenerator {
 impl Generator for CudaGenerator {
     fn start(&mut self, prompt: &[u32], limit: usize, rule: &Rule) -> Result<()> {
         self.gpu.bind()?;
-        let (vocab, room) = (self.network.sizes.vocab, prompt.len() + limit);
-        let outside = prompt.iter().any(|id| *id as usize >= vocab);
-        if prompt.is_empty() || outside || room > self.network.positions {
-            let help = format!(
-                "give at least one token, ids below {vocab}, and at most {} tokens with the answer",
-                self.network.positions
-            );
-            return Err(Error::setting("prompt", format!("{} tokens", prompt.len()), help));
-        }
+        self.check(prompt, limit)?;
+        let room = prompt.len() + limit;
         if self.sequence.as_ref().is_none_or(|s| s.caches.room < room) {
             self.sequence = None;
             let room = room.next_multiple_of(CACHE_STEP);
             self.sequence = Some(Sequence::new(&self.gpu, &self.network, room)?);
         }
-        if self.prompt.as_ref().is_none_or(|(_, inputs)| inputs.capacity() < prompt.len()) {
-            self.prompt = None;
-            let tokens = prompt.len().next_multiple_of(64);
-            let activations = Activations::new(&self.gpu, &self.network.sizes, tokens, None)?;
-            self.prompt = Some((activations, Inputs::new(&self.gpu, tokens)?));
-        }
+        self.room_for_prompts(prompt.len().next_multiple_of(64))?;
         let (Some((activations, inputs)), Some(sequence)) = (&mut self.prompt, &self.sequence) else {
             return Err(missing());
         };
@@ -118,7 +135,7 @@ impl Generator for CudaGenerator {
             inputs,
             tokens: prompt.len(),
             training: false,
-            caches: Some(&sequence.caches),
+            keep: Keep::Sequence(&sequence.caches),
         };
         let last = activations.hidden.at(&self.gpu, (prompt.len() - 1) * self.network.sizes.hidden);
         // SAFETY: the prompt has just been sent; the head reads its last hidden state.
@@ -137,6 +154,11 @@ impl Generator for CudaGenerator {
         self.answer = Answer { by_rule, limit, ..Answer::default() };
         Ok(())
     }
+
+    fn side_by_side(&mut self, asked: &[Asked<'_>], head: Option<&[u32]>) -> Result<&mut dyn SideBySide> {
+        self.prepare(asked, head)?;
+        Ok(self)
+    }
 }
 
 impl Tokens for CudaGenerator {
@@ -148,6 +170,6 @@ impl Tokens for CudaGenerator {
     }
 }
 
-fn missing() -> Error {
+pub(super) fn missing() -> Error {
     Error::device("cuda", "generation was not started, or has ended", "This is a fault of emoji_lab")
 }

@@ -14,10 +14,12 @@
 //! | `step.rs` | what changes from step to step |
 //! | `finetune.rs` | graphs, optimizer steps, evaluation |
 //! | `decode.rs`, `sampler.rs`, `generator.rs` | generation with a key/value cache: a token's pass, its choice, the sequence |
+//! | `rows.rs`, `batch.rs` | the same for many sequences side by side: a step's pass, and who has which row |
 
 mod activations;
 mod arena;
 mod backward;
+mod batch;
 mod decode;
 mod engine;
 mod finetune;
@@ -26,6 +28,7 @@ mod generator;
 mod head;
 mod limits;
 mod network;
+mod rows;
 mod sampler;
 mod step;
 mod stored;

@@ -13,7 +13,7 @@ use crate::task::{self, Judge};
 
 /// Asks `model` every row and judges its answers.
 ///
-/// Questions are put as in training, the row's answer left out; on the CPU many are answered side by
+/// Questions are put as in training, the row's answer left out; many are answered side by
 /// side ([`generate_batch`](crate::model::generate_batch)). With
 /// [`samples`](EvaluationConfig::samples) above 1 a row's answer is the consensus of so many draws.
 ///

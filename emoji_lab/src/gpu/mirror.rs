@@ -42,12 +42,13 @@ mod tests {
     use std::collections::BTreeMap;
 
     /// Every file of kernels, and the Rust that launches them.
-    const CUDA: [(&str, &str); 13] = [
+    const CUDA: [(&str, &str); 14] = [
         ("common.cuh", include_str!("../ops/common.cuh")),
         ("decode/state.cuh", include_str!("../ops/decode/state.cuh")),
         ("adamw/kernel.cu", include_str!("../ops/adamw/kernel.cu")),
         ("attention/kernel.cu", include_str!("../ops/attention/kernel.cu")),
         ("decode/kernel.cu", include_str!("../ops/decode/kernel.cu")),
+        ("decode_rows/kernel.cu", include_str!("../ops/decode_rows/kernel.cu")),
         ("embedding/kernel.cu", include_str!("../ops/embedding/kernel.cu")),
         ("geglu/kernel.cu", include_str!("../ops/geglu/kernel.cu")),
         ("grad_norm/kernel.cu", include_str!("../ops/grad_norm/kernel.cu")),
@@ -57,11 +58,12 @@ mod tests {
         ("rope/kernel.cu", include_str!("../ops/rope/kernel.cu")),
         ("sample/kernel.cu", include_str!("../ops/sample/kernel.cu")),
     ];
-    const RUST: [&str; 12] = [
+    const RUST: [&str; 13] = [
         include_str!("../ops/step.rs"),
         include_str!("../ops/adamw/cuda.rs"),
         include_str!("../ops/attention/cuda.rs"),
         include_str!("../ops/decode/cuda.rs"),
+        include_str!("../ops/decode_rows/cuda.rs"),
         include_str!("../ops/embedding/cuda.rs"),
         include_str!("../ops/geglu/cuda.rs"),
         include_str!("../ops/grad_norm/cuda.rs"),

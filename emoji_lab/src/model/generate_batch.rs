@@ -1,39 +1,26 @@
 //! Text from a model for many prompts at once.
 
-use std::collections::VecDeque;
-
-use rayon::prelude::*;
-
-use super::generate::FIRST_ROOM;
-use super::{Gemma3, GenerationConfig, KvCache, Model};
+use super::side_by_side::Asked;
+use super::{Gemma3, GenerationConfig, Model};
 use crate::data::Message;
 use crate::error::{Error, Result};
-use crate::ops::pool::on_pool;
-use crate::ops::sample::{Rule, cpu};
-
-/// Sequences that are generated side by side. More of them gain little: the products are then bound
-/// by arithmetic, not by the reading of weights.
-const ROWS: usize = 64;
-
-/// Tokens that the prompts of the sequences side by side may have together, which bounds the memory
-/// of their caches; a longer prompt goes alone.
-const PROMPT_TOKENS: usize = 8192;
-
-/// Tokens of prompts that are read in one step, if it is more than one prompt: what is computed of them
-/// stays in a core's cache.
-const NEW_TOKENS: usize = 256;
 
 /// The model's answers to many conversations, in their order: what [`generate`](super::generate)
 /// gives for each of them, sooner.
 ///
-/// On the CPU up to 64 answers grow side by side, and each step reads the model's weights once for
-/// all of them. Prompts may be of different lengths; what all begin with, as the system prompt, is
-/// read once; an answer that is finished makes room for the next prompt. On a GPU the answers are for
-/// now generated one after the other.
+/// Up to 64 answers grow side by side, and each step reads the model's weights once for all of them.
+/// Prompts may be of different lengths; an answer that is finished makes room for the next prompt.
 ///
-/// Answers are those of one stream, token for token: a sequence's logits are the same bits alone and
-/// among others, and with `do_sample` each conversation draws as it would alone with `config.seed`. So
-/// the same conversation twice is the same answer twice.
+/// On the CPU, answers are those of one stream, token for token: a sequence's logits are the same bits
+/// alone and among others, and with `do_sample` each conversation draws as it would alone with
+/// `config.seed`. So the same conversation twice is the same answer twice.
+///
+/// On a GPU a conversation's answer does not depend on what is asked beside it either, and is the same in
+/// every run: products are always of the same number of rows. But a product of many rows adds up in
+/// another order than one of a single row, which [`generate`](super::generate) asks for. In f32 the logits
+/// differ in the last bits, and in bf16 by some 2⁻⁸ of their size, so that where two tokens are nearly
+/// equally likely the answer may go on differently from there. Draws take the same noise for the same
+/// seed, place and token.
 ///
 /// ```
 /// use emoji_lab::prelude::*;
@@ -100,34 +87,17 @@ impl Gemma3 {
         config: &GenerationConfig,
         stop: &[u32],
     ) -> Result<Vec<Vec<u32>>> {
-        let mut waiting = VecDeque::with_capacity(prompts.len());
-        for (number, prompt) in prompts.iter().enumerate() {
-            let limit = self.room_after(prompt, config).map_err(|error| of_prompt(error, number))?;
-            waiting.push_back(Asked { number, prompt, limit });
+        let mut asked = Vec::with_capacity(prompts.len());
+        for (source, prompt) in prompts.iter().enumerate() {
+            let limit = self.room_after(prompt, config).map_err(|error| of_prompt(error, source))?;
+            asked.push(Asked { source, prompt, limit, rule: config.rule() });
         }
-        if self.device().is_cuda() {
-            let one = |asked: &Asked<'_>| self.follow(asked.prompt, asked.limit, config.rule(), stop);
-            return waiting.iter().map(one).collect();
-        }
-        let mut answers = vec![vec![]; prompts.len()];
-        on_pool(|| {
-            let mut batch = Batch::new(self, config.rule(), common_start(prompts))?;
-            loop {
-                batch.fill(&mut waiting)?;
-                if batch.rows.is_empty() {
-                    return Ok(answers);
-                }
-                batch.step()?;
-                for (number, answer) in batch.take_finished(stop) {
-                    answers[number] = answer;
-                }
-            }
-        })
+        self.follow_all(&asked, stop, None)
     }
 }
 
 /// Says which of many prompts cannot be used.
-fn of_prompt(error: Error, number: usize) -> Error {
+pub(super) fn of_prompt(error: Error, number: usize) -> Error {
     match error {
         Error::Setting { name: "prompt", value, help } => {
             Error::setting("prompts", format!("{value} as prompt {number}"), help)
@@ -136,116 +106,10 @@ fn of_prompt(error: Error, number: usize) -> Error {
     }
 }
 
-/// What all of several prompts begin with, less than the shortest of them: a prompt's last token is
-/// read to know what follows.
-fn common_start(prompts: &[Vec<u32>]) -> &[u32] {
-    let Some((first, others)) = prompts.split_first().filter(|(_, others)| !others.is_empty()) else {
-        return &[];
-    };
-    let same = |other: &Vec<u32>| first.iter().zip(other).take_while(|(a, b)| a == b).count();
-    let shortest = prompts.iter().map(Vec::len).min().unwrap_or(0);
-    let common = others.iter().map(same).min().unwrap_or(0).min(shortest.saturating_sub(1));
-    &first[..common]
-}
-
-/// A prompt that waits for its turn.
-struct Asked<'a> {
-    number: usize,
-    prompt: &'a [u32],
-    /// Tokens that its answer may have.
-    limit: usize,
-}
-
-/// A sequence that grows.
-struct Row<'a> {
-    asked: Asked<'a>,
-    /// Prompt and answer so far.
-    tokens: Vec<u32>,
-}
-
-/// The sequences that grow side by side.
-struct Batch<'a> {
-    gemma: &'a Gemma3,
-    rule: Rule,
-    /// What every row begins with. A copy is the same as reading it again, for a token's numbers do not
-    /// depend on what is computed beside it.
-    start: KvCache,
-    rows: Vec<Row<'a>>,
-    /// One for each row.
-    caches: Vec<KvCache>,
-}
-
-impl<'a> Batch<'a> {
-    fn new(gemma: &'a Gemma3, rule: Rule, start: &[u32]) -> Result<Self> {
-        let mut cache = KvCache::new(gemma.config(), start.len())?;
-        if !start.is_empty() {
-            gemma.decode(start, &mut cache)?;
-        }
-        Ok(Self { gemma, rule, start: cache, rows: vec![], caches: vec![] })
-    }
-
-    /// Takes in prompts, in their order, while there is room for the next.
-    fn fill(&mut self, waiting: &mut VecDeque<Asked<'a>>) -> Result<()> {
-        let mut prompt_tokens: usize = self.rows.iter().map(|row| row.asked.prompt.len()).sum();
-        let mut new_tokens = 0;
-        while self.rows.len() < ROWS {
-            let fits = |asked: &Asked<'_>| {
-                let (all, new) = (asked.prompt.len(), asked.prompt.len() - self.start.len());
-                (self.rows.is_empty() || prompt_tokens + all <= PROMPT_TOKENS)
-                    && (new_tokens == 0 || new_tokens + new <= NEW_TOKENS)
-            };
-            if !waiting.front().is_some_and(fits) {
-                break;
-            }
-            let Some(asked) = waiting.pop_front() else { break };
-            prompt_tokens += asked.prompt.len();
-            new_tokens += asked.prompt.len() - self.start.len();
-            let room = asked.prompt.len() + asked.limit.min(FIRST_ROOM);
-            let mut cache = KvCache::new(self.gemma.config(), room)?;
-            cache.begin_with(&self.start)?;
-            self.caches.push(cache);
-            self.rows.push(Row { tokens: asked.prompt.to_vec(), asked });
-        }
-        Ok(())
-    }
-
-    /// Adds a token to each row. A row that is new reads its prompt in the same pass in which the
-    /// others read their last token.
-    fn step(&mut self) -> Result<()> {
-        let mut unread = Vec::with_capacity(self.rows.len());
-        for (row, cache) in self.rows.iter().zip(&mut self.caches) {
-            let new = &row.tokens[cache.len()..];
-            cache.make_room(new.len())?;
-            unread.push(new);
-        }
-        let logits = self.gemma.decode_rows(&unread, &mut self.caches)?;
-        let rule = &self.rule;
-        self.rows.par_iter_mut().enumerate().try_for_each(|(i, row)| {
-            row.tokens.push(cpu::next_token(&logits.get(i)?, &row.tokens, rule)?);
-            Ok(())
-        })
-    }
-
-    /// Takes out the rows whose answer is over: numbers and answers.
-    fn take_finished(&mut self, stop: &[u32]) -> Vec<(usize, Vec<u32>)> {
-        let mut finished = vec![];
-        for i in (0..self.rows.len()).rev() {
-            let Row { asked, tokens } = &self.rows[i];
-            let answer = &tokens[asked.prompt.len()..];
-            let stopped = answer.last().is_some_and(|token| stop.contains(token));
-            if stopped || answer.len() >= asked.limit {
-                finished.push((asked.number, answer[..answer.len() - usize::from(stopped)].to_vec()));
-                self.rows.swap_remove(i);
-                self.caches.swap_remove(i);
-            }
-        }
-        finished
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::{generate, generate_ids, load_model};
+    use super::super::side_by_side::{PROMPT_TOKENS, ROWS};
+    use super::super::{KvCache, generate, generate_ids, load_model};
     use super::*;
     use crate::data::load_dataset;
     use crate::task::{EmojiFilter, Task};
@@ -317,16 +181,6 @@ mod tests {
 
     #[test]
     fn what_prompts_begin_with_is_read_once_and_changes_nothing() {
-        let ids = |prompts: &[&[u32]]| {
-            let prompts: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.to_vec()).collect();
-            common_start(&prompts).to_vec()
-        };
-        assert_eq!(ids(&[&[1, 2, 3, 4], &[1, 2, 9], &[1, 2, 3]]), [1, 2]);
-        assert_eq!(ids(&[&[1, 2, 3], &[1, 2, 3]]), [1, 2]);
-        assert_eq!(ids(&[&[1, 2, 3], &[1, 2]]), [1]);
-        for none in [&[][..], &[&[1, 2][..]], &[&[1], &[1]], &[&[1, 2], &[2, 2]], &[&[], &[1]]] {
-            assert!(ids(none).is_empty(), "{none:?}");
-        }
         let model = embedded();
         let start = prompts(&model)[4].clone();
         assert!(start.len() > model.gemma.config().sliding_window);

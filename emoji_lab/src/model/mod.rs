@@ -29,6 +29,7 @@ mod pretrained;
 mod safetensors;
 mod save;
 mod shards;
+pub(crate) mod side_by_side;
 mod source;
 pub(crate) mod token_rows;
 mod tokenizer;

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::Gemma3;
 use super::generate::Tokens;
+use super::side_by_side::{Asked, SideBySide};
 use crate::device::Device;
 use crate::error::Result;
 use crate::ops::sample::Rule;
@@ -13,6 +14,10 @@ use crate::ops::sample::Rule;
 pub(crate) trait Generator: Tokens + Send {
     /// Reads `prompt`; up to `limit` tokens that follow it, chosen by `rule`, can then be asked for.
     fn start(&mut self, prompt: &[u32], limit: usize, rule: &Rule) -> Result<()>;
+
+    /// Room for the sequences `asked`, as many of them side by side as there is memory for. Logits are of
+    /// the tokens `head`, where they are given: they are asked for then, and else tokens.
+    fn side_by_side(&mut self, asked: &[Asked<'_>], head: Option<&[u32]>) -> Result<&mut dyn SideBySide>;
 }
 
 /// A device that brings a generator: implemented for it where that generator is, above the models.

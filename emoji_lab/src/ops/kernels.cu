@@ -2,6 +2,7 @@
 #include "adamw/kernel.cu"
 #include "attention/kernel.cu"
 #include "decode/kernel.cu"
+#include "decode_rows/kernel.cu"
 #include "embedding/kernel.cu"
 #include "geglu/kernel.cu"
 #include "grad_norm/kernel.cu"

@@ -14,6 +14,8 @@ pub mod adamw;
 pub mod attention;
 #[cfg(feature = "cuda")]
 pub(crate) mod decode;
+#[cfg(feature = "cuda")]
+pub(crate) mod decode_rows;
 pub mod embedding;
 pub mod geglu;
 pub(crate) mod gemm;

@@ -10,13 +10,14 @@
 //! Tokens that no answer can hold need no logits: the head is multiplied with the rows of those that
 //! can. Of Gemma's 262,144 tokens these are some 1,500, and the head is most of what a token costs.
 
-mod rows;
+mod held;
 mod run;
 mod spelling;
 #[cfg(test)]
 mod tests;
 mod walk;
 
+pub(super) use held::{Held, HeldTo};
 pub(super) use run::follow_one;
 pub use run::generate_samples;
 pub(crate) use run::{answers, samples};

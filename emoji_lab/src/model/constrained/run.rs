@@ -1,13 +1,12 @@
 //! From prompts to answers.
 
-use std::collections::VecDeque;
-
-use super::rows::{Asked, Head, Rows};
+use super::held::HeldTo;
 use super::walk::Walk;
 use crate::data::Message;
 use crate::error::{Error, Result};
-use crate::model::{GenerationConfig, Model, answer_text, generate_batch};
-use crate::ops::pool::on_pool;
+use crate::model::generate_batch::{self, of_prompt};
+use crate::model::side_by_side::Asked;
+use crate::model::{GenerationConfig, Model, answer_text};
 use crate::ops::sample::Rule;
 use crate::rng::{Philox, streams};
 
@@ -18,8 +17,9 @@ const MOST_SAMPLES: usize = 256;
 /// the one that [`generate`](crate::model::generate) draws. Draws are made whatever `config.do_sample`
 /// says, by its `temperature`, `top_k` and `top_p`.
 ///
-/// On the CPU the prompt is computed once, and the answers grow side by side. On a GPU they come one
-/// after the other, or with a constraint from the CPU.
+/// The prompt is computed once, and the answers grow side by side, as those of
+/// [`generate_batch`](crate::model::generate_batch) do: on a GPU the first is therefore the one that
+/// [`generate`](crate::model::generate) draws up to what is said there of rounding.
 ///
 /// ```
 /// use emoji_lab::prelude::*;
@@ -116,11 +116,11 @@ fn follow(
         None => None,
     };
     let free = GenerationConfig { constraint: None, ..config.clone() };
-    let mut waiting = VecDeque::with_capacity(prompts.len());
-    for (number, prompt) in prompts.iter().enumerate() {
+    let mut asked = Vec::with_capacity(prompts.len() * rules.len());
+    for (source, prompt) in prompts.iter().enumerate() {
         let limit = gemma.room_after(prompt, &free).map_err(|error| match prompts.len() {
             1 => error,
-            _ => of_prompt(error, number),
+            _ => of_prompt(error, source),
         })?;
         if let Some((spelling, constraint)) = &start
             && limit < spelling.shortest() as usize
@@ -132,43 +132,13 @@ fn follow(
             );
             return Err(Error::setting("max_new_tokens", config.max_new_tokens, help));
         }
-        waiting.push_back(Asked { number, prompt, limit });
+        asked.extend(rules.iter().map(|rule| Asked { source, prompt, limit, rule: *rule }));
     }
-    if gemma.device().is_cuda() && start.is_none() {
-        let all = |asked: &Asked<'_>| -> Result<Vec<Vec<u32>>> {
-            rules.iter().map(|rule| gemma.follow(asked.prompt, asked.limit, *rule, stop)).collect()
-        };
-        return waiting.iter().map(all).collect();
-    }
-    let held = match start {
-        Some((spelling, constraint)) => {
-            let head = Head::new(gemma, &spelling, stop)?;
-            Some((Walk::new(spelling, constraint), head))
-        }
-        None => None,
-    };
-    let mut answers = vec![vec![vec![]; rules.len()]; prompts.len()];
-    let mut rows = Rows::new(gemma, rules, stop, held);
-    on_pool(|| {
-        loop {
-            rows.fill(&mut waiting)?;
-            if rows.is_empty() {
-                return Ok(answers);
-            }
-            rows.step()?;
-            for (number, draw, answer) in rows.take_finished() {
-                answers[number][draw] = answer;
-            }
-        }
-    })
-}
-
-/// Says which of many prompts cannot be used.
-fn of_prompt(error: Error, number: usize) -> Error {
-    match error {
-        Error::Setting { name: "prompt", value, help } => {
-            Error::setting("prompts", format!("{value} as prompt {number}"), help)
-        }
-        other => other,
-    }
+    let held = start.map(|(spelling, constraint)| {
+        let vocab = gemma.config().vocab_size;
+        HeldTo::new(Walk::new(spelling.clone(), constraint), &spelling, stop, vocab)
+    });
+    let answers = gemma.follow_all(&asked, stop, held.as_ref())?;
+    let mut answers = answers.into_iter();
+    Ok(prompts.iter().map(|_| answers.by_ref().take(rules.len()).collect()).collect())
 }

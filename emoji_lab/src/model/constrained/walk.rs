@@ -7,7 +7,7 @@ use crate::task::{Constraint, ROOT};
 
 /// One answer's way through the words of its constraint.
 #[derive(Clone)]
-pub(super) struct Walk {
+pub(in crate::model) struct Walk {
     spelling: Arc<Spelling>,
     max_words: usize,
     max_times: usize,

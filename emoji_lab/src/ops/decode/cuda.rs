@@ -152,11 +152,12 @@ mirrored! {
     DecodeHeads: 24 { heads: 0, kv_heads: 4, dim: 8, capacity: 12, scale: 16, eps: 20 }
 }
 
-/// Attention of one token on the cache, which takes up its key and value.
+/// Attention of one token in each of several rows (sequences) on the row's cache, which takes up its key
+/// and value.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct DecodeAttention {
-    /// `[(heads + 2 · kv_heads) · dim]`.
+    /// `[rows, (heads + 2 · kv_heads) · dim]`.
     pub(crate) qkv: DevicePtr<Compute>,
     /// `[dim]`.
     pub(crate) weight_q: DevicePtr<f32>,
@@ -166,12 +167,13 @@ pub(crate) struct DecodeAttention {
     pub(crate) cos: DevicePtr<f32>,
     /// As `cos`.
     pub(crate) sin: DevicePtr<f32>,
-    /// `[capacity, kv_heads, dim]`.
+    /// `[rows, capacity, kv_heads, dim]`.
     pub(crate) keys: DevicePtr<Compute>,
     /// As `keys`.
     pub(crate) values: DevicePtr<Compute>,
-    /// `[heads · dim]`.
+    /// `[rows, heads · dim]`.
     pub(crate) y: DevicePtr<Compute>,
+    /// `[rows]`.
     pub(crate) state: DevicePtr<DecodeState>,
     pub(crate) heads: DecodeHeads,
 }
@@ -185,12 +187,12 @@ mirrored! {
 const ATTENTION: Kernel<DecodeAttention> = Kernel::typed("decode_attention");
 
 impl DecodeAttention {
-    /// A block per query head.
+    /// A block per query head and row.
     ///
     /// # Safety
-    /// As [`DecodeNormLinear::launch`]; the state's position must be within the tables.
-    pub(crate) unsafe fn launch(self, gpu: &Gpu) -> Result<()> {
-        let grid = Grid::new(self.heads.heads as usize, WARPS * 32).begins_early();
+    /// As [`DecodeNormLinear::launch`]; the states' positions must be within the tables.
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, rows: usize) -> Result<()> {
+        let grid = Grid::new(self.heads.heads as usize, WARPS * 32).rows(rows).begins_early();
         // SAFETY: the caller's.
         unsafe { ATTENTION.launch(gpu, grid, self) }
     }

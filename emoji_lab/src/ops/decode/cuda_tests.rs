@@ -192,7 +192,7 @@ fn attention_over_a_cache() {
                 heads: sizes,
             };
             // SAFETY: all buffers have the sizes they are given with; there are angles for 300 tokens.
-            unsafe { launch.launch(&t.gpu).unwrap() };
+            unsafe { launch.launch(&t.gpu, 1).unwrap() };
             let (q, rest) = qkv.split_at(heads * dim);
             let q = norm_rope(t, q, &w_q, position as u32);
             history.keys.extend(norm_rope(t, &rest[..row], &w_k, position as u32));

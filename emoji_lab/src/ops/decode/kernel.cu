@@ -166,12 +166,12 @@ struct DecodeHeads {
 MIRRORED(DecodeHeads, 24, AT(heads, 0) AT(kv_heads, 4) AT(dim, 8) AT(capacity, 12) AT(scale, 16) AT(eps, 20))
 
 template <class T> struct DecodeAttention {
-    const T *qkv;                        // [(heads + 2 · kv_heads) · dim]
+    const T *qkv;                        // [rows, (heads + 2 · kv_heads) · dim]
     const float *weight_q, *weight_k;    // [dim]
     const float *cos, *sin;              // [positions there are, dim / 2]
-    T *keys, *values;                    // [capacity, kv_heads, dim]
-    T *y;                                // [heads · dim]
-    const DecodeState *state;
+    T *keys, *values;                    // [rows, capacity, kv_heads, dim]
+    T *y;                                // [rows, heads · dim]
+    const DecodeState *state;            // [rows]
     DecodeHeads heads;
 };
 MIRRORED(DecodeAttention<float>, 96,
@@ -198,8 +198,8 @@ __device__ __forceinline__ void head_norm_rope(const T *x, const float *w, const
 
 const int DECODE_WARPS = 8, DECODE_KEYS = 4;    // keys a warp has in flight
 
-// One block a query head: norm and rotation of its query and of the new key, which goes into the
-// cache, then attention over all keys there, each warp over its share of them.
+// One block a query head of a row (a sequence): norm and rotation of its query and of the new key, which
+// goes into the row's cache, then attention over all keys there, each warp over its share of them.
 template <class T> __device__ void decode_attention(const DecodeAttention<T> &args) {
     const DecodeHeads &h = args.heads;
     __shared__ __align__(16) float query[256], key[256];
@@ -208,18 +208,21 @@ template <class T> __device__ void decode_attention(const DecodeAttention<T> &ar
     for (int i = threadIdx.x * 32; i < h.dim; i += blockDim.x * 32) prefetch(args.weight_q + i), prefetch(args.weight_k + i);
     let_next_begin();
     wait_for_previous();
-    const int group = h.heads / h.kv_heads, kv = head / group, position = args.state->position;
+    const size_t row = blockIdx.y, cache = row * h.capacity * h.kv_heads * h.dim;
+    const T *qkv = args.qkv + row * (h.heads + 2 * h.kv_heads) * h.dim;
+    T *keys = args.keys + cache, *values = args.values + cache;
+    const int group = h.heads / h.kv_heads, kv = head / group, position = args.state[row].position;
     const size_t angle = (size_t)position * (h.dim / 2);
     const float *cos = args.cos + angle, *sin = args.sin + angle;
-    if (warp == 0) head_norm_rope(args.qkv + head * h.dim, args.weight_q, cos, sin, query, h.dim, h.eps, lane);
-    if (warp == 1) head_norm_rope(args.qkv + (h.heads + kv) * h.dim, args.weight_k, cos, sin, key, h.dim, h.eps, lane);
+    if (warp == 0) head_norm_rope(qkv + head * h.dim, args.weight_q, cos, sin, query, h.dim, h.eps, lane);
+    if (warp == 1) head_norm_rope(qkv + (h.heads + kv) * h.dim, args.weight_k, cos, sin, key, h.dim, h.eps, lane);
     __syncthreads();
-    const T *value = args.qkv + (h.heads + h.kv_heads + kv) * h.dim;
+    const T *value = qkv + (h.heads + h.kv_heads + kv) * h.dim;
     const int slot = position % h.capacity, seen = position < h.capacity ? position + 1 : h.capacity;
     if (head % group == 0)
         for (int i = threadIdx.x; i < h.dim; i += blockDim.x) {
-            args.keys[((size_t)slot * h.kv_heads + kv) * h.dim + i] = from_f32<T>(key[i]);
-            args.values[((size_t)slot * h.kv_heads + kv) * h.dim + i] = value[i];
+            keys[((size_t)slot * h.kv_heads + kv) * h.dim + i] = from_f32<T>(key[i]);
+            values[((size_t)slot * h.kv_heads + kv) * h.dim + i] = value[i];
         }
     // The new key and value are taken from where this block has them, not from the cache: another
     // block may be writing there. What is loaded from there is thrown away.
@@ -236,8 +239,8 @@ template <class T> __device__ void decode_attention(const DecodeAttention<T> &ar
         for (int g = 0; g < DECODE_KEYS; g++) {
             const int from = j + g < seen ? j + g : seen - 1;
             const size_t at = ((size_t)from * h.kv_heads + kv) * h.dim;
-            load_row(ks[g], args.keys + at, h.dim, lane);
-            load_row(vs[g], args.values + at, h.dim, lane);
+            load_row(ks[g], keys + at, h.dim, lane);
+            load_row(vs[g], values + at, h.dim, lane);
         }
 #pragma unroll
         for (int g = 0; g < DECODE_KEYS; g++) {
@@ -275,7 +278,7 @@ template <class T> __device__ void decode_attention(const DecodeAttention<T> &ar
         float v = 0.0f;
         for (int w = 0; w < DECODE_WARPS; w++)
             if (maxima[w] != -INFINITY) v += outs[w][i] * expf(maxima[w] - top);
-        args.y[head * h.dim + i] = from_f32<T>(v / total);
+        args.y[(row * h.heads + head) * h.dim + i] = from_f32<T>(v / total);
     }
 }
 

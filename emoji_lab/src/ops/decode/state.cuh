@@ -36,3 +36,12 @@ __device__ __forceinline__ void take(int token, int *written, DecodeState *state
     state->position += 1;
     if (state->count < state->limit) written[state->count++] = token;
 }
+
+// The same where there is room for it; else nothing changes, and false is the answer. One thread.
+__device__ __forceinline__ bool take_if_wanted(int token, int *written, DecodeState *state) {
+    if (state->count >= state->limit) return false;
+    written[state->count++] = token;
+    state->token = token;
+    state->position += 1;
+    return true;
+}

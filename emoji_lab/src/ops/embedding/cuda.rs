@@ -26,12 +26,13 @@ pub(crate) enum Table {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lookup {
     pub(crate) table: Table,
-    /// `[tokens]`.
+    /// `[tokens]`, [`Self::apart`] numbers from one to the next.
     pub(crate) ids: DevicePtr<i32>,
     /// `[tokens, width]`.
     pub(crate) x: DevicePtr<f32>,
     pub(crate) width: usize,
     pub(crate) scale: f32,
+    pub(crate) apart: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -42,10 +43,11 @@ struct EmbeddingForward<T> {
     x: DevicePtr<f32>,
     width: i32,
     scale: f32,
+    apart: i32,
 }
 
 mirrored! {
-    EmbeddingForward<f32>: 32 { table: 0, ids: 8, x: 16, width: 24, scale: 28 }
+    EmbeddingForward<f32>: 40 { table: 0, ids: 8, x: 16, width: 24, scale: 28, apart: 32 }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,10 +59,11 @@ struct EmbeddingForwardSplit {
     x: DevicePtr<f32>,
     width: i32,
     scale: f32,
+    apart: i32,
 }
 
 mirrored! {
-    EmbeddingForwardSplit: 40 { high: 0, low: 8, ids: 16, x: 24, width: 32, scale: 36 }
+    EmbeddingForwardSplit: 48 { high: 0, low: 8, ids: 16, x: 24, width: 32, scale: 36, apart: 40 }
 }
 
 const FORWARD: Kernel<EmbeddingForward<Compute>> = Kernel::typed("embedding_forward");
@@ -75,19 +78,21 @@ impl Lookup {
     pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize) -> Result<()> {
         let grid = Grid::new(tokens, THREADS);
         let Self { ids, x, scale, .. } = self;
-        let width = self.width as i32;
+        let (width, apart) = (self.width as i32, self.apart as i32);
         // SAFETY: the caller's.
         unsafe {
             match self.table {
                 Table::Compute(table) => {
-                    FORWARD.launch(gpu, grid, EmbeddingForward { table, ids, x, width, scale })
+                    FORWARD.launch(gpu, grid, EmbeddingForward { table, ids, x, width, scale, apart })
                 }
                 Table::F32(table) => {
-                    FORWARD_F32.launch(gpu, grid, EmbeddingForward { table, ids, x, width, scale })
+                    FORWARD_F32.launch(gpu, grid, EmbeddingForward { table, ids, x, width, scale, apart })
                 }
-                Table::Halves { high, low } => {
-                    FORWARD_SPLIT.launch(gpu, grid, EmbeddingForwardSplit { high, low, ids, x, width, scale })
-                }
+                Table::Halves { high, low } => FORWARD_SPLIT.launch(
+                    gpu,
+                    grid,
+                    EmbeddingForwardSplit { high, low, ids, x, width, scale, apart },
+                ),
             }
         }
     }

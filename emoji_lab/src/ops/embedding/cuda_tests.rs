@@ -25,7 +25,8 @@ fn lookup() {
         let table = t.rounded(rows * width, 1.0);
         let (at, ids_at) = (t.put_typed(&table), t.tokens(&ids));
         let x = t.room::<f32>(tokens, width, width);
-        let lookup = Lookup { table: Table::Compute(at.ptr()), ids: ids_at.ptr(), x: x.ptr(), width, scale };
+        let lookup =
+            Lookup { table: Table::Compute(at.ptr()), ids: ids_at.ptr(), x: x.ptr(), width, scale, apart: 1 };
         // SAFETY: all buffers have the sizes they are given with, and ids are rows of the table.
         unsafe { lookup.launch(&t.gpu, tokens).unwrap() };
         let expected = super::forward(&ids, &tensor(&table, (rows, width)), scale.into()).unwrap();
@@ -47,7 +48,7 @@ fn lookup_in_halves() {
         let x = t.room::<f32>(tokens, width, width);
         let scale = 25.298_22f32;
         let halves = Table::Halves { high: high.ptr(), low: low.ptr() };
-        let lookup = Lookup { table: halves, ids: ids_at.ptr(), x: x.ptr(), width, scale };
+        let lookup = Lookup { table: halves, ids: ids_at.ptr(), x: x.ptr(), width, scale, apart: 1 };
         // SAFETY: all buffers have the sizes they are given with, and ids are rows of the table.
         unsafe { lookup.launch(&t.gpu, tokens).unwrap() };
         let expected = super::forward(&ids, &tensor(&table, (rows, width)), scale.into()).unwrap();

@@ -3,16 +3,17 @@
 
 template <class T> struct EmbeddingForward {
     const T *table;    // [vocab, width]
-    const int *ids;    // [tokens]
+    const int *ids;    // [tokens], `apart` numbers from one to the next
     float *x;          // [tokens, width]
     int width;
     float scale;
+    int apart;
 };
-MIRRORED(EmbeddingForward<float>, 32, AT(table, 0) AT(ids, 8) AT(x, 16) AT(width, 24) AT(scale, 28))
+MIRRORED(EmbeddingForward<float>, 40, AT(table, 0) AT(ids, 8) AT(x, 16) AT(width, 24) AT(scale, 28) AT(apart, 32))
 
 template <class T> __device__ void embedding_forward(const EmbeddingForward<T> &args) {
     const int width = args.width;
-    const T *row = args.table + (size_t)args.ids[blockIdx.x] * width;
+    const T *row = args.table + (size_t)args.ids[blockIdx.x * args.apart] * width;
     for (int i = threadIdx.x; i < width; i += blockDim.x)
         args.x[(size_t)blockIdx.x * width + i] = to_f32(row[i]) * args.scale;
 }
@@ -21,16 +22,18 @@ template <class T> __device__ void embedding_forward(const EmbeddingForward<T> &
 struct EmbeddingForwardSplit {
     const bf16 *high;      // [vocab, width]
     const int16_t *low;    // [vocab, width]
-    const int *ids;        // [tokens]
+    const int *ids;        // [tokens], as above
     float *x;              // [tokens, width]
     int width;
     float scale;
+    int apart;
 };
-MIRRORED(EmbeddingForwardSplit, 40, AT(high, 0) AT(low, 8) AT(ids, 16) AT(x, 24) AT(width, 32) AT(scale, 36))
+MIRRORED(EmbeddingForwardSplit, 48,
+         AT(high, 0) AT(low, 8) AT(ids, 16) AT(x, 24) AT(width, 32) AT(scale, 36) AT(apart, 40))
 
 extern "C" __global__ void embedding_forward_split(const __grid_constant__ EmbeddingForwardSplit args) {
     const int width = args.width;
-    const size_t row = (size_t)args.ids[blockIdx.x] * width;
+    const size_t row = (size_t)args.ids[blockIdx.x * args.apart] * width;
     const uint16_t *bits = (const uint16_t *)args.high;
     for (int i = threadIdx.x; i < width; i += blockDim.x)
         args.x[(size_t)blockIdx.x * width + i] = joined(bits[row + i], (uint16_t)args.low[row + i]) * args.scale;

@@ -50,7 +50,8 @@ mirrored_in_memory! {
     Threshold: 16 { rest: 0, prefix: 8, unused: 12 }
 }
 
-/// What choosing a token reads and writes, beside the logits.
+/// What choosing a token reads and writes, beside the logits. Of several rows (sequences) the fields of
+/// each lie behind those of the one before, without gaps.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct SampleBuffers {
@@ -131,10 +132,11 @@ struct SamplePick {
     buffers: SampleBuffers,
     written: DevicePtr<i32>,
     state: DevicePtr<DecodeState>,
+    room: i32,
 }
 
 mirrored! {
-    SamplePick: 96 { buffers: 0, written: 80, state: 88 }
+    SamplePick: 104 { buffers: 0, written: 80, state: 88, room: 96 }
 }
 
 const SCALE: Kernel<SampleScale> = Kernel::plain("sample_scale");
@@ -143,20 +145,28 @@ const TOP_P: Kernel<SampleDigit> = Kernel::plain("sample_top_p");
 const DRAW: Kernel<SampleDraw> = Kernel::plain("sample_draw");
 const PICK: Kernel<SamplePick> = Kernel::plain("sample_pick");
 
+/// Where what is chosen goes, of `rows` rows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Chosen {
+    /// `[rows, room]`.
+    pub(crate) written: DevicePtr<i32>,
+    /// `[rows]`.
+    pub(crate) state: DevicePtr<DecodeState>,
+    pub(crate) rows: usize,
+    /// Tokens of a row, as many as its state's limit or more.
+    pub(crate) room: usize,
+}
+
 impl SampleBuffers {
-    /// Chooses the token after the state's position, from `logits` `[vocab]`: it is `written` and is the
-    /// next to be read.
+    /// Chooses in each row the token after its state's position, from `logits` `[rows, vocab]`: it is
+    /// written and is the next to be read, unless the state's limit has been reached.
     ///
     /// # Safety
-    /// Buffers must have the shapes that the fields name, and `written` that of the state's limit.
-    pub(crate) unsafe fn choose(
-        self,
-        gpu: &Gpu,
-        logits: DevicePtr<f32>,
-        written: DevicePtr<i32>,
-        state: DevicePtr<DecodeState>,
-    ) -> Result<()> {
-        let (buffers, grid) = (self, Grid::new(self.blocks as usize, THREADS));
+    /// Buffers must have the shapes that the fields name.
+    pub(crate) unsafe fn choose(self, gpu: &Gpu, logits: DevicePtr<f32>, to: Chosen) -> Result<()> {
+        let Chosen { written, state, rows, room } = to;
+        let (buffers, room) = (self, room as i32);
+        let grid = Grid::new(self.blocks as usize, THREADS).rows(rows);
         // SAFETY: the caller's.
         unsafe {
             SCALE.launch(gpu, grid, SampleScale { logits, buffers })?;
@@ -167,7 +177,7 @@ impl SampleBuffers {
                 TOP_P.launch(gpu, grid, SampleDigit { buffers, level })?;
             }
             DRAW.launch(gpu, grid, SampleDraw { buffers, state })?;
-            PICK.launch(gpu, Grid::new(1, THREADS), SamplePick { buffers, written, state })
+            PICK.launch(gpu, Grid::new(1, THREADS).rows(rows), SamplePick { buffers, written, state, room })
         }
     }
 }

@@ -31,6 +31,7 @@ struct Threshold {
 };
 MIRRORED(Threshold, 16, AT(rest, 0) AT(prefix, 8) AT(unused, 12))
 
+// Of several rows (sequences), the fields of each behind those of the one before.
 struct SampleBuffers {
     const SampleRule *rule;
     uint32_t *seen;            // [vocab / 32] bits: tokens that were there before
@@ -49,7 +50,7 @@ MIRRORED(SampleBuffers, 80,
          AT(best_row, 64) AT(vocab, 72) AT(blocks, 76))
 
 struct SampleScale {
-    const float *logits;    // [vocab]
+    const float *logits;    // [rows, vocab]
     SampleBuffers buffers;
 };
 MIRRORED(SampleScale, 88, AT(logits, 0) AT(buffers, 8))
@@ -63,16 +64,27 @@ MIRRORED(SampleDigit, 88, AT(buffers, 0) AT(level, 80))
 
 struct SampleDraw {
     SampleBuffers buffers;
-    const DecodeState *state;
+    const DecodeState *state;    // [rows]
 };
 MIRRORED(SampleDraw, 88, AT(buffers, 0) AT(state, 80))
 
 struct SamplePick {
     SampleBuffers buffers;
-    int *written;    // [the state's limit]
-    DecodeState *state;
+    int *written;          // [rows, room], as many of a row as its state's limit says
+    DecodeState *state;    // [rows]
+    int room;
 };
-MIRRORED(SamplePick, 96, AT(buffers, 0) AT(written, 80) AT(state, 88))
+MIRRORED(SamplePick, 104, AT(buffers, 0) AT(written, 80) AT(state, 88) AT(room, 96))
+
+// The buffers of this block's row.
+__device__ __forceinline__ SampleBuffers row_of(SampleBuffers s) {
+    const size_t row = blockIdx.y;
+    s.rule += row, s.seen += row * ((s.vocab + 31) / 32), s.x += row * s.vocab;
+    s.tops += row * s.blocks, s.top += row;
+    s.histograms += row * 2 * SAMPLE_LEVELS * SAMPLE_BINS, s.thresholds += row * 2 * SAMPLE_LEVELS;
+    s.best += row * s.blocks, s.best_row += row * s.blocks;
+    return s;
+}
 
 // In the same bits as on the CPU: no contraction to fused operations.
 __device__ __forceinline__ float mul_add(float a, float b, float c) { return __fadd_rn(__fmul_rn(a, b), c); }
@@ -218,7 +230,7 @@ __device__ __forceinline__ float block_max(float v) {
 
 // Penalty and temperature, the highest of each block, and top_k's first digits.
 extern "C" __global__ void sample_scale(const __grid_constant__ SampleScale args) {
-    const SampleBuffers &s = args.buffers;
+    const SampleBuffers s = row_of(args.buffers);
     __shared__ uint32_t low[SAMPLE_BINS], high[SAMPLE_BINS];
     const SampleRule rule = *s.rule;
     const bool top_k = has_top_k(s);
@@ -227,7 +239,7 @@ extern "C" __global__ void sample_scale(const __grid_constant__ SampleScale args
     for (int i = threadIdx.x; i < SAMPLE_TOKENS; i += SAMPLE_THREADS) {
         const int token = blockIdx.x * SAMPLE_TOKENS + i;
         if (token >= s.vocab) break;
-        float x = args.logits[token];
+        float x = args.logits[(size_t)blockIdx.y * s.vocab + token];
         if (rule.penalty != 1.0f && (s.seen[token >> 5] >> (token & 31) & 1u))
             x = x >= 0.0f ? __fdiv_rn(x, rule.penalty) : __fmul_rn(x, rule.penalty);
         x = __fadd_rn(__fdiv_rn(x, rule.temperature), 0.0f);
@@ -243,7 +255,7 @@ extern "C" __global__ void sample_scale(const __grid_constant__ SampleScale args
 
 // top_k's next digit, level 1 or 2.
 extern "C" __global__ void sample_top_k(const __grid_constant__ SampleDigit args) {
-    const SampleBuffers &s = args.buffers;
+    const SampleBuffers s = row_of(args.buffers);
     const int level = args.level;
     __shared__ uint32_t low[SAMPLE_BINS], high[SAMPLE_BINS];
     if (!has_top_k(s)) return;
@@ -270,7 +282,7 @@ __device__ __forceinline__ uint32_t least_of_top_k(const SampleBuffers &s) {
 
 // top_p's next digit, level 0, 1 or 2.
 extern "C" __global__ void sample_top_p(const __grid_constant__ SampleDigit args) {
-    const SampleBuffers &s = args.buffers;
+    const SampleBuffers s = row_of(args.buffers);
     const int level = args.level;
     __shared__ uint32_t low[SAMPLE_BINS], high[SAMPLE_BINS];
     if (!has_top_p(s)) return;
@@ -310,7 +322,7 @@ extern "C" __global__ void sample_top_p(const __grid_constant__ SampleDigit args
 
 // What was kept, with its noise: the best of each block (the lowest of equals).
 extern "C" __global__ void sample_draw(const __grid_constant__ SampleDraw args) {
-    const SampleBuffers &s = args.buffers;
+    const SampleBuffers s = row_of(args.buffers);
     __shared__ int rows[32];
     const SampleRule rule = *s.rule;
     uint32_t least;
@@ -321,6 +333,7 @@ extern "C" __global__ void sample_draw(const __grid_constant__ SampleDraw args) 
     } else {
         least = least_of_top_k(s);
     }
+    const int position = args.state[blockIdx.y].position + 1;
     float best = -INFINITY;
     int at = 0x7fffffff;
     for (int i = threadIdx.x; i < SAMPLE_TOKENS; i += SAMPLE_THREADS) {
@@ -328,7 +341,7 @@ extern "C" __global__ void sample_draw(const __grid_constant__ SampleDraw args) 
         if (token >= s.vocab) break;
         const float x = s.x[token];
         if (key_of(x) < least) continue;
-        const float score = rule.draw ? __fadd_rn(x, gumbel(rule.seed, args.state->position + 1, token)) : x;
+        const float score = rule.draw ? __fadd_rn(x, gumbel(rule.seed, position, token)) : x;
         if (score > best || (score == best && token < at)) best = score, at = token;
     }
     const float top = block_max(best);
@@ -343,15 +356,13 @@ extern "C" __global__ void sample_draw(const __grid_constant__ SampleDraw args) 
     s.best_row[blockIdx.x] = at;
 }
 
-// The best of all is written, becomes the next to be read, and has been seen. One block of 32 warps,
-// which also clears the histograms.
+// The best of all is written where a token is wanted, becomes the next to be read, and has been seen. One
+// block of 32 warps a row, which also clears the histograms.
 extern "C" __global__ void sample_pick(const __grid_constant__ SamplePick args) {
-    const SampleBuffers &s = args.buffers;
+    const SampleBuffers s = row_of(args.buffers);
     const int token = best_of_blocks(s.best, s.best_row, s.blocks);
-    if (threadIdx.x == 0) {
-        take(token, args.written, args.state);
+    if (threadIdx.x == 0 && take_if_wanted(token, args.written + (size_t)blockIdx.y * args.room, args.state + blockIdx.y))
         s.seen[token >> 5] |= 1u << (token & 31);
-    }
     if (has_top_k(s))
         for (int i = threadIdx.x; i < SAMPLE_LEVELS * SAMPLE_BINS; i += SAMPLE_THREADS) s.histograms[i] = 0;
     if (has_top_p(s))

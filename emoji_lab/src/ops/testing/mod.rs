@@ -357,9 +357,17 @@ impl<V> Plain<V> {
     where
         V: Number + Default,
     {
-        let mut values = [V::default()];
+        self.firsts(1)[0]
+    }
+
+    /// The first `count` of them.
+    pub(crate) fn firsts(&self, count: usize) -> Vec<V>
+    where
+        V: Number + Default,
+    {
+        let mut values = vec![V::default(); count];
         self.0.read(0, &mut values).unwrap();
-        values[0]
+        values
     }
 }
 
