@@ -98,6 +98,44 @@ fn samples_and_constrained_answers_are_the_cpus() {
     }
 }
 
+/// The same in small, for an emulator of GPUs: more prompts than rows, which end at different times.
+#[test]
+fn a_few_answers_are_one_streams() {
+    let Some(device) = gpu() else { return };
+    let prompts: Vec<Vec<u32>> =
+        prompts(150, VOCAB).into_iter().filter(|prompt| prompt.len() < 14).chain(prompts(70, 90)).collect();
+    let prompts: Vec<Vec<u32>> =
+        prompts.iter().take(70).map(|prompt| prompt[..prompt.len().min(9)].into()).collect();
+    let stop: Vec<u32> = (0..VOCAB as u32).step_by(6).collect();
+    let base = model(&SHAPES[1], 5);
+    let card = base.to_device(&device);
+    for config in configs() {
+        let config = GenerationConfig { max_new_tokens: config.max_new_tokens.min(6), ..config };
+        let theirs = base.generate_batch(&prompts, &config, &stop).unwrap();
+        let lengths: std::collections::BTreeSet<usize> = theirs.iter().map(Vec::len).collect();
+        println!("lengths {lengths:?}");
+        assert_eq!(card.generate_batch(&prompts, &config, &stop).unwrap(), theirs, "{config:?}");
+        let one = card.generate(&prompts[3], &config, &stop).unwrap();
+        assert_eq!(one, theirs[3]);
+    }
+}
+
+/// And of constraints and samples.
+#[test]
+fn a_few_constrained_answers_are_the_cpus() {
+    let Some(device) = gpu() else { return };
+    let (card, task, asked) = embedded(&device);
+    let (base, ..) = embedded(&Device::Cpu);
+    let free = GenerationConfig::greedy(5);
+    let held = GenerationConfig { constraint: task.constraint.clone(), ..free.clone() };
+    let asked = &asked[..3];
+    assert_eq!(generate_batch(&card, asked, &held).unwrap(), generate_batch(&base, asked, &held).unwrap());
+    for config in [&free, &held] {
+        let ours = generate_samples(&card, &asked[0], 3, config).unwrap();
+        assert_eq!(ours, generate_samples(&base, &asked[0], 3, config).unwrap());
+    }
+}
+
 /// How far the logits of two tokens are apart after `tokens`, on the CPU in f32, as a share of the largest.
 fn gap(base: &Gemma3, tokens: &[u32], (a, b): (u32, u32)) -> f32 {
     let mut cache = KvCache::new(base.config(), tokens.len()).unwrap();
