@@ -13,9 +13,9 @@ use super::network::Network;
 use super::step::{Inputs, SLOTS};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
+use crate::gpu::driver_errors::caught;
 use crate::gpu::graph::capture;
 use crate::gpu::memory::{Memory, clear};
-use crate::gpu::trouble::caught;
 use crate::host;
 use crate::model::Gemma3;
 use crate::ops::adamw::Factors;
@@ -124,7 +124,7 @@ impl CudaFinetune {
         }
         // Before anything is uploaded.
         limits::check(model.config(), Plan::of(model, true), gpu.limits())?;
-        let gpu = &gpu.new_lane()?;
+        let gpu = &gpu.with_own_streams()?;
         let head = model.head_parameter();
         let head =
             slots.iter().find(|s| s.parameter == head).map_or((0, 0), |s| (s.offset, s.offset + s.len()));

@@ -10,7 +10,7 @@ use super::network::Network;
 use super::step::Inputs;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::gpu::trouble::caught;
+use crate::gpu::driver_errors::caught;
 use crate::model::generate::Tokens;
 use crate::model::on_device::{BringsGenerator, Generator};
 use crate::model::side_by_side::{Asked, SideBySide};
@@ -60,7 +60,7 @@ impl BringsGenerator for Gpu {
 
 impl CudaGenerator {
     fn upload(gpu: &Gpu, model: &Gemma3) -> Result<Self> {
-        let gpu = &gpu.new_lane()?;
+        let gpu = &gpu.with_own_streams()?;
         let positions = model.config().max_position_embeddings;
         let network = Network::new(gpu, model, None, positions)?;
         let (gpu, answer) = (gpu.clone(), Answer::default());

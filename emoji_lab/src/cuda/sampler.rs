@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn tokens_are_the_cpus() {
         let gpu = match Gpu::open(0) {
-            Ok(gpu) => gpu.new_lane().unwrap(),
+            Ok(gpu) => gpu.with_own_streams().unwrap(),
             Err(error) => return println!("skipped: no GPU ({error})"),
         };
         for vocab in [5, 520, 2048, 2049, 262_144] {
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn rows_draw_what_each_draws_alone() {
         let gpu = match Gpu::open(0) {
-            Ok(gpu) => gpu.new_lane().unwrap(),
+            Ok(gpu) => gpu.with_own_streams().unwrap(),
             Err(error) => return println!("skipped: no GPU ({error})"),
         };
         let (rules, most) = (rules(), 3);
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn time_of_a_choice() {
         let gpu = match Gpu::open(0) {
-            Ok(gpu) => gpu.new_lane().unwrap(),
+            Ok(gpu) => gpu.with_own_streams().unwrap(),
             Err(error) => return println!("skipped: no GPU ({error})"),
         };
         let (vocab, count) = (262_144, 2000);

@@ -7,7 +7,7 @@ use cudarc::cublas::{result, sys};
 use cudarc::driver::CudaStream;
 
 use super::pointer::{Compute, DevicePtr};
-use super::{Gpu, trouble};
+use super::{Gpu, driver_errors};
 use crate::error::{Error, Result};
 
 /// cuBLAS' workspace: NVIDIA's advice for Hopper. Ours, and one: a graph holds its address.
@@ -22,7 +22,7 @@ pub(crate) struct Blas {
 impl Blas {
     pub(crate) fn new(stream: &Arc<CudaStream>, device: &str) -> Result<Self> {
         let fail = |e: result::CublasError| {
-            let (problem, help) = trouble::of_cublas(e.0 as u32, trouble::cublas_version());
+            let (problem, help) = driver_errors::of_cublas(e.0 as u32, driver_errors::cublas_version());
             Error::device(device, problem, help)
         };
         // Owned from the beginning: what fails further down gives it back.

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::DType;
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, result, sys};
 
+use super::driver_errors::{self, Facts, OLDEST_DRIVER, TELLS_TIME};
 use super::gemm::Blas;
 use super::shared::UNASKED;
-use super::trouble::{self, Facts, OLDEST_DRIVER, TELLS_TIME};
 use crate::error::{Error, Result};
 
 /// What a GPU has.
@@ -118,7 +118,7 @@ impl Gpu {
         if let Some(gpu) = open.get(&ordinal) {
             return Ok(gpu.clone());
         }
-        let gpu = trouble::caught(&format!("cuda:{ordinal}"), || Self::start(ordinal))?;
+        let gpu = driver_errors::caught(&format!("cuda:{ordinal}"), || Self::start(ordinal))?;
         open.insert(ordinal, gpu.clone());
         Ok(gpu)
     }
@@ -126,10 +126,10 @@ impl Gpu {
     /// How many GPUs the driver shows; 0 without a driver.
     pub fn count() -> usize {
         // A driver too old for what is asked of it counts as none: opening a GPU says why.
-        if trouble::libraries().is_err() {
+        if driver_errors::libraries().is_err() {
             return 0;
         }
-        let count = trouble::caught("cuda", || Ok(CudaContext::device_count()));
+        let count = driver_errors::caught("cuda", || Ok(CudaContext::device_count()));
         count.ok().and_then(|n| n.ok()).and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
     }
 
@@ -139,7 +139,7 @@ impl Gpu {
             Err(Error::device(&device, problem, format!("{help}, or compute on the CPU: Device::Cpu")))
         };
         // cudarc panics where a library or one of its functions is missing.
-        if let Err((problem, help)) = trouble::libraries() {
+        if let Err((problem, help)) = driver_errors::libraries() {
             return fail(problem, &help);
         }
         let driver = driver_version();
@@ -147,19 +147,19 @@ impl Gpu {
             return fail(
                 format!(
                     "the driver serves CUDA {}, and {} is the oldest that is enough",
-                    trouble::version(driver),
-                    trouble::version(OLDEST_DRIVER)
+                    driver_errors::version(driver),
+                    driver_errors::version(OLDEST_DRIVER)
                 ),
                 "Update the NVIDIA driver",
             );
         }
         let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-        let kernels = trouble::KERNELS.parse().unwrap_or(0);
+        let kernels = driver_errors::KERNELS.parse().unwrap_or(0);
         let facts = Facts { driver, kernels, gpu: None, visible: visible.as_deref() };
         let context = match CudaContext::new(ordinal) {
             Ok(context) => context,
             Err(e) => {
-                let (problem, help) = trouble::of_driver(e.0 as u32, facts).unwrap_or_else(|| {
+                let (problem, help) = driver_errors::of_driver(e.0 as u32, facts).unwrap_or_else(|| {
                     (format!("the driver does not open it: {}", describe(e.0)), "Look at nvidia-smi".into())
                 });
                 return fail(problem, &help);
@@ -186,7 +186,7 @@ impl Gpu {
             Ok(module) => module,
             Err(e) => {
                 let facts = Facts { gpu: Some((&name, capability)), ..facts };
-                let (problem, help) = trouble::of_driver(e.0 as u32, facts).unwrap_or_else(|| {
+                let (problem, help) = driver_errors::of_driver(e.0 as u32, facts).unwrap_or_else(|| {
                     (
                         format!("the driver does not take the kernels: {}", describe(e.0)),
                         "Update the driver, or build with this machine's nvcc (NVCC=/path/to/nvcc)".into(),
@@ -243,7 +243,7 @@ impl Gpu {
     }
 
     /// The same GPU with streams of its own.
-    pub(crate) fn new_lane(&self) -> Result<Self> {
+    pub(crate) fn with_own_streams(&self) -> Result<Self> {
         self.bind()?;
         Ok(Self {
             streams: Arc::new(Streams::new(&self.shared.context, &self.short_name())?),
@@ -402,7 +402,7 @@ impl Gpu {
     pub(crate) fn error(&self, code: sys::CUresult) -> Error {
         let gpu = Some((self.name(), self.compute_capability()));
         let facts = Facts { driver: self.shared.driver, gpu, ..Facts::default() };
-        let (problem, first) = trouble::of_driver(code as u32, facts).map_or_else(
+        let (problem, first) = driver_errors::of_driver(code as u32, facts).map_or_else(
             || (describe(code), String::new()),
             |(problem, help)| (problem, format!("{help}. ")),
         );

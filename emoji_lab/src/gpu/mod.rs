@@ -7,7 +7,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `handle.rs` | the GPU: opened, described, its dtype chosen |
-//! | `trouble.rs` | what is wrong with driver, cuBLAS or GPU, in sentences |
+//! | `driver_errors.rs` | what is wrong with driver, cuBLAS or GPU, in sentences |
 //! | `shared.rs` | the shared memory that kernels ask for |
 //! | `pointer.rs` | typed addresses on the GPU |
 //! | `memory.rs`, `placed.rs` | device memory, with errors that say how much was needed; many buffers in one piece of it |
@@ -16,6 +16,7 @@
 //! | `mirror.rs` | structs that CUDA has as well, their layouts asserted on both sides |
 //! | `graph.rs` | work that is captured once and replayed |
 
+pub(crate) mod driver_errors;
 pub(crate) mod gemm;
 pub(crate) mod graph;
 mod handle;
@@ -26,7 +27,6 @@ pub(crate) mod pinned;
 pub(crate) mod placed;
 pub(crate) mod pointer;
 pub(crate) mod shared;
-pub(crate) mod trouble;
 
 pub use handle::Gpu;
 pub(crate) use handle::Limits;

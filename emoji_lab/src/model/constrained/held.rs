@@ -3,7 +3,6 @@
 use super::spelling::Spelling;
 use super::walk::Walk;
 use crate::error::{Error, Result};
-use crate::host;
 use crate::ops::sample::{Rule, cpu};
 
 /// What all answers are held to.
@@ -11,7 +10,6 @@ pub(in crate::model) struct HeldTo {
     pub(in crate::model) walk: Walk,
     /// The tokens that answers can hold, ascending: logits are asked of these.
     pub(in crate::model) tokens: Vec<u32>,
-    vocab: usize,
 }
 
 impl HeldTo {
@@ -21,7 +19,7 @@ impl HeldTo {
         tokens.retain(|token| (*token as usize) < vocab);
         tokens.sort_unstable();
         tokens.dedup();
-        Self { walk, tokens, vocab }
+        Self { walk, tokens }
     }
 }
 
@@ -73,16 +71,12 @@ impl Held {
             let help = "A token that spells its words is one that ends answers: see eos_token_id";
             return Err(Error::model("the constraint", "no token can follow", help));
         };
-        let mut masked = vec![f32::NEG_INFINITY; to.vocab];
-        candidates().for_each(|token| masked[*token as usize] = f32::INFINITY);
-        for (token, logit) in to.tokens.iter().zip(logits) {
-            let place = &mut masked[*token as usize];
-            if *place == f32::INFINITY {
-                *place = *logit;
-            }
-        }
-        let token = cpu::next_token(&host::tensor(masked, to.vocab)?, seen, rule)?;
-        // Where no logit is a number, the sampler answers with a token of its own.
-        Ok(if candidates().any(|candidate| *candidate == token) { token } else { *first })
+        let mut places: Vec<usize> =
+            candidates().filter_map(|token| to.tokens.binary_search(token).ok()).collect();
+        places.sort_unstable();
+        places.dedup();
+        let tokens: Vec<u32> = places.iter().map(|place| to.tokens[*place]).collect();
+        let logits = places.iter().map(|place| logits[*place]).collect();
+        Ok(cpu::next_of(&tokens, logits, seen, rule).unwrap_or(*first))
     }
 }

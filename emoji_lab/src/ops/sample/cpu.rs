@@ -1,5 +1,7 @@
 //! The reference, by sorting.
 
+use std::collections::BTreeSet;
+
 use candle_core::{Result, Tensor};
 use candle_transformers::utils::apply_repeat_penalty;
 
@@ -13,18 +15,33 @@ use crate::host;
 pub(crate) fn next_token(logits: &Tensor, seen: &[u32], rule: &Rule) -> Result<u32> {
     let penalized =
         if rule.penalty == 1.0 { logits.clone() } else { apply_repeat_penalty(logits, rule.penalty, seen)? };
-    host::read(&penalized, |logits| {
-        let x: Vec<f32> = logits.iter().map(|logit| rule.scaled(*logit)).collect();
-        let least = least_kept(&x, rule);
-        let mut best = (f32::NEG_INFINITY, 0);
-        for (token, x) in (0u32..).zip(&x).filter(|(_, x)| key(**x) >= least) {
-            let score = if rule.draw { x + gumbel(rule.seed, seen.len(), token) } else { *x };
-            if score > best.0 {
-                best = (score, token);
-            }
+    host::read(&penalized, |logits| Ok(chosen(0.., logits, seen.len(), rule).unwrap_or(0)))
+}
+
+/// [`next_token`] where only `tokens`, ascending, can follow, given their logits: what it gives for logits
+/// of −∞ for all others. `None` if no logit is a number.
+pub(crate) fn next_of(tokens: &[u32], mut logits: Vec<f32>, seen: &[u32], rule: &Rule) -> Option<u32> {
+    if rule.penalty != 1.0 {
+        let seen: BTreeSet<u32> = seen.iter().copied().collect();
+        for (_, logit) in tokens.iter().zip(&mut logits).filter(|(token, _)| seen.contains(token)) {
+            *logit = if *logit >= 0.0 { *logit / rule.penalty } else { *logit * rule.penalty };
         }
-        Ok(best.1)
-    })
+    }
+    chosen(tokens.iter().copied(), &logits, seen.len(), rule)
+}
+
+/// Of `tokens` with their logits, the one with the best score at place `position`.
+fn chosen(tokens: impl Iterator<Item = u32>, logits: &[f32], position: usize, rule: &Rule) -> Option<u32> {
+    let x: Vec<f32> = logits.iter().map(|logit| rule.scaled(*logit)).collect();
+    let least = least_kept(&x, rule);
+    let (mut best, mut score_of_best) = (None, f32::NEG_INFINITY);
+    for (token, x) in tokens.zip(&x).filter(|(_, x)| key(**x) >= least) {
+        let score = if rule.draw { x + gumbel(rule.seed, position, token) } else { *x };
+        if score > score_of_best {
+            (best, score_of_best) = (Some(token), score);
+        }
+    }
+    best
 }
 
 /// The key of the least likely token that both filters keep.
@@ -78,6 +95,30 @@ mod tests {
             seen.push(0);
         }
         counts
+    }
+
+    #[test]
+    fn among_some_tokens_it_is_as_if_the_others_could_not_follow() {
+        let mut random = crate::rng::Philox::new(5, 0);
+        let rules = [
+            Rule::GREEDY,
+            Rule { penalty: 1.4, ..Rule::GREEDY },
+            DRAW,
+            Rule { top_k: 3, top_p: 0.9, penalty: 1.4, ..DRAW },
+            Rule { top_k: 64, top_p: 0.7, temperature: 2.0, ..DRAW },
+        ];
+        for case in 0..200 {
+            let tokens: Vec<u32> = (0..300).filter(|_| random.below(9) == 0).collect();
+            let logits: Vec<f32> = tokens.iter().map(|_| random.next_f32() * 12.0 - 6.0).collect();
+            let seen: Vec<u32> = (0..case % 40).map(|_| random.below(300) as u32).collect();
+            let mut all = vec![f32::NEG_INFINITY; 300];
+            tokens.iter().zip(&logits).for_each(|(token, logit)| all[*token as usize] = *logit);
+            for rule in &rules {
+                let ours = next_of(&tokens, logits.clone(), &seen, rule);
+                assert_eq!(ours, Some(next(&all, &seen, rule)), "{rule:?}");
+            }
+        }
+        assert_eq!(next_of(&[4, 9], vec![f32::NAN; 2], &[], &DRAW), None);
     }
 
     #[test]

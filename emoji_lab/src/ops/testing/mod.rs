@@ -81,7 +81,7 @@ pub(crate) fn on_every_gpu(test: &str, cases: u64, body: impl Fn(&mut OnGpu)) {
     let mut failures = vec![];
     for ordinal in 0..Gpu::count().max(1) {
         let gpu = match Gpu::open(ordinal) {
-            Ok(gpu) => gpu.new_lane().unwrap(),
+            Ok(gpu) => gpu.with_own_streams().unwrap(),
             Err(error) => {
                 println!("{test}: skipped: no GPU: {error}");
                 continue;
