@@ -94,6 +94,24 @@ def write_cargo_config(root):
         config.write_text(CARGO_CONFIG)
 
 
+def forget_another_crate(slot, folder):
+    """Has cargo build the crate anew if the build directory `slot` was last used from another checkout.
+
+    `folder` is where the notebook lies, beside the crate. Cargo calls the library of both checkouts alike,
+    and would take the other's, which it finds there, for its own: cells then see the other's functions.
+    """
+    crate = (folder.parent / "emoji_lab").resolve()
+    if not (crate / "Cargo.toml").exists():
+        return  # Another notebook, with other crates.
+    last = slot / "emoji_lab.path"
+    if last.exists() and last.read_text() == str(crate):
+        return
+    for depth in ("*", "*/*"):
+        for fingerprint in slot.glob(f"target/{depth}/.fingerprint/emoji_lab-*"):
+            shutil.rmtree(fingerprint, ignore_errors=True)
+    last.write_text(str(crate))
+
+
 def build_directory(home, key):
     """The first build directory that no other kernel holds; its lock is held from here on."""
     root = home / "build" / key
@@ -115,6 +133,7 @@ def build_directory(home, key):
             except (OSError, shutil.Error) as error:
                 print(f"launch_kernel: no copy of {seed}, starting cold: {error}", file=sys.stderr)
         slot.mkdir(exist_ok=True)
+        forget_another_crate(slot, Path.cwd())
         return slot
     raise SystemExit(f"launch_kernel: every build directory below {root} is in use")
 

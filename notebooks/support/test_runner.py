@@ -386,6 +386,31 @@ class UsersKernel(unittest.TestCase):
 
 
 class BuildDirectories(unittest.TestCase):
+    def test_another_checkouts_library_is_not_taken_for_ours(self):
+        with tempfile.TemporaryDirectory() as folder:
+            slot, checkouts = Path(folder) / "1", [Path(folder) / name for name in ("a", "b")]
+            built = [slot / "target" / part / ".fingerprint" for part in ("debug", "x86_64-unknown-linux-gnu/debug")]
+            for checkout in checkouts:
+                (checkout / "notebooks").mkdir(parents=True)
+                (checkout / "emoji_lab").mkdir()
+                (checkout / "emoji_lab" / "Cargo.toml").write_text("")
+
+            def left(notebook):
+                """How many crates are still built when a notebook of `notebook` starts, ours and another."""
+                for part in built:
+                    for name in ("emoji_lab-12ab", "candle-core-34cd"):
+                        (part / name).mkdir(parents=True, exist_ok=True)
+                launch_kernel.forget_another_crate(slot, notebook)
+                return [sum(1 for part in built for _ in part.glob(f"{name}-*")) for name in ("emoji_lab", "candle-core")]
+
+            first, second = (checkout / "notebooks" for checkout in checkouts)
+            self.assertEqual(left(first), [0, 2])  # Nobody knows whose it is.
+            self.assertEqual(left(first), [2, 2])
+            self.assertEqual(left(second), [0, 2])
+            self.assertEqual(left(second), [2, 2])
+            self.assertEqual(left(Path(folder)), [2, 2])  # A notebook that lies beside no crate.
+            self.assertEqual(left(first), [0, 2])
+
     def test_two_kernels_at_once(self):
         show = 'println!("dir {}", std::env::var("EVCXR_TMPDIR").unwrap_or_default());'
         hold = show + "\nstd::thread::sleep(std::time::Duration::from_secs(20));"

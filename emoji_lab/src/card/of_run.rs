@@ -14,7 +14,15 @@ impl SftTrainer {
             ("epochs".to_string(), args.num_train_epochs.to_string()),
             ("batch size".to_string(), args.per_device_train_batch_size.to_string()),
             ("learning rate".to_string(), args.learning_rate.to_string()),
+            ("learning rate schedule".to_string(), args.lr_scheduler_type.name().to_string()),
+            (
+                "loss on".to_string(),
+                if args.assistant_only_loss { "answers" } else { "every token" }.to_string(),
+            ),
         ];
+        if let Some(rate) = args.embedding_learning_rate {
+            settings.push(("learning rate of the embedding".to_string(), rate.to_string()));
+        }
         if let Some(steps) = args.max_steps {
             settings[0] = ("steps".to_string(), steps.to_string());
         }
@@ -22,6 +30,12 @@ impl SftTrainer {
             settings.push(("LoRA r, alpha".to_string(), format!("{}, {}", lora.r, lora.lora_alpha)));
             let in_4bit = self.quant_config().load_in_4bit;
             settings.push(("base in 4 bits while training".to_string(), in_4bit.to_string()));
+            let of_embedding = match lora.trainable_token_indices.ids() {
+                _ if lora.trains_embeddings() => "all rows".to_string(),
+                Some(ids) => format!("the rows of {} tokens", ids.len()),
+                None => "nothing".to_string(),
+            };
+            settings.push(("trained of embedding and head".to_string(), of_embedding));
         }
         let mut card = ModelCard {
             base_model: base.origin.clone(),
@@ -59,7 +73,7 @@ mod tests {
     use super::*;
     use crate::data::{format_chat, load_dataset};
     use crate::device::Device;
-    use crate::lora::LoraConfig;
+    use crate::lora::{LoraConfig, TokenIndices};
     use crate::model::load_model;
     use crate::quant::QuantConfig;
     use crate::task::EmojiFilter;
@@ -76,11 +90,21 @@ mod tests {
             trainer.model_card(&dataset).with_plot("<svg/>").to_markdown("me/mine")
         };
         let with = card(Some(&LoraConfig::default()));
-        for part in
-            ["license: apache-2.0", "| `learning rate` | 0.002 |", "16, 32", "loss.svg", "LoRA fine-tuning"]
-        {
+        for part in [
+            "license: apache-2.0",
+            "| `learning rate` | 0.002 |",
+            "16, 32",
+            "loss.svg",
+            "LoRA fine-tuning",
+            "all rows",
+        ] {
             assert!(with.contains(part), "{part} in {with}");
         }
+        let trainable_token_indices = TokenIndices::Occurring;
+        let rows_alone =
+            LoraConfig { modules_to_save: vec![], trainable_token_indices, ..LoraConfig::default() };
+        let said = card(Some(&rows_alone));
+        assert!(said.contains("| `trained of embedding and head` | the rows of "), "{said}");
         let without = card(None);
         assert!(without.contains("every weight") && !without.to_lowercase().contains("lora"), "{without}");
     }
