@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench -p emoji_lab [--features cuda] --bench quality -- --model MODEL --data DATA
-//!     [--split FILE]… [--split-seed N]… [--seeds 1,2,3] [--device cuda] [--epochs 3] [--rows N] [--samples 16] [--only 0,2]
+//!     [--split FILE]… [--split-seed N]… [--seeds 1,2,3] [--device cuda] [--epochs 3] [--rows N] [--train-rows N] [--samples 16] [--only 0,2]
 //! ```
 //!
 //! MODEL and DATA are what `load_model` and `load_dataset` take. FILE names the held-out rows, from 0, as
@@ -40,10 +40,11 @@ fn main() -> Result<()> {
         .collect();
     let mut tables = Scores::new("look-up, no model");
     for split in &options.splits {
-        let rows = match split {
+        let mut rows = match split {
             Split::Seed(seed) => train_test_split(&chat, 0.1, *seed)?,
             Split::Rows(rows) => split_at_rows(&chat, rows)?,
         };
+        rows.train = rows.train.take(options.train_rows);
         say!("\n{split}: {rows}");
         let nearest = look_up(&rows.train, &rows.test, &EvaluationConfig::default())?;
         tables.begin_split(rows.test.len());

@@ -29,6 +29,8 @@ pub struct Options {
     pub device: String,
     pub epochs: f64,
     pub rows: usize,
+    /// Rows trained on at most.
+    pub train_rows: usize,
     /// Samples of a consensus; 1 for none.
     pub samples: usize,
     pub only: Option<Vec<usize>>,
@@ -44,6 +46,7 @@ impl Options {
             device: "auto".into(),
             epochs: 3.0,
             rows: usize::MAX,
+            train_rows: usize::MAX,
             samples: 1,
             only: None,
         };
@@ -60,11 +63,12 @@ impl Options {
                 "--device" => options.device = value,
                 "--epochs" => options.epochs = number(&name, &value)?,
                 "--rows" => options.rows = number(&name, &value)?,
+                "--train-rows" => options.train_rows = number(&name, &value)?,
                 "--samples" => options.samples = number(&name, &value)?,
                 "--only" => options.only = Some(numbers(&name, &value)?),
                 _ => {
                     let help = "there are --model, --data, --split, --split-seed, --seeds, --device, \
-                                --epochs, --rows, --samples, --only";
+                                --epochs, --rows, --train-rows, --samples, --only";
                     return Err(Error::setting("option", name, help));
                 }
             }
