@@ -83,6 +83,32 @@ fn rows_put_in() {
     });
 }
 
+/// Runs of one batch beside ids of another, as a graph's trial run finds them: tokens of no row write
+/// nothing, neither in the table nor before it.
+#[test]
+fn tokens_of_no_row_write_nothing() {
+    on_every_gpu("embedding gradient of no row", 20, |t| {
+        let (tokens, width, rows, ids) = case(t);
+        let (before, dx) = (t.rounded(rows * width, 1.0), t.values(tokens * width, 1.0));
+        let (d_table, dx_at) = (t.put_typed(&before), t.put_f32(&dx));
+        let (order, runs) = by_id(&ids.iter().map(|id| *id as i32).collect::<Vec<_>>());
+        let (order, runs, ids_at) = (t.plain(&order), t.plain(&runs), t.plain(&vec![-1i32; tokens]));
+        let gradient = LookupGradient {
+            d_table: TableGradient::Compute(d_table.ptr()),
+            ids: ids_at.ptr(),
+            order: order.ptr(),
+            runs: runs.ptr(),
+            dx: dx_at.ptr(),
+            width,
+            scale: 1.0,
+        };
+        // SAFETY: all buffers have the sizes they are given with.
+        unsafe { gradient.launch(&t.gpu, tokens).unwrap() };
+        let ours = t.read("d_table", &d_table);
+        t.check("d_table", &ours, &before, width, Bar::EXACT);
+    });
+}
+
 #[test]
 fn gradient() {
     on_every_gpu("embedding gradient", 40, |t| {

@@ -58,8 +58,11 @@ MIRRORED(EmbeddingBackward<float>, 48,
 template <class T> __device__ void embedding_backward(const EmbeddingBackward<T> &args) {
     const int count = args.runs[blockIdx.x];
     if (count == 0) return;
-    const int *order = args.order + blockIdx.x, width = args.width;
-    T *row = args.d_table + (size_t)args.ids[order[0]] * width;
+    const int *order = args.order + blockIdx.x, width = args.width, id = args.ids[order[0]];
+    // Of no row. `by_id` gives such tokens no run, but a graph's trial run reads what lies there: runs of one
+    // batch beside ids of another.
+    if (id < 0) return;
+    T *row = args.d_table + (size_t)id * width;
     for (int i = threadIdx.x; i < width; i += blockDim.x) {
         float sum = 0.0f;
 #pragma unroll 8
