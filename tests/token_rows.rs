@@ -101,7 +101,7 @@ fn only_rows_that_occur_are_trained() {
     let merged = merge_adapters(&quantize(&base, &QuantConfig::default()).unwrap(), &folder).unwrap();
     assert_eq!(embedding(&merged.gemma), after);
     assert!(merged.gemma.config().tie_word_embeddings);
-    assert!(furthest(&logits(&trained), &logits(&merged.gemma)) < 1e-5);
+    assert!(furthest(&logits(&trained), &logits(&merged.gemma)) < 1e-4);
     assert!(furthest(&logits(&trained), &logits(&base.gemma)) > 1e-2, "nothing was learned");
 }
 
