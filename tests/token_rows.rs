@@ -202,6 +202,21 @@ fn an_embedding_moves_at_its_own_rate() {
     }
 }
 
+/// An empty list trains no row, and the adapter is that of adapters alone.
+#[test]
+fn no_ids_are_no_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = rows(4);
+    let none = LoraConfig { trainable_token_indices: TokenIndices::Ids(vec![]), ..lora() };
+    let args = SftConfig { max_steps: Some(1), ..settings(dir.path()) };
+    let mut trainer = trainer(&args, &none, &data);
+    trainer.train().unwrap();
+    trainer.save_model(dir.path().join("adapter")).unwrap();
+    let adapter = Adapter::load(dir.path().join("adapter")).unwrap();
+    assert!(adapter.config.lora.trainable_token_indices.is_none());
+    assert!(adapter.tensors.keys().all(|name| name.contains("lora_")));
+}
+
 #[test]
 fn settings_that_cannot_work_are_named() {
     let dir = tempfile::tempdir().unwrap();

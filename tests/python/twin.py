@@ -370,54 +370,53 @@ def python_rows_run(root):
     return {"log": made.state.log_history, "adapter": adapter}
 
 
-def check_rows_losses(root, _, __):
-    """Each step's loss with the rows that occur."""
-    state = json.loads((root / "twin" / "rows" / "run" / "trainer_state.json").read_text())
-    ours, theirs = entries(state["log_history"], "loss"), entries(python_rows_run(root)["log"], "loss")
+def worst_loss(run, theirs):
+    """How far each step's loss in `run`'s trainer_state.json is from Python's log, as a share of it."""
+    state = json.loads((run / "trainer_state.json").read_text())
+    ours, theirs = entries(state["log_history"], "loss"), entries(theirs, "loss")
     need(len(ours) == len(theirs) > 1, f"{len(ours)} entries with loss, Python has {len(theirs)}")
     worst = max(abs(a["loss"] - b["loss"]) / b["loss"] for a, b in zip(ours, theirs))
     need(worst <= 1e-5, f"a loss differs by {worst:.1e} of itself")
     return f"{worst:.1e} of {len(ours)}", "1e-05"
 
 
+def norms_apart(ours, theirs, start, is_kind):
+    """Of the tensors that are of a kind, as one, and of the others: the norms of the difference, of Python's
+    values, and of what Python's run moved."""
+    need(set(ours) == set(theirs), f"names differ: {sorted(set(ours) ^ set(theirs))[:3]}")
+    for kind in (True, False):
+        names = [name for name in sorted(theirs) if is_kind(name) == kind]
+        a, b, s = (torch.cat([part[name].flatten().double() for name in names]) for part in (ours, theirs, start))
+        need((b - s).norm() > 1e-3 * b.norm(), "Python's run moved nothing")
+        yield (a - b).norm().item(), b.norm().item(), (b - s).norm().item()
+
+
+def check_rows_losses(root, _, __):
+    """Each step's loss with the rows that occur."""
+    return worst_loss(root / "twin" / "rows" / "run", python_rows_run(root)["log"])
+
+
 def check_rows_adapter(root, _, __):
     """What was trained is the same, all LoRA tensors as one and the rows of the embedding as one."""
     ours, start = (load_file(root / "twin/rows" / part / "adapter_model.safetensors") for part in ("final", "init"))
-    theirs = python_rows_run(root)["adapter"]
-    need(set(ours) == set(theirs), f"names differ: {sorted(set(ours) ^ set(theirs))[:3]}")
-    worst = 0.0
-    for lora in (True, False):
-        names = [name for name in sorted(theirs) if (".lora_" in name) == lora]
-        a, b, s = (torch.cat([part[name].flatten().double() for name in names]) for part in (ours, theirs, start))
-        need((b - s).norm() > 1e-3 * b.norm(), "Python's run moved nothing")
-        # Of what they moved: rows move little beside what they are.
-        worst = max(worst, ((a - b).norm() / (b - s).norm()).item())
+    apart = norms_apart(ours, python_rows_run(root)["adapter"], start, lambda name: ".lora_" in name)
+    # Of what they moved: rows move little beside what they are.
+    worst = max(difference / moved for difference, _, moved in apart)
     need(worst <= 1e-3, f"differs by {worst:.1e} of what it moved")
     return f"{worst:.1e}", "1e-03"
 
 
 def check_full_losses(root, _, __):
     """Each step's loss without adapters."""
-    state = json.loads((root / "twin" / "full" / "run" / "trainer_state.json").read_text())
-    ours, theirs = entries(state["log_history"], "loss"), entries(python_full_run(root)["log"], "loss")
-    need(len(ours) == len(theirs) > 1, f"{len(ours)} entries with loss, Python has {len(theirs)}")
-    worst = max(abs(a["loss"] - b["loss"]) / b["loss"] for a, b in zip(ours, theirs))
-    need(worst <= 1e-5, f"a loss differs by {worst:.1e} of itself")
-    return f"{worst:.1e} of {len(ours)}", "1e-05"
+    return worst_loss(root / "twin" / "full" / "run", python_full_run(root)["log"])
 
 
 def check_full_weights(root, _, __):
     """What is trained without adapters is the same: norms, which do not decay, and the rest, which does."""
     ours = load_file(root / "twin" / "full" / "model" / "model.safetensors")
     start = load_file(root / "base" / "model.safetensors")
-    theirs = python_full_run(root)["parameters"]
-    need(set(ours) == set(theirs), f"names differ: {sorted(set(ours) ^ set(theirs))[:3]}")
-    worst = 0.0
-    for norms in (True, False):
-        names = [name for name in sorted(theirs) if ("norm" in name) == norms]
-        a, b, s = (torch.cat([part[name].flatten().double() for name in names]) for part in (ours, theirs, start))
-        need((b - s).norm() > 1e-3 * b.norm(), "Python's run moved nothing")
-        worst = max(worst, ((a - b).norm() / b.norm()).item())
+    apart = norms_apart(ours, python_full_run(root)["parameters"], start, lambda name: "norm" in name)
+    worst = max(difference / norm for difference, norm, _ in apart)
     need(worst <= 1e-4, f"differs by {worst:.1e} of its norm")
     return f"{worst:.1e}", "1e-04"
 
@@ -487,13 +486,7 @@ def check_adapter(root, _, __):
     state = our_state(root)
     ours = load_file(root / "twin" / "run" / f"checkpoint-{state['global_step']}" / "adapter_model.safetensors")
     start = load_file(root / "twin" / "init" / "adapter_model.safetensors")
-    theirs = python_run(root)["adapter"]
-    need(set(ours) == set(theirs), f"names differ: {sorted(set(ours) ^ set(theirs))[:3]}")
-    worst = 0.0
-    for lora in (True, False):
-        names = [name for name in sorted(theirs) if (".lora_" in name) == lora]
-        a, b, s = (torch.cat([part[name].flatten().double() for name in names]) for part in (ours, theirs, start))
-        need((b - s).norm() > 1e-3 * b.norm(), "Python's run moved nothing")
-        worst = max(worst, ((a - b).norm() / b.norm()).item())
+    apart = norms_apart(ours, python_run(root)["adapter"], start, lambda name: ".lora_" in name)
+    worst = max(difference / norm for difference, norm, _ in apart)
     need(worst <= 1e-4, f"differs by {worst:.1e} of its norm")
     return f"{worst:.1e}", "1e-04"

@@ -25,6 +25,7 @@ use crate::ops::grad_norm::cuda::{GradNorm, PARTIALS};
 use crate::ops::linear_cross_entropy::LossSum;
 use crate::ops::step::{Step, StepResult};
 use crate::train::engine::{self, Settings, Ticket};
+use crate::train::layout::embedding_len;
 use crate::train::{Batch, Slot};
 
 /// What a graph does.
@@ -129,8 +130,6 @@ impl CudaFinetune {
         let head =
             slots.iter().find(|s| s.parameter == head).map_or((0, 0), |s| (s.offset, s.offset + s.len()));
         let bf16_moments = settings.optimizer.state_dtype == DType::BF16;
-        let of_embedding = slots.iter().take_while(|slot| slot.is_embedding());
-        let embedding_len = of_embedding.last().map_or(0, |slot| slot.offset + slot.len());
         let arena = host::read(values, |values| Ok(DeviceArena::new(gpu, values, head, bf16_moments)))??;
         let positions = model.config().max_position_embeddings.min(8192);
         let network = Network::new(gpu, model, Some((&arena, slots)), positions)?;
@@ -146,7 +145,7 @@ impl CudaFinetune {
             graphs: HashMap::new(),
             settings,
             adapter_scale,
-            embedding_len,
+            embedding_len: embedding_len(slots),
             sent: 0,
             taken: 0,
             kept: BTreeMap::new(),

@@ -112,21 +112,17 @@ fn token_indices(value: &Value) -> std::result::Result<(TokenIndices, Option<Vec
         let ids: Option<Vec<u32>> = list.as_array().ok_or_else(bad)?.iter().map(id).collect();
         ids.ok_or_else(bad)
     };
-    let of_embedding = |ids: Vec<u32>| match ids.is_empty() {
-        true => TokenIndices::None,
-        false => TokenIndices::Ids(ids),
-    };
     let Value::Object(modules) = value else {
         return match value.is_null() {
             true => Ok((TokenIndices::None, None)),
-            false => Ok((of_embedding(ids(value)?), None)),
+            false => Ok((TokenIndices::Ids(ids(value)?), None)),
         };
     };
     let (mut embedding, mut head) = (TokenIndices::None, None);
     for (module, list) in modules {
         match whole_module(module.rsplit('.').next().unwrap_or(module)) {
-            Some(Parameter::EmbedTokens) => embedding = of_embedding(ids(list)?),
-            Some(Parameter::LmHead) => head = Some(ids(list)?),
+            Some(Parameter::EmbedTokens) => embedding = TokenIndices::Ids(ids(list)?),
+            Some(Parameter::LmHead) => head = Some(ids(list)?).filter(|ids| !ids.is_empty()),
             _ => return Err(format!("trainable_token_indices names {module}, which is not supported")),
         }
     }

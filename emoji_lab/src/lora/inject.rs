@@ -3,7 +3,6 @@
 use candle_core::{DType, Tensor};
 
 use super::config::LoraConfig;
-use super::token_indices::TokenIndices;
 use crate::error::{Error, Result};
 use crate::model::token_rows::TokenRows;
 use crate::model::{Gemma3, LoraAdapter, Model, Param};
@@ -69,17 +68,16 @@ pub(crate) fn add_adapters(model: &mut Gemma3, lora: &LoraConfig, seed: u64) -> 
 
 /// Puts the rows of the embedding that are trained beside its table; says whether there are any.
 pub(crate) fn train_token_rows(model: &mut Gemma3, lora: &LoraConfig) -> Result<bool> {
-    let ids = match &lora.trainable_token_indices {
-        TokenIndices::None => return Ok(false),
-        TokenIndices::Ids(ids) if ids.is_empty() => return Ok(false),
-        TokenIndices::Ids(ids) => ids,
-        TokenIndices::Occurring => {
-            return Err(Error::setting(
-                "trainable_token_indices",
-                "Occurring",
-                "only SftTrainer knows which tokens occur: give TokenIndices::Ids here",
-            ));
-        }
+    let indices = &lora.trainable_token_indices;
+    if indices.is_none() {
+        return Ok(false);
+    }
+    let Some(ids) = indices.ids() else {
+        return Err(Error::setting(
+            "trainable_token_indices",
+            format!("{indices:?}"),
+            "only SftTrainer knows which tokens occur: give TokenIndices::Ids here",
+        ));
     };
     model.token_rows = Some(TokenRows::of(&model.embed_tokens.value, ids)?);
     Ok(true)

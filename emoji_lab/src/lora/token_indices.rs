@@ -22,15 +22,15 @@ impl TokenIndices {
     /// Whether no row is trained.
     #[must_use]
     pub fn is_none(&self) -> bool {
-        matches!(self, Self::None) || self.ids().is_some_and(<[u32]>::is_empty)
+        *self != Self::Occurring && self.ids().is_none()
     }
 
-    /// The ids, where they are known.
+    /// The ids, where they are known and there are any.
     #[must_use]
     pub fn ids(&self) -> Option<&[u32]> {
         match self {
-            Self::Ids(ids) => Some(ids),
-            Self::None | Self::Occurring => None,
+            Self::Ids(ids) if !ids.is_empty() => Some(ids),
+            Self::None | Self::Occurring | Self::Ids(_) => None,
         }
     }
 }

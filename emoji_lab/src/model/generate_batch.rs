@@ -57,19 +57,6 @@ pub fn generate_batch_ids(
     model.gemma.generate_batch(prompts, config, &model.stop_ids()?)
 }
 
-/// The tokens of each answer, without the one that ends it, where nothing constrains them.
-pub(super) fn answers(
-    model: &Model,
-    conversations: &[Vec<Message>],
-    config: &GenerationConfig,
-) -> Result<Vec<Vec<u32>>> {
-    let prompts: Vec<Vec<u32>> = conversations
-        .iter()
-        .map(|messages| model.tokenizer.encode_chat(messages, true))
-        .collect::<Result<_>>()?;
-    model.gemma.generate_batch(&prompts, config, &model.answer_ends()?)
-}
-
 /// What an answer's tokens say.
 pub(crate) fn answer_text(model: &Model, answer: &[u32]) -> Result<String> {
     Ok(model.tokenizer.decode(answer, true)?.trim().to_string())

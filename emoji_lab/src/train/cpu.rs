@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use super::batch::Batch;
 use super::engine::{Engine, Settings, Step, StepResult, Ticket, check_finite, check_gradients};
-use super::layout::{Buffer, Layout, Slot};
+use super::layout::{Buffer, Layout, Slot, embedding_len};
 use crate::error::{Error, Result};
 use crate::host;
 use crate::model::{DropoutKey, Gemma3};
@@ -93,7 +93,7 @@ impl CpuEngine {
             &optimizer,
             Rates {
                 learning_rate: step.learning_rate,
-                first: (self.layout.embedding_len(), step.embedding_learning_rate),
+                first: (embedding_len(self.layout.slots()), step.embedding_learning_rate),
                 no_decay: self.layout.no_decay(),
             },
             step.number,

@@ -57,6 +57,12 @@ impl Slot {
     }
 }
 
+/// How many elements are the embedding's and the head's, or rows of them: they come first.
+pub(crate) fn embedding_len(slots: &[Slot]) -> usize {
+    let first = slots.iter().take_while(|slot| slot.is_embedding());
+    first.last().map_or(0, |last| last.range().end)
+}
+
 /// One of the flat buffers that training needs, each as long as all trained parameters together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Buffer {
@@ -110,12 +116,6 @@ impl Layout {
     /// The elements that weight decay does not apply to, in order.
     pub(super) fn no_decay(&self) -> &[Range<usize>] {
         &self.no_decay
-    }
-
-    /// How many elements are the embedding's and the head's, or rows of them: they come first.
-    pub(crate) fn embedding_len(&self) -> usize {
-        let first = self.slots.iter().take_while(|slot| slot.is_embedding());
-        first.last().map_or(0, |last| last.range().end)
     }
 
     /// Number of trained numbers.

@@ -10,7 +10,7 @@ pub(crate) mod engine;
 mod finetune;
 mod identity;
 mod interrupt;
-mod layout;
+pub(crate) mod layout;
 mod log;
 mod loss_table;
 mod output;

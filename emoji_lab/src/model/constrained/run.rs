@@ -4,7 +4,7 @@ use super::held::HeldTo;
 use super::walk::Walk;
 use crate::data::Message;
 use crate::error::{Error, Result};
-use crate::model::generate_batch::{self, of_prompt};
+use crate::model::generate_batch::of_prompt;
 use crate::model::side_by_side::Asked;
 use crate::model::{GenerationConfig, Model, answer_text};
 use crate::ops::sample::Rule;
@@ -73,11 +73,11 @@ pub(crate) fn answers(
     conversations: &[Vec<Message>],
     config: &GenerationConfig,
 ) -> Result<Vec<Vec<u32>>> {
+    let (prompts, stop) = (prompts(model, conversations)?, model.answer_ends()?);
     if config.constraint.is_none() {
-        return generate_batch::answers(model, conversations, config);
+        return model.gemma.generate_batch(&prompts, config, &stop);
     }
-    let prompts = prompts(model, conversations)?;
-    let all = follow(model, &prompts, config, &[config.rule()], &model.answer_ends()?)?;
+    let all = follow(model, &prompts, config, &[config.rule()], &stop)?;
     Ok(all.into_iter().flatten().collect())
 }
 
