@@ -10,6 +10,7 @@ import urllib.parse
 from pathlib import Path
 
 import environment
+import junit
 import launch_kernel
 import parameters
 
@@ -20,7 +21,9 @@ Executes a notebook in the Rust kernel and leaves the executed .ipynb and an .ht
 Installs first what is missing: Jupyter's packages in a virtual environment, evcxr_jupyter, the
 kernelspec and rust-src (see kernel-setup.md). Ends with 0 if every cell ran to its end, with 1 if
 one failed (compile error, error through `?`, panic, lost process, time-out): the cells after it
-are not run, and the notebook is saved as far as it came."""
+are not run, and the notebook is saved as far as it came. Ends with 2 if nothing ran: a wrong option,
+results that would replace a file that is none, something that could not be installed, a kernel that
+does not start; with 143 if it was told to end (SIGTERM)."""
 
 EPILOG = """\
 Without --model and --data the lesson uses the tiny model and the rows that are in the repository.
@@ -53,6 +56,9 @@ def parse(arguments):
     parser.add_argument("--inplace", action="store_true", help="also write the executed notebook over NOTEBOOK")
     parser.add_argument(
         "--cuda", action="store_true", help='build the crate with `features = ["cuda"]`, whatever the first cell says'
+    )
+    parser.add_argument(
+        "--junit", type=Path, metavar="FILE", help="write what each cell came to as JUnit XML, for continuous integration; such a file of an earlier run is replaced"
     )
     parser.add_argument("--timings", action="store_true", help="also print what compiling and running took, cell by cell")
     parser.add_argument("--cold", action="store_true", help="in a new build directory, as at the first start; with --timings")
@@ -145,6 +151,8 @@ def main():
         if args.cuda and args.inplace:
             parser.error("--cuda is for this run only: with --inplace, write the feature into the first cell")
         acts = args.setup or args.lab or args.install_kernel
+        if args.junit and not junit.is_ours_to_replace(args.junit.expanduser()):
+            parser.error(f"--junit {args.junit}: it is there and no JUnit file: name another")
         if not (args.setup or args.install_kernel) and not notebook.is_file():
             parser.error(f"{args.notebook}: there is no such notebook")
         if not acts:
@@ -169,6 +177,8 @@ def main():
     command = [str(python), str(runner), str(notebook), "--out", str(out), "--timeout", str(args.timeout)]
     sys.stdout.flush()
     command += ["--inplace"] * args.inplace + ["--cuda"] * args.cuda + ["--timings"] * args.timings
+    if args.junit:
+        command += ["--junit", str(args.junit.expanduser().resolve())]
     if not args.cold:
         os.execv(python, command)
     with tempfile.TemporaryDirectory(prefix="emoji_lab-cold-", dir=home) as folder:

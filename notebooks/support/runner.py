@@ -17,6 +17,7 @@ from nbconvert import HTMLExporter
 
 from kernel_session import KernelFault, start_session
 from environment import home_directory
+import junit
 import parameters
 import timings
 
@@ -89,13 +90,10 @@ class Printer:
         print(f"        {'FAILED: ' + failure if failure else 'ok'} ({seconds:.1f} s)", flush=True)
 
 
-def report_failure(number, cell, result, title):
-    """Everything about the cell that stopped the run, for a log."""
-    print(f"\ncell {number} failed ({title}): {result.failure}\n")
-    for count, line in enumerate(cell.source.splitlines(), 1):
-        print(f"  {count:3} {line}")
-    print()
-    for output in result.outputs:
+def last_lines(outputs):
+    """The last lines of each of a cell's outputs, for a log."""
+    shown = []
+    for output in outputs:
         if output.output_type == "stream":
             kind, text = output.name, output.text
         elif output.output_type == "error":
@@ -104,8 +102,16 @@ def report_failure(number, cell, result, title):
             kind, text = "result", output.data.get("text/plain", ", ".join(output.data))
         # Not splitlines(), which also splits at characters that are to be seen.
         lines = for_terminal(text.replace("\r\n", "\n")).rstrip().split("\n")
-        print(textwrap.indent("\n".join(lines[-SHOWN_LINES:]), f"  {kind}: "))
-    print(flush=True)
+        shown.append(textwrap.indent("\n".join(lines[-SHOWN_LINES:]), f"  {kind}: "))
+    return "\n".join(shown)
+
+
+def report_failure(number, cell, result, title):
+    """Everything about the cell that stopped the run, for a log."""
+    print(f"\ncell {number} failed ({title}): {result.failure}\n")
+    for count, line in enumerate(cell.source.splitlines(), 1):
+        print(f"  {count:3} {line}")
+    print(f"\n{last_lines(result.outputs)}\n", flush=True)
 
 
 def clean(notebook):
@@ -120,14 +126,17 @@ def language_info(reported):
     return {**reported, "name": "rust", "pygments_lexer": "rust"}
 
 
+def code_cells(notebook):
+    """The code cells that are run, each with its title."""
+    titles = cell_titles(notebook)
+    return [(titles[index], cell) for index, cell in enumerate(notebook.cells) if index in titles and cell.source.strip()]
+
+
 def run_cells(notebook, session, timeout):
     """Runs the code cells in order, up to the first that fails; returns rows (number, title, seconds, failure, compiling)."""
-    titles = cell_titles(notebook)
-    code = [(index, cell) for index, cell in enumerate(notebook.cells) if index in titles]
-    code = [(index, cell) for index, cell in code if cell.source.strip()]
+    code = code_cells(notebook)
     printer, rows = Printer(len(code)), []
-    for number, (index, cell) in enumerate(code, 1):
-        title = titles[index]
+    for number, (title, cell) in enumerate(code, 1):
         printer.start(number, title)
         started = time.monotonic()
         result = session.run(cell.source, printer.output, printer.wait, timeout)
@@ -150,7 +159,7 @@ def run_cells(notebook, session, timeout):
         if failure:
             report_failure(number, cell, result, title)
             break
-    return rows, len(code)
+    return rows
 
 
 def marked(notebook):
@@ -229,6 +238,20 @@ def summary(rows, total):
     print(f"  all   {spent:7.1f}  {len(rows) - failed} cells ran to their end, {failed} failed{rest}")
 
 
+def tell_integration(args, code, rows):
+    """The JUnit file, if one is asked for, and GitHub's annotation of the cell that failed."""
+    stopped = next((row for row in rows if row[3]), None)
+    if args.junit:
+        printed = last_lines(code[stopped[0] - 1][1].outputs) if stopped else ""
+        report = junit.report(args.notebook.stem, rows, [title for title, _ in code], printed)
+        args.junit.parent.mkdir(parents=True, exist_ok=True)
+        replace(args.junit, report.decode())
+    if stopped:
+        line = junit.annotation(args.notebook, stopped[0], for_terminal(stopped[3]))
+        if line:
+            print(line, flush=True)
+
+
 def ask_for_cuda(notebook):
     """Writes the feature into the cell that names the crate, as a person on a GPU machine does."""
     for cell in notebook.cells:
@@ -246,6 +269,7 @@ def main():
     parser.add_argument("--inplace", action="store_true")
     parser.add_argument("--cuda", action="store_true")
     parser.add_argument("--timings", action="store_true")
+    parser.add_argument("--junit", type=Path)
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
@@ -268,7 +292,8 @@ def main():
     home = home_directory()
     (home / "logs").mkdir(parents=True, exist_ok=True)
     log = home / "logs" / f"kernel-{os.getpid()}.log"
-    rows, total = [], 0
+    code = code_cells(notebook)
+    rows, total = [], len(code)
     try:
         kernels = home / "venv" / "share" / "jupyter" / "kernels"
         started = time.monotonic()
@@ -281,7 +306,7 @@ def main():
             notebook.metadata.kernelspec = {"name": "rust", "display_name": "Rust", "language": "rust"}
             notebook.metadata.language_info = language_info(session.language_info)
             signal.signal(signal.SIGINT, lambda *_: setattr(session, "interrupts", session.interrupts + 1))
-            rows, total = run_cells(notebook, session, args.timeout)
+            rows = run_cells(notebook, session, args.timeout)
         finally:
             session.close()
     except KernelFault as fault:
@@ -292,6 +317,7 @@ def main():
         save_html(notebook, page)
     failed = len(rows) < total or any(row[3] for row in rows)
     summary(rows, total)
+    tell_integration(args, code, rows)
     if args.timings:
         print("\n" + timings.table(start, rows))
     if not failed:

@@ -15,8 +15,10 @@ import sys
 import tempfile
 import time
 import unittest
+import xml.etree.ElementTree as xml
 from pathlib import Path
 
+import junit
 import launch_kernel
 import light_metadata
 
@@ -157,9 +159,22 @@ class Failing(unittest.TestCase):
     def test_error_in_a_cell_without_variables(self):
         self.fails("it ended early", ":vars\n// only this\n\"abc\".parse::<i32>()?;", at=0)
 
-    def test_panic(self):
-        run = self.fails("it ended early", "let v = vec![1];", "v[3]", "v.len()")
-        self.assertIn("index out of bounds", run.text(1, "stderr"))
+    def test_panic_and_what_integration_is_told(self):
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "new" / "cells.xml"
+            cells = ("let v = vec![1];", "// <third> & last\nv[3]", "v.len()")
+            told = {"GITHUB_ACTIONS": "true"}
+            run = self.fails("it ended early", *cells, options=["--junit", file], variables=told)
+            self.assertIn("index out of bounds", run.text(1, "stderr"))
+            suite = xml.parse(file).getroot().find("testsuite")
+            self.assertEqual([suite.get(name) for name in ("name", "tests", "failures", "skipped")], ["it", "3", "1", "1"])
+            first, second, third = suite.findall("testcase")
+            self.assertEqual(second.get("name"), "2: A test: <third> & last")
+            self.assertEqual([child.tag for case in (first, second, third) for child in case], ["failure", "skipped"])
+            self.assertIn("index out of bounds", second.find("failure").text)
+            annotations = [line for line in run.log.splitlines() if line.startswith("::")]
+            self.assertEqual(len(annotations), 1, run.log)
+            self.assertRegex(annotations[0], r"^::error file=.*it\.ipynb,title=cell 2 failed::it ended early")
 
     def test_compile_error(self):
         run = self.fails("it does not compile", "let a = 1;", "// comment\nlet b: i32 = \"text\";\nb", "a")
@@ -306,8 +321,31 @@ class CommandLine(unittest.TestCase):
         self.refuses("no such file or folder", "--model", "./no-such-model.gguf")
         self.refuses("no such file or folder", "--data", "no-such.csv")
 
+    def test_a_report_replaces_nothing_but_a_report(self):
+        with tempfile.TemporaryDirectory() as folder:
+            mine, report = Path(folder) / "mine.xml", Path(folder) / "report.xml"
+            mine.write_text("<poem/>")
+            report.write_bytes(junit.report("it", [], [], ""))
+            self.assertTrue(junit.is_ours_to_replace(report) and junit.is_ours_to_replace(Path(folder) / "new.xml"))
+            for place in (mine, folder):
+                self.refuses("it is there and no JUnit file", "--junit", place)
+
     def test_malformed_setting(self):
         self.refuses("expected NAME=VALUE", "--set", "seed")
+
+
+class Integration(unittest.TestCase):
+    def test_texts_that_are_anyones_stay_texts(self):
+        titles = ["a \x1b[31m\x00 ]]> <b>", "after"]
+        report = junit.report("n\ud800", [(1, titles[0], 1.5, "it \x07 failed", None)], titles, "said \x0b &amp;")
+        suite = xml.fromstring(report).find("testsuite")
+        case = suite.find("testcase")
+        self.assertEqual(case.get("name"), "1: a ⟨U+001B⟩[31m⟨U+0000⟩ ]]> <b>")
+        self.assertEqual((case.find("failure").get("message"), case.find("failure").text), ("it ⟨U+0007⟩ failed", "said ⟨U+000B⟩ &amp;"))
+        told = {"GITHUB_ACTIONS": "true", "GITHUB_WORKSPACE": "/w"}
+        line = junit.annotation("/w/a,b::c.ipynb", 2, "100 %\n::stop", told)
+        self.assertEqual(line, "::error file=a%2Cb%3A%3Ac.ipynb,title=cell 2 failed::100 %25%0A::stop")
+        self.assertIsNone(junit.annotation("it.ipynb", 2, "failed", {}))
 
 
 class LightMetadata(unittest.TestCase):
@@ -386,6 +424,11 @@ class UsersKernel(unittest.TestCase):
 
 
 class BuildDirectories(unittest.TestCase):
+    def test_what_is_not_optimised_is_the_same_in_both_builds(self):
+        manifest = (RUN.parent.parent / "Cargo.toml").read_text()
+        table = manifest.split("[profile.release.package]\n")[1].split("\n\n")[0]
+        self.assertEqual(re.findall(r"^(\S+) = { opt-level = 0 }$", table, re.MULTILINE), launch_kernel.LEVELS[0].split())
+
     def test_another_checkouts_library_is_not_taken_for_ours(self):
         with tempfile.TemporaryDirectory() as folder:
             slot, checkouts = Path(folder) / "1", [Path(folder) / name for name in ("a", "b")]
