@@ -55,7 +55,7 @@ impl Measure {
     }
 }
 
-/// The table of the project's issue 4.
+/// What is asked of one H100 with the real model.
 pub struct Table {
     pub step: Measure,
     pub train: Measure,

@@ -1,7 +1,10 @@
 //! The forms in which a recipe's model answers.
 
+use std::sync::Arc;
+
 use emoji_lab::model::Model;
 use emoji_lab::prelude::*;
+use emoji_lab::task::{EmojiJudge, Judge, Measure};
 
 use crate::scores::Scores;
 
@@ -13,8 +16,24 @@ pub enum Form {
     Trained,
     /// The same, held to what the task's constraint lets through.
     Constrained,
+    /// The same, the one of so many samples that agrees best with them.
+    OneOfSamples(usize),
     /// The same, the consensus of so many samples.
     Consensus(usize),
+}
+
+/// Judges as another does, and puts no answers together.
+#[derive(Debug)]
+struct OnlyDrawn(EmojiJudge);
+
+impl Judge for OnlyDrawn {
+    fn measures(&self) -> Vec<Measure> {
+        self.0.measures()
+    }
+
+    fn judge(&self, answer: &str, expected: &str) -> Vec<f64> {
+        self.0.judge(answer, expected)
+    }
 }
 
 impl Form {
@@ -23,8 +42,11 @@ impl Form {
         if recipe.quant.load_in_4bit && recipe.lora.is_some() {
             return vec![Self::MergedIntoExact, Self::Trained];
         }
-        let consensus = (samples > 1).then_some(Self::Consensus(samples));
-        [Self::Trained, Self::Constrained].into_iter().chain(consensus).collect()
+        let mut all = vec![Self::Trained, Self::Constrained];
+        if samples > 1 {
+            all.extend([Self::OneOfSamples(samples), Self::Consensus(samples)]);
+        }
+        all
     }
 
     pub fn scores(self, recipe: &Recipe) -> Scores {
@@ -34,6 +56,7 @@ impl Form {
             Self::Trained if recipe.quant.load_in_4bit => Scores::new(&format!("{name}, as it was trained")),
             Self::Trained => Scores::new(name),
             Self::Constrained => Scores::new("   only emoji can be said"),
+            Self::OneOfSamples(samples) => Scores::new(&format!("   best of {samples} samples")),
             Self::Consensus(samples) => Scores::new(&format!("   consensus of {samples} samples")),
         }
     }
@@ -46,6 +69,10 @@ impl Form {
         let config = match self {
             Self::MergedIntoExact | Self::Trained => free,
             Self::Constrained => EvaluationConfig { generation: held, ..free },
+            Self::OneOfSamples(samples) => {
+                let judge: Arc<dyn Judge> = Arc::new(OnlyDrawn(EmojiJudge));
+                EvaluationConfig { generation: held, samples, judge: Some(judge), ..free }
+            }
             Self::Consensus(samples) => EvaluationConfig { generation: held, samples, ..free },
         };
         let model = match (self, &models.merged) {

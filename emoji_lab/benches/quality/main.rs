@@ -3,19 +3,22 @@
 //! ```text
 //! cargo bench -p emoji_lab [--features cuda] --bench quality -- --model MODEL --data DATA
 //!     [--split FILE]… [--split-seed N]… [--seeds 1,2,3] [--device cuda] [--epochs 3] [--rows N] [--train-rows N] [--samples 16] [--only 0,2]
+//!     [--save DIR]
 //! ```
 //!
 //! MODEL and DATA are what `load_model` and `load_dataset` take. FILE names the held-out rows, from 0, as
 //! `{"test": [3, 14]}`; `--split-seed` holds out a tenth instead. Every recipe is trained on each split
 //! with each seed, and compared with the first one row by row: a row's score is its mean over the seeds,
 //! and intervals are from 2,000 draws of the rows of all splits. Recipes are written in `recipes`, and
-//! were chosen on rows of the training parts (`sweep`), not on what this prints.
+//! were chosen on rows of the training parts (`sweep`), not on what this prints. With `--save` each run's
+//! adapter is kept in `DIR/SPLIT-RECIPE-SEED`, all of them counted from 0 but the seed.
 
 mod forms;
 mod options;
 mod recipes;
 mod scores;
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use emoji_lab::data::split_at_rows;
@@ -39,7 +42,7 @@ fn main() -> Result<()> {
         .map(|recipe| Form::all(recipe, options.samples).iter().map(|form| form.scores(recipe)).collect())
         .collect();
     let mut tables = Scores::new("look-up, no model");
-    for split in &options.splits {
+    for (place, split) in options.splits.iter().enumerate() {
         let mut rows = match split {
             Split::Seed(seed) => train_test_split(&chat, 0.1, *seed)?,
             Split::Rows(rows) => split_at_rows(&chat, rows)?,
@@ -49,11 +52,12 @@ fn main() -> Result<()> {
         let nearest = look_up(&rows.train, &rows.test, &EvaluationConfig::default())?;
         tables.begin_split(rows.test.len());
         tables.add(&nearest);
-        for (recipe, scores) in recipes.iter().zip(&mut all) {
+        for (number, (recipe, scores)) in recipes.iter().zip(&mut all).enumerate() {
             scores.iter_mut().for_each(|scores| scores.begin_split(rows.test.len()));
             for &seed in &options.seeds {
                 let args = SftConfig { seed, ..recipe.args.clone() };
-                let Tuned { models, seconds, trainable } = tuned(&base, &rows, recipe, &args)?;
+                let kept = options.save.as_ref().map(|dir| dir.join(format!("{place}-{number}-{seed}")));
+                let Tuned { models, seconds, trainable } = tuned(&base, &rows, recipe, &args, kept)?;
                 for (form, scores) in Form::all(recipe, options.samples).into_iter().zip(scores.iter_mut()) {
                     let evaluation = form.evaluate(&models, &rows.test)?;
                     say!(
@@ -83,13 +87,22 @@ struct Tuned {
     trainable: usize,
 }
 
-/// The base trained by a recipe on the training part.
-fn tuned(base: &Model, rows: &DatasetSplits, recipe: &Recipe, args: &SftConfig) -> Result<Tuned> {
+/// The base trained by a recipe on the training part; its adapter is kept in the folder `kept`.
+fn tuned(
+    base: &Model,
+    rows: &DatasetSplits,
+    recipe: &Recipe,
+    args: &SftConfig,
+    kept: Option<PathBuf>,
+) -> Result<Tuned> {
     let (quant, lora) = (&recipe.quant, recipe.lora.as_ref());
     let mut trainer = SftTrainer::new(base, &rows.train, None, quant, lora, args)?;
     let started = Instant::now();
     trainer.train()?;
     let seconds = started.elapsed().as_secs_f64();
+    if let Some(folder) = kept {
+        trainer.save_model(folder)?;
+    }
     let trainable = trainer.finetune().trainable();
     let trained = Model { gemma: trainer.model()?, ..base.clone() };
     let merged = if Form::all(recipe, 1).contains(&Form::MergedIntoExact) {

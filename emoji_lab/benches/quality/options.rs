@@ -1,6 +1,7 @@
 //! What the command line says.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use emoji_lab::data::held_out_rows;
@@ -34,6 +35,8 @@ pub struct Options {
     /// Samples of a consensus; 1 for none.
     pub samples: usize,
     pub only: Option<Vec<usize>>,
+    /// Where each run's adapter is kept.
+    pub save: Option<PathBuf>,
 }
 
 impl Options {
@@ -49,6 +52,7 @@ impl Options {
             train_rows: usize::MAX,
             samples: 1,
             only: None,
+            save: None,
         };
         // `cargo bench` says `--bench` to it.
         let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
@@ -65,10 +69,11 @@ impl Options {
                 "--rows" => options.rows = number(&name, &value)?,
                 "--train-rows" => options.train_rows = number(&name, &value)?,
                 "--samples" => options.samples = number(&name, &value)?,
+                "--save" => options.save = Some(PathBuf::from(value)),
                 "--only" => options.only = Some(numbers(&name, &value)?),
                 _ => {
                     let help = "there are --model, --data, --split, --split-seed, --seeds, --device, \
-                                --epochs, --rows, --train-rows, --samples, --only";
+                                --epochs, --rows, --train-rows, --samples, --only, --save";
                     return Err(Error::setting("option", name, help));
                 }
             }

@@ -1,33 +1,38 @@
-//! The answer that agrees best with the others.
+//! The answer that agrees best with several that were drawn.
 
 use std::fmt;
 
 use crate::display::{plain, say};
 use crate::error::{Error, Result};
 use crate::model::{GenerationConfig, Model, generate_samples};
-use crate::task::{self, Judge, Task};
+use crate::task::{self, Constraint, Judge, Task};
 
-/// Several answers to one text, and the one that agrees best with the others.
+/// Several answers to one text, and the one that agrees best with them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Consensus {
-    /// The answer with the highest mean score against the others; the first drawn of equals.
+    /// The answer with the highest mean score against those drawn: one of them, the first drawn of
+    /// equals, or one that the task's judge put together ([`Judge::agreed`]).
     pub answer: String,
-    /// That mean, by the first measure of the task's judge.
+    /// Its mean score against those drawn, itself left out if it is one of them, by the first measure of
+    /// the task's judge.
     pub agreement: f64,
     /// All answers, in the order drawn.
     pub samples: Vec<String>,
 }
 
-/// Draws `n` answers to `text` and chooses the one that agrees best with the others: minimum Bayes risk
+/// Draws `n` answers to `text` and chooses the one that agrees best with them: minimum Bayes risk
 /// decoding (Kumar and Byrne, "Minimum Bayes-Risk Decoding for Statistical Machine Translation", 2004;
 /// with samples: Eikema and Aziz 2020).
 ///
-/// A model's samples stand for what could be the row's answer. The answer `y` that would score best on
+/// A model's samples `y_j` stand for what could be the row's answer. The answer that would score best on
 /// average, by the judge's first measure `s`, is
 ///
 /// ```text
-/// argmax_i  1/(n − 1) · Σ_{j ≠ i} s(y_i, y_j)
+/// argmax_y  1/n · Σ_j s(y, y_j)
 /// ```
+///
+/// where `y` is one of the samples, or what the judge makes of all of them ([`Judge::agreed`]): of
+/// emoji those that most samples hold, which need not stand together in any one.
 ///
 /// `config` says how answers are drawn, as in [`generate_samples`]: its `seed` decides all of them, its
 /// `constraint` holds each.
@@ -38,7 +43,8 @@ pub struct Consensus {
 /// let config = GenerationConfig { constraint: task.constraint.clone(), ..GenerationConfig::greedy(32) };
 /// let model = load_model("embedded", &Device::Cpu)?;
 /// let chosen = consensus(&model, &task, "let's go to the beach", 8, &config)?;
-/// assert!(chosen.samples.contains(&chosen.answer));
+/// assert_eq!(chosen.samples.len(), 8);
+/// assert!(purely_emoji(&chosen.answer));
 /// # Ok::<(), Error>(())
 /// ```
 ///
@@ -56,23 +62,51 @@ pub fn consensus(
         return Err(Error::setting("samples", n, "a consensus takes 2 answers or more; 16 are usual"));
     }
     let samples = generate_samples(model, &task.prompt(text), n, config)?;
-    let (chosen, agreement) = best(&samples, &*task.judge)?;
-    Ok(Consensus { answer: samples[chosen].clone(), agreement, samples })
+    let Best { answer, agreement, .. } = best(&samples, &*task.judge, config.constraint.as_ref())?;
+    Ok(Consensus { answer, agreement, samples })
 }
 
-/// The place of the answer with the highest mean score against the others, and that mean.
-pub(super) fn best(samples: &[String], judge: &dyn Judge) -> Result<(usize, f64)> {
-    let scores = Scores::new(samples, samples, judge)?;
+/// An answer that agrees best with some.
+#[derive(Debug, PartialEq)]
+pub(super) struct Best {
+    pub(super) answer: String,
+    /// Its place among them; `None` if it is none of them.
+    pub(super) place: Option<usize>,
+    /// Its mean score against them, itself left out.
+    pub(super) agreement: f64,
+}
+
+/// The answer with the highest mean score against `samples`, of which there is at least one; none that
+/// `constraint` does not allow is put together.
+pub(super) fn best(samples: &[String], judge: &dyn Judge, constraint: Option<&Constraint>) -> Result<Best> {
+    let mut answers = samples.to_vec();
+    answers.extend(agreed(samples, judge, constraint).filter(|agreed| !samples.contains(agreed)));
+    let scores = Scores::new(&answers, samples, judge)?;
+    let n = samples.len();
     let mut best = (0, f64::NEG_INFINITY);
-    for i in 0..samples.len() {
-        let others = (0..samples.len()).filter(|j| *j != i).map(|j| scores.of(i, j));
-        let mean = others.sum::<f64>() / (samples.len() - 1).max(1) as f64;
+    for answer in 0..answers.len() {
+        let sum: f64 = (0..n).map(|sample| scores.of(answer, sample)).sum();
         // What differs by rounding alone is equal.
-        if mean > best.1 + 1e-12 {
-            best = (i, mean);
+        if sum > best.1 + 1e-9 {
+            best = (answer, sum);
         }
     }
-    Ok(best)
+    let (chosen, sum) = best;
+    let place = (chosen < n).then_some(chosen);
+    let agreement = match place {
+        Some(place) => (sum - scores.of(place, place)) / (n - 1).max(1) as f64,
+        None => sum / n as f64,
+    };
+    Ok(Best { answer: answers.swap_remove(chosen), place, agreement })
+}
+
+/// What the judge puts together from `samples`, if `constraint` allows it.
+pub(super) fn agreed(
+    samples: &[String],
+    judge: &dyn Judge,
+    constraint: Option<&Constraint>,
+) -> Option<String> {
+    judge.agreed(samples).filter(|agreed| constraint.is_none_or(|constraint| constraint.allows(agreed)))
 }
 
 /// What each of some answers scores against each of others. Equal texts are judged once.
@@ -127,7 +161,7 @@ fn distinct(texts: &[String]) -> (Vec<usize>, Vec<&String>) {
 impl fmt::Display for Consensus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (answer, n) = (plain(&self.answer), self.samples.len());
-        write!(f, "{answer} (agrees {:.2} with the others of {n})", self.agreement)
+        write!(f, "{answer} (agrees {:.2} with {n} drawn)", self.agreement)
     }
 }
 
@@ -149,14 +183,25 @@ mod tests {
 
     #[test]
     fn the_answer_that_agrees_with_most_is_chosen() {
-        let drawn = texts(&["🎉", "🏖️", "🏖️🌊", "🌊🏖️☀️"]);
-        let (chosen, mean) = best(&drawn, &EmojiJudge).unwrap();
-        assert_eq!(chosen, 2);
+        let chosen = |drawn: &[&str], judge: &dyn Judge| {
+            let Best { answer, place, agreement } = best(&texts(drawn), judge, None).unwrap();
+            assert_eq!(place, drawn.iter().position(|drawn| *drawn == answer));
+            (answer, agreement)
+        };
+        let (answer, mean) = chosen(&["🎉", "🏖️", "🏖️🌊", "🌊🏖️☀️"], &EmojiJudge);
+        assert_eq!(answer, "🏖️🌊");
         assert!((mean - (2.0 / 3.0 + 4.0 / 5.0) / 3.0).abs() < 1e-12, "{mean}");
         // The same answer twice supports itself; of equals the first.
-        assert_eq!(best(&texts(&["🎉🎂", "🏖️", "🏖️"]), &EmojiJudge).unwrap(), (1, 0.5));
-        assert_eq!(best(&texts(&["🎂", "🏖️"]), &EmojiJudge).unwrap(), (0, 0.0));
-        assert_eq!(best(&texts(&["🎂"]), &EmojiJudge).unwrap().0, 0);
+        assert_eq!(chosen(&["🎉🎂", "🏖️", "🏖️"], &EmojiJudge), ("🏖️".into(), 0.5));
+        assert_eq!(chosen(&["🎂", "🏖️"], &EmojiJudge), ("🎂".into(), 0.0));
+        assert_eq!(chosen(&["🎂"], &EmojiJudge).0, "🎂");
+        assert_eq!(chosen(&["", "words"], &EmojiJudge).0, "");
+        // One that nobody drew.
+        let (answer, mean) = chosen(&["🎉🎂", "🎂🎈", "🎉🎈"], &EmojiJudge);
+        assert_eq!(answer, "🎉🎂🎈");
+        assert!((mean - 0.8).abs() < 1e-12, "{mean}");
+        // Labels are chosen among those drawn.
+        assert_eq!(chosen(&["joy", "anger", "anger"], &crate::task::ExactMatch), ("anger".into(), 0.5));
     }
 
     #[test]
@@ -171,7 +216,7 @@ mod tests {
                 vec![f64::NAN]
             }
         }
-        let said = best(&texts(&["a", "b"]), &Lost).unwrap_err().to_string();
+        let said = best(&texts(&["a", "b"]), &Lost, None).unwrap_err().to_string();
         assert!(said.starts_with("setting judge = Lost") && said.contains("NaN"), "{said}");
     }
 }

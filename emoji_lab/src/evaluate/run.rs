@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::config::EvaluationConfig;
-use super::consensus::best;
+use super::consensus::{Best, best};
 use super::evaluation::Evaluation;
 use super::questions::{Question, Questions};
 use crate::error::{Error, Result};
@@ -38,18 +38,27 @@ where
         }
         n => {
             let drawn = samples(model, &conversations, n, &config.generation)?;
-            drawn.iter().map(|of_row| agreed(model, of_row, &*judge)).collect::<Result<Vec<_>>>()?
+            drawn.iter().map(|of_row| agreed(model, of_row, &*judge, config)).collect::<Result<Vec<_>>>()?
         }
     };
     let seconds = started.elapsed().as_secs_f64();
     Evaluation::new(&model.origin, questions, answers, seconds, (&*judge, config))
 }
 
-/// The answer, of those drawn for a row, that agrees best with the others, and its tokens.
-fn agreed(model: &Model, drawn: &[Vec<u32>], judge: &dyn Judge) -> Result<(String, Option<usize>)> {
+/// The answer that agrees best with those drawn for a row, and its tokens.
+fn agreed(
+    model: &Model,
+    drawn: &[Vec<u32>],
+    judge: &dyn Judge,
+    config: &EvaluationConfig,
+) -> Result<(String, Option<usize>)> {
     let texts = drawn.iter().map(|tokens| answer_text(model, tokens)).collect::<Result<Vec<_>>>()?;
-    let (chosen, _) = best(&texts, judge)?;
-    Ok((texts[chosen].clone(), Some(drawn[chosen].len())))
+    let Best { answer, place, .. } = best(&texts, judge, config.generation.constraint.as_ref())?;
+    let tokens = match place {
+        Some(place) => drawn[place].len(),
+        None => model.tokenizer.encode(&answer)?.len(),
+    };
+    Ok((answer, Some(tokens)))
 }
 
 /// Judges answers that came from elsewhere; `name` says from where.

@@ -1,6 +1,6 @@
 //! A few answers that differ.
 
-use super::consensus::Scores;
+use super::consensus::{Scores, agreed};
 use crate::error::{Error, Result};
 use crate::model::{GenerationConfig, Model, generate_samples};
 use crate::task::{self, Task};
@@ -16,13 +16,13 @@ const TOKENS: usize = 32;
 /// `count` different answers to `text`, the best first: no two of them have the same words (emoji,
 /// labels), in whatever order. There are fewer where the task has not so many.
 ///
-/// The answers are chosen of 32 draws at temperature 1, held to the task's constraint. The first is
-/// their [`consensus`](super::consensus); each further one is the answer with which the best of those
-/// chosen scores highest on average over the draws, by the judge's first measure (a greedy choice, for
-/// such sums within 1 − 1/e of the best: Nemhauser, Wolsey and Fisher 1978). The likeliest answers, which
-/// a beam search finds, are often short, or one thought in several forms; these are to say different
-/// things. Where the draws hold fewer than `count` different answers, more are drawn at higher
-/// temperatures.
+/// The answers are chosen of 32 draws at temperature 1, held to the task's constraint, and what the
+/// task's judge makes of all of them. The first is their [`consensus`](super::consensus); each further
+/// one is the answer with which the best of those chosen scores highest on average over the draws, by the
+/// judge's first measure (a greedy choice, for such sums within 1 − 1/e of the best: Nemhauser, Wolsey and
+/// Fisher 1978). The likeliest answers, which a beam search finds, are often short, or one thought in
+/// several forms; these are to say different things. Where the draws hold fewer than `count` different
+/// answers, more are drawn at higher temperatures.
 ///
 /// The same model, task and text give the same answers.
 ///
@@ -48,6 +48,7 @@ pub fn suggest(model: &Model, task: &Task, text: &str, count: usize) -> Result<V
     let drawn = generate_samples(model, &messages, DRAWS, &config)?;
     let mut different = Different { task, keys: vec![], answers: vec![] };
     different.add(&drawn);
+    different.add(agreed(&drawn, &*task.judge, task.constraint.as_ref()).as_slice());
     for round in 1..ROUNDS {
         if different.answers.len() >= count {
             break;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::emoji::{emoji_list, purely_emoji};
+use super::emoji_agreement;
 use super::judge::{Judge, Measure, Unit};
 
 /// Judges emoji by which they are, not by their order.
@@ -50,6 +51,12 @@ impl Judge for EmojiJudge {
             distinct as f64,
             share(distinct < said.len()),
         ]
+    }
+
+    fn agreed(&self, answers: &[String]) -> Option<String> {
+        let lists: Vec<_> = answers.iter().map(|answer| emoji_list(answer)).collect();
+        let agreed = emoji_agreement::agreed(&lists).concat();
+        (!agreed.is_empty()).then_some(agreed)
     }
 }
 

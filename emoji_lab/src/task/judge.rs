@@ -51,6 +51,14 @@ pub trait Judge: Debug + Send + Sync {
 
     /// A finite value for each of [`Self::measures`], in their order.
     fn judge(&self, answer: &str, expected: &str) -> Vec<f64>;
+
+    /// An answer put together from `answers`, if this judge can make one that may score higher against
+    /// all of them, on average, than any of them does; a [`consensus`](crate::evaluate::consensus) then
+    /// considers it, too. `None` where there is no such thing, as between labels.
+    fn agreed(&self, answers: &[String]) -> Option<String> {
+        let _ = answers;
+        None
+    }
 }
 
 /// Refuses a judge that measures nothing.

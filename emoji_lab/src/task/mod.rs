@@ -17,6 +17,7 @@
 
 mod constraint;
 mod emoji;
+mod emoji_agreement;
 mod emoji_judge;
 mod filter;
 mod judge;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use emoji_lab::data::load_dataset;
+use emoji_lab::data::{ChatDataset, Conversation, load_dataset};
 use emoji_lab::model::{Gemma3, KvCache, Model, Rounding, open_gguf};
 use emoji_lab::task::EmojiFilter;
 use emoji_lab::{Device, Error, Result};
@@ -50,12 +50,10 @@ pub fn texts(model: &Model, file: Option<&Path>) -> Result<Vec<Value>> {
     texts.into_iter().map(|text| Ok(json!({"ids": model.tokenizer.encode(&text)?, "text": text}))).collect()
 }
 
-/// The token ids with which the first `rows` embedded rows are asked.
-pub fn prompts(model: &Model, rows: usize) -> Result<Vec<Vec<u32>>> {
-    let dataset = load_dataset("embedded", EmojiFilter::None)?;
-    let ask = |text: &str| dataset.task.prompt(text);
-    let texts = dataset.examples.iter().map(|row| row.text.as_str()).take(rows);
-    texts.map(|text| model.tokenizer.encode_chat(&ask(text), true)).collect()
+/// The token ids with which the rows are asked.
+pub fn prompts(model: &Model, rows: &ChatDataset) -> Result<Vec<Vec<u32>>> {
+    let ask = |row: &Conversation| model.tokenizer.encode_chat(&row.prompt(), true);
+    rows.conversations.iter().map(ask).collect()
 }
 
 /// The greedy answers of the file `path`, each with the stop token that ends it, and at each token how

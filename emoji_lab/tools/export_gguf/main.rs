@@ -2,23 +2,28 @@
 //!
 //! ```text
 //! cargo run --release -p emoji_lab --example export_gguf -- MODEL OUT [--texts FILE.jsonl]
-//!     [--types Q8_0,BF16] [--rows N]
+//!     [--types Q8_0,BF16] [--data DATA] [--split FILE] [--rows N]
 //! ```
 //!
-//! `MODEL` is what `load_model` takes. In the folder `OUT` come to lie one `.gguf` a type, with its
-//! `Modelfile`, and `expected.json`: the token ids of the texts (`text` and `prompt` of each line of
-//! `--texts`, and odd ones that are made up here), and for each file the greedy answers to the first
-//! `N` embedded rows, computed by this crate from the values that the file holds. `tests/node` compares
-//! them with llama.cpp.
+//! `MODEL` is what `load_model` takes, `DATA` what `load_dataset` does (the embedded rows by default);
+//! `FILE` names the held-out rows among them, as `{"test": [3, 14]}`, which are then the ones that are
+//! asked. In the folder `OUT` come to lie one `.gguf` a type, with its `Modelfile`, and `expected.json`: the
+//! token ids of the texts (`text` and `prompt` of each line of `--texts`, and odd ones that are made up
+//! here), and for each file the greedy answers to the first `N` rows, computed by this crate from the values
+//! that the file holds. `tests/node` compares them with llama.cpp. With `--data` the table also has the
+//! answers' score.
 
 mod expected;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use emoji_lab::data::{ChatDataset, format_chat, held_out_rows, load_dataset, split_at_rows};
 use emoji_lab::display::{Align, Table, human_bytes};
+use emoji_lab::evaluate::{EvaluationConfig, evaluate};
 use emoji_lab::export::{GgufType, export_gguf};
 use emoji_lab::model::load_model;
+use emoji_lab::task::{EmojiFilter, Task};
 use emoji_lab::{Device, Error, Result, say};
 use serde_json::json;
 
@@ -27,12 +32,30 @@ struct Options {
     out: PathBuf,
     texts: Option<PathBuf>,
     types: Vec<GgufType>,
+    data: Option<String>,
+    split: Option<PathBuf>,
     rows: usize,
+}
+
+impl Options {
+    /// The rows that are asked.
+    fn questions(&self) -> Result<ChatDataset> {
+        let chat = match &self.data {
+            None => format_chat(&load_dataset("embedded", EmojiFilter::None)?),
+            Some(data) => format_chat(&load_dataset(data, Task::emoji())?),
+        };
+        let rows = match &self.split {
+            None => chat,
+            Some(file) => split_at_rows(&chat, &held_out_rows(file)?)?.test,
+        };
+        Ok(rows.take(self.rows))
+    }
 }
 
 fn options() -> Result<Options> {
     let mut plain = vec![];
     let (mut texts, mut types, mut rows) = (None, GgufType::ALL.to_vec(), 24);
+    let (mut data, mut split) = (None, None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         if !argument.starts_with("--") {
@@ -46,13 +69,18 @@ fn options() -> Result<Options> {
             "--rows" => {
                 rows = value.parse().map_err(|_| Error::setting("--rows", &value, "use a whole number"))?;
             }
-            _ => return Err(Error::setting("option", argument, "there are --texts, --types and --rows")),
+            "--data" => data = Some(value),
+            "--split" => split = Some(PathBuf::from(value)),
+            _ => {
+                let help = "there are --texts, --types, --data, --split and --rows";
+                return Err(Error::setting("option", argument, help));
+            }
         }
     }
     let [model, out] = plain.try_into().map_err(|plain: Vec<String>| {
         Error::setting("arguments", plain.join(" "), "give a model and a folder to write to")
     })?;
-    Ok(Options { model, out: PathBuf::from(out), texts, types, rows })
+    Ok(Options { model, out: PathBuf::from(out), texts, types, data, split, rows })
 }
 
 fn main() -> Result<()> {
@@ -62,19 +90,28 @@ fn main() -> Result<()> {
     say!("{} loaded in {:.1} s", options.model, started.elapsed().as_secs_f64());
 
     let texts = expected::texts(&model, options.texts.as_deref())?;
-    let prompts = expected::prompts(&model, options.rows)?;
+    let questions = options.questions()?;
+    let prompts = expected::prompts(&model, &questions)?;
     let mut files = vec![];
     let mut table = Table::new("Exported")
         .column("Type", Align::Left)
         .column("Size", Align::Right)
         .column("Bytes", Align::Right)
         .column("Seconds", Align::Right);
-    for kind in options.types {
+    if options.data.is_some() {
+        table = table.column("Score of the answers [95 %]", Align::Right);
+    }
+    for &kind in &options.types {
         let path = options.out.join(format!("model-{kind}.gguf"));
         let report = export_gguf(&model, &path, kind)?;
         say!("{report}");
         let seconds = format!("{:.2}", report.seconds);
-        table = table.row([kind.to_string(), human_bytes(report.bytes), report.bytes.to_string(), seconds]);
+        let mut row = vec![kind.to_string(), human_bytes(report.bytes), report.bytes.to_string(), seconds];
+        if options.data.is_some() {
+            let read = load_model(&path.display().to_string(), &Device::Cpu)?;
+            row.push(evaluate(&read, &questions, &EvaluationConfig::default())?.score().to_string());
+        }
+        table = table.row(row);
         let answers = expected::answers(&path, &prompts)?;
         files.push(json!({"kind": kind.as_str(), "file": name(&path), "answers": answers}));
     }
