@@ -64,6 +64,7 @@ pub mod gpu;
 mod host;
 pub mod hub;
 pub mod lora;
+mod memory;
 pub mod model;
 pub mod ops;
 pub mod plot;

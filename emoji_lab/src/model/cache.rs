@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::Gemma3Config;
 use crate::error::Result;
+use crate::host;
 
 /// One sequence's keys and values, layer by layer, with room for a fixed number of tokens.
 #[derive(Debug)]
@@ -38,6 +39,16 @@ impl KvCache {
         };
         let layers = self.layers.iter().map(|(keys, values)| Ok((copy(keys)?, copy(values)?)));
         Ok(Self { layers: layers.collect::<Result<_>>()?, ..*self })
+    }
+
+    /// A layer's keys and values of the tokens that are in it, `[tokens, kv_heads, head_dim]` each.
+    pub(super) fn layer(&self, layer: usize) -> Result<(Vec<f32>, Vec<f32>)> {
+        let Some((keys, values)) = self.layers.get(layer) else { return Ok(Default::default()) };
+        let there = |tensor: &Tensor| {
+            let row = tensor.elem_count() / tensor.dim(0)?;
+            host::read(tensor, |all| Ok(all[..self.len * row].to_vec()))
+        };
+        Ok((there(keys)?, there(values)?))
     }
 
     /// How many tokens are in it.

@@ -50,9 +50,10 @@ impl Gemma3 {
         let (global, local) = self.rope_tables(&positions)?;
         let pass =
             Pass { config: &self.config, segments: &segments, global: &global, local: &local, dropout: None };
+        let stored = self.on_device.on_host(self)?;
         let mut x = self.embed(&rows.concat())?;
         for layer in &self.layers {
-            x = layer.forward(x, &pass, Some(caches))?.0;
+            x = layer.forward(x, &pass, Some((caches, &stored)))?.0;
         }
         for (ids, cache) in rows.iter().zip(caches) {
             cache.advance(ids.len());

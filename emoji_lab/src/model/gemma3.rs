@@ -1,6 +1,8 @@
 //! Gemma 3's decoder: forward, backward, and decoding with a cache (Gemma Team 2025,
 //! arXiv:2503.19786; the layer order is transformers' `Gemma3ForCausalLM`).
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 use rayon::prelude::*;
 
@@ -9,6 +11,7 @@ use super::linear::{DropoutKey, Linear, Param};
 use super::norm::RmsNorm;
 use super::on_device::OnDevice;
 use super::parameters::Parameter;
+use super::stored::StoredWeights;
 use super::token_rows::TokenRows;
 use super::{Gemma3Config, PackedTokens, Weights};
 use crate::device::Device;
@@ -34,6 +37,8 @@ pub struct Gemma3 {
     pub(crate) norm: RmsNorm,
     /// `None` where the head is the embedding.
     pub(crate) lm_head: Option<Param>,
+    /// Weights as the file has them.
+    pub(super) stored: Arc<StoredWeights>,
     pub(super) on_device: OnDevice,
 }
 
@@ -86,6 +91,7 @@ impl Gemma3 {
                 false => Some(get(Parameter::LmHead)?),
             },
             config,
+            stored: weights.stored.clone(),
             on_device: OnDevice::default(),
         })
     }
@@ -109,8 +115,8 @@ impl Gemma3 {
         self.on_device.with(self, |_| Ok(())).map(|_| ())
     }
 
-    /// Gives back the memory that [`Self::prepare_device`] took on the GPU. The model can still be
-    /// asked: it is put there again.
+    /// Gives back the memory that [`Self::prepare_device`] took on the GPU, or generation on the CPU for its
+    /// weights in bf16. The model can still be asked: it is put there again.
     pub fn release_device(&self) {
         self.on_device.release();
     }
@@ -371,8 +377,11 @@ impl Gemma3 {
     /// # Errors
     /// If the width is not the model's.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let by_row =
-            |weight: &Tensor| lora_linear::forward_by_row(hidden, &Weight::Dense(weight.clone()), None);
+        let stored = self.on_device.on_host(self)?;
+        let by_row = |weight: &Tensor| {
+            let dense = Weight::Dense(weight.clone());
+            lora_linear::forward_stored(hidden, &dense, stored.get(weight), None)
+        };
         let Head { weight, replaced } = self.head_weight()?;
         let logits = by_row(weight)?;
         if let Some(replaced) = replaced {

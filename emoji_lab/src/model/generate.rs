@@ -4,11 +4,15 @@ use candle_core::Tensor;
 
 use super::constrained::follow_one;
 use super::generate_batch::answer_text;
+use super::stored::StoredWeights;
+use super::stream::Stream;
 use super::{Gemma3, GenerationConfig, KvCache, Model};
 use crate::data::Message;
 use crate::error::{Error, Result};
+use crate::host;
 use crate::ops::pool::on_pool;
 use crate::ops::sample::{Rule, cpu};
+use crate::ops::team::Team;
 
 /// The model's answer to a conversation, without special tokens.
 ///
@@ -55,27 +59,43 @@ fn collect(source: &mut dyn Tokens, limit: usize, stop: &[u32]) -> Result<Vec<u3
 pub(super) const FIRST_ROOM: usize = 32;
 
 /// The model on the CPU.
-struct CpuTokens<'a> {
+struct CpuTokens<'a, 't, 's> {
     gemma: &'a Gemma3,
+    stored: &'a StoredWeights,
+    team: &'t mut Team<'s>,
+    /// Of the prompt, and of the answer where it is no stream.
     cache: KvCache,
+    /// What the answer is read by, once the prompt is.
+    stream: Option<Stream<'a>>,
     rule: Rule,
     /// Prompt and answer so far.
     tokens: Vec<u32>,
 }
 
-impl<'a> CpuTokens<'a> {
-    fn new(gemma: &'a Gemma3, prompt: &[u32], limit: usize, rule: Rule) -> Result<Self> {
-        let cache = KvCache::new(gemma.config(), prompt.len() + limit.min(FIRST_ROOM))?;
-        Ok(Self { gemma, cache, rule, tokens: prompt.to_vec() })
-    }
-}
-
-impl Tokens for CpuTokens<'_> {
+impl Tokens for CpuTokens<'_, '_, '_> {
     fn next(&mut self) -> Result<u32> {
-        self.cache.make_room(self.tokens.len() - self.cache.len())?;
-        let unread = &self.tokens[self.cache.len()..];
-        let logits: Tensor = on_pool(|| self.gemma.decode(unread, &mut self.cache))?;
-        let token = cpu::next_token(&logits, &self.tokens, &self.rule)?;
+        if self.stream.is_none() && !self.cache.is_empty() {
+            self.stream = Stream::new(self.gemma, self.stored, &self.cache, FIRST_ROOM)?;
+        }
+        let token = match (&mut self.stream, self.tokens.last()) {
+            (Some(stream), Some(last)) => {
+                stream.read(self.team, *last)?;
+                match self.rule {
+                    Rule { draw: false, penalty: 1.0, temperature: 1.0, .. } => stream.likeliest(),
+                    _ => {
+                        let logits = stream.logits();
+                        let logits = host::tensor(logits.to_vec(), logits.len())?;
+                        cpu::next_token(&logits, &self.tokens, &self.rule)?
+                    }
+                }
+            }
+            _ => {
+                self.cache.make_room(self.tokens.len() - self.cache.len())?;
+                let unread = &self.tokens[self.cache.len()..];
+                let logits: Tensor = on_pool(|| self.gemma.decode(unread, &mut self.cache))?;
+                cpu::next_token(&logits, &self.tokens, &self.rule)?
+            }
+        };
         self.tokens.push(token);
         Ok(token)
     }
@@ -127,8 +147,21 @@ impl Gemma3 {
         })?;
         match elsewhere {
             Some(answer) => Ok(answer),
-            None => collect(&mut CpuTokens::new(self, prompt, limit, rule)?, limit, stop),
+            None => self.follow_here(prompt, limit, rule, stop),
         }
+    }
+}
+
+impl Gemma3 {
+    /// [`Self::follow`] on the CPU.
+    fn follow_here(&self, prompt: &[u32], limit: usize, rule: Rule, stop: &[u32]) -> Result<Vec<u32>> {
+        let stored = self.on_device.on_host(self)?;
+        let cache = KvCache::new(self.config(), prompt.len())?;
+        Team::with(|team| {
+            let (tokens, stored) = (prompt.to_vec(), &*stored);
+            let mut source = CpuTokens { gemma: self, stored, team, cache, stream: None, rule, tokens };
+            collect(&mut source, limit, stop)
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use super::cache::KvCache;
 use super::linear::{DropoutKey, Linear, Param};
 use super::norm::RmsNorm;
 use super::parameters::{LinearName, NormName, Parameter};
+use super::stored::StoredWeights;
 use super::{Gemma3Config, LayerType, Weights};
 use crate::error::Result;
 use crate::ops::attention::{self, AttentionShape, Segment};
@@ -193,17 +194,17 @@ impl DecoderLayer {
     /// The layer on the residual stream `x` `[tokens, hidden]`.
     ///
     /// With caches, one for each of the pass's segments, new keys and values are put after those of
-    /// earlier tokens. Such a pass has no backward.
+    /// earlier tokens, and weights are read as they are stored. Such a pass has no backward.
     pub(crate) fn forward(
         &self,
         x: Tensor,
         pass: &Pass<'_>,
-        caches: Option<&[KvCache]>,
+        caches: Option<(&[KvCache], &StoredWeights)>,
     ) -> Result<(Tensor, LayerTape)> {
         // With caches a token's numbers do not depend on which others are computed beside it.
         let linear = |layer: &Linear, x: &Tensor| match caches {
             None => layer.forward(x, pass.dropout),
-            Some(_) => Ok((layer.decode(x)?, None)),
+            Some((_, stored)) => Ok((layer.decode(x, stored)?, None)),
         };
         let (normed, x_rstd) = self.input_layernorm.forward(&x)?;
         let (q_raw, q_u) = linear(&self.q_proj, &normed)?;
@@ -216,7 +217,7 @@ impl DecoderLayer {
         let v = v.reshape(k.shape())?;
         let (attended, lse) = match caches {
             None => attention::forward(&q, &k, &v, &pass.attention(self.layer_type))?,
-            Some(caches) => self.attend_to_caches((&q, &k, &v), pass, caches)?,
+            Some((caches, _)) => self.attend_to_caches((&q, &k, &v), pass, caches)?,
         };
         let attended = attended.flatten_from(1)?;
         let (o, o_u) = linear(&self.o_proj, &attended)?;

@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 
+use super::stored::StoredWeights;
 use crate::error::Result;
 use crate::ops::lora_linear::{self, Dropout, Gradients, Lora, Weight};
 
@@ -97,8 +98,13 @@ impl Linear {
     }
 
     /// The layer in generation, on `x` `[tokens, in_features]`: each token's `y` as if it were alone.
-    pub(crate) fn decode(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(lora_linear::forward_by_row(x, &self.weight, self.lora(None).as_ref())?)
+    /// The weight is read as `stored` has it, if it does.
+    pub(crate) fn decode(&self, x: &Tensor, stored: &StoredWeights) -> Result<Tensor> {
+        let stored = match &self.weight {
+            Weight::Dense(weight) => stored.get(weight),
+            Weight::Nf4(_) => None,
+        };
+        Ok(lora_linear::forward_stored(x, &self.weight, stored, self.lora(None).as_ref())?)
     }
 
     /// The gradient for `x`; the parameters' are added in their places.

@@ -31,6 +31,8 @@ mod save;
 mod shards;
 pub(crate) mod side_by_side;
 mod source;
+mod stored;
+mod stream;
 pub(crate) mod token_rows;
 mod tokenizer;
 mod wanted;

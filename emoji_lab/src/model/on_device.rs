@@ -1,11 +1,12 @@
 //! The seam between a model and the devices that it generates on.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Gemma3;
 use super::generate::Tokens;
 use super::side_by_side::{Asked, SideBySide};
+use super::stored::{StoredWeights, for_generation};
 use crate::device::Device;
 use crate::error::Result;
 use crate::ops::sample::Rule;
@@ -47,7 +48,10 @@ fn generator(model: &Gemma3) -> Result<Option<Box<dyn Generator>>> {
 /// A model's form on its device, made when it is first asked for. A copy of the model has none: its
 /// tensors may be exchanged, and the copy then makes its own.
 #[derive(Default)]
-pub(crate) struct OnDevice(Mutex<Option<Box<dyn Generator>>>);
+pub(crate) struct OnDevice {
+    elsewhere: Mutex<Option<Box<dyn Generator>>>,
+    here: Mutex<Option<Arc<StoredWeights>>>,
+}
 
 impl OnDevice {
     /// Calls `f` with the generator of `model`, made first if there is none; `None` if its device has
@@ -57,7 +61,7 @@ impl OnDevice {
         model: &Gemma3,
         f: impl FnOnce(&mut dyn Generator) -> Result<R>,
     ) -> Result<Option<R>> {
-        let mut there = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut there = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
         if there.is_none() {
             *there = generator(model)?;
         }
@@ -67,9 +71,19 @@ impl OnDevice {
         }
     }
 
+    /// The weights that `model` generates with on the CPU, made first if they are not there.
+    pub(super) fn on_host(&self, model: &Gemma3) -> Result<Arc<StoredWeights>> {
+        let mut here = self.here.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*here {
+            Some(stored) => Ok(stored.clone()),
+            None => Ok(here.insert(for_generation(model)?).clone()),
+        }
+    }
+
     /// Gives the memory back.
     pub(super) fn release(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.here.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
@@ -81,7 +95,7 @@ impl Clone for OnDevice {
 
 impl fmt::Debug for OnDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let there = self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let there = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         write!(f, "OnDevice({there})")
     }
 }

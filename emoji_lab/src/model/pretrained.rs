@@ -128,7 +128,7 @@ fn from_file(path: &Path, origin: &str) -> Result<Pretrained> {
         }
     }
     folder::refuse_unfinished(path)?;
-    let model = open_gguf(path, Rounding::Bf16)?;
+    let model = open_gguf(path, Rounding::None)?;
     together(model.config, model.weights, model.tokenizer, model.generation_config, origin)
 }
 

@@ -16,6 +16,7 @@ use super::cut_short::what_is_wrong;
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 use crate::host;
+use crate::memory::zeros;
 use crate::sniff::disguise_of;
 
 /// Values handled at a time by one thread: large enough to be worth a task, small enough that the
@@ -73,7 +74,7 @@ pub fn tensors_from_bytes(
                 ));
             }
         };
-        let mut values = vec![0f32; view.data().len() / width];
+        let mut values = zeros(view.data().len() / width);
         fill_f32(view.dtype(), view.data(), &mut values);
         found.insert(keep_as, Tensor::from_vec(values, view.shape(), &Device::Cpu)?);
     }

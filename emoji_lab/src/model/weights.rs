@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -11,6 +12,7 @@ use super::folder;
 use super::parameters::{EMBED_TOKENS, LM_HEAD};
 use super::safetensors::{map_file, tensors_from_bytes};
 use super::shards::{shards, shards_without_index};
+use super::stored::StoredWeights;
 use super::wanted::{Wanted, missing, wrong_shape};
 use crate::error::{Error, Result};
 use crate::host;
@@ -22,6 +24,8 @@ pub struct Weights {
     pub origin: String,
     /// The tensors.
     pub tensors: BTreeMap<String, Tensor>,
+    /// What some of them were made of.
+    pub(crate) stored: Arc<StoredWeights>,
 }
 
 impl Weights {
@@ -293,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_model_of_a_tied_configuration_uses_the_head_that_is_there() {
-        let weights = Weights { origin: "test".into(), tensors: with_head() };
+        let weights = Weights { origin: "test".into(), tensors: with_head(), ..Weights::default() };
         let device = crate::Device::Cpu;
         let untied = Gemma3Config { tie_word_embeddings: false, ..golden_config() };
         let [ours, wanted] =

@@ -5,7 +5,7 @@
 const LANES: usize = 16;
 
 /// `Σ a[i] · b[i]`.
-#[inline]
+#[inline(always)]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0f32; LANES];
     let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
@@ -19,7 +19,7 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// `out[i] += scale · x[i]`.
-#[inline]
+#[inline(always)]
 pub(crate) fn axpy(out: &mut [f32], scale: f32, x: &[f32]) {
     for (o, x) in out.iter_mut().zip(x) {
         *o += scale * x;

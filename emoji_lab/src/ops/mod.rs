@@ -30,6 +30,7 @@ pub mod rope;
 pub(crate) mod sample;
 #[cfg(feature = "cuda")]
 pub(crate) mod step;
+pub(crate) mod team;
 #[cfg(all(test, feature = "cuda"))]
 pub(crate) mod testing;
 

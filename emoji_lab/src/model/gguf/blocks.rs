@@ -5,6 +5,8 @@
 
 use rayon::prelude::*;
 
+use crate::memory::zeros;
+
 /// How a tensor is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(non_camel_case_types)]
@@ -108,14 +110,20 @@ impl Kind {
     /// The values of `bytes`, which must hold whole blocks.
     pub(crate) fn dequantize(self, bytes: &[u8]) -> Vec<f32> {
         let (values, width) = (self.block_values(), self.block_bytes());
-        let mut out = vec![0f32; bytes.len() / width * values];
+        let mut out = zeros(bytes.len() / width * values);
         let (per_task_out, per_task_in) = (BLOCKS * values, BLOCKS * width);
-        out.par_chunks_mut(per_task_out).zip(bytes.par_chunks(per_task_in)).for_each(|(out, bytes)| {
-            for (y, block) in out.chunks_exact_mut(values).zip(bytes.chunks_exact(width)) {
-                self.block(block, y);
-            }
-        });
+        out.par_chunks_mut(per_task_out)
+            .zip(bytes.par_chunks(per_task_in))
+            .for_each(|(out, bytes)| self.dequantize_into(bytes, out));
         out
+    }
+
+    /// The values of `bytes`, on the calling thread, as many as `out` has room for.
+    pub(crate) fn dequantize_into(self, bytes: &[u8], out: &mut [f32]) {
+        let (values, width) = (self.block_values(), self.block_bytes());
+        for (y, block) in out.chunks_exact_mut(values).zip(bytes.chunks_exact(width)) {
+            self.block(block, y);
+        }
     }
 
     /// One block: `b` has `block_bytes` bytes, `y` has `block_values` values.

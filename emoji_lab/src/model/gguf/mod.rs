@@ -10,18 +10,23 @@ mod parts;
 mod sampling;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use rayon::prelude::*;
 use serde_json::Value;
 
 use super::config::Gemma3Config;
 use super::gguf_tokenizer::{TokenList, tokenizer_from_list};
 use super::parameters::Parameter;
 use super::safetensors::map_file;
+use super::stored::StoredWeights;
 use super::tokenizer::Tokenizer;
 use super::weights::Weights;
 use crate::error::{Error, Result};
+use crate::memory::Memory;
 pub(crate) use blocks::Kind;
 use blocks::round_to_bf16;
 use header::{Header, Meta};
@@ -112,38 +117,108 @@ fn from_parts(parts: &Parts, origin: &str, rounding: Rounding) -> Result<GgufMod
     Ok(GgufModel { weights: weights?, tokenizer, config, generation_config })
 }
 
-fn read_weights(parts: &Parts, config: &Gemma3Config, origin: &str, rounding: Rounding) -> Result<Weights> {
-    let mut tensors = BTreeMap::new();
-    for parameter in Parameter::all(config) {
-        let (name, shape) = (parameter.name(), parameter.shape(config, 0));
-        let stored = parameter.gguf_name().unwrap_or_default();
-        if let Some(kind) = parts.unread(&stored) {
-            let problem =
-                format!("tensor {stored} is stored as {kind}, which is not read here; {}", Kind::ALL_NAMES);
-            return Err(Error::model(
-                origin,
-                problem,
-                "Most repositories of .gguf files have one in Q8_0 or Q4_K_M",
-            ));
-        }
-        let (bytes, info) = parts.tensor(&stored).ok_or_else(|| {
-            let help = "The file is incomplete or not a Gemma 3 text model";
-            Error::model(origin, format!("no tensor {stored} ({name})"), help)
-        })?;
-        if info.shape != shape {
-            let problem = format!("tensor {stored} has shape {:?}, the metadata says {shape:?}", info.shape);
-            return Err(Error::model(origin, problem, "The file contradicts itself: fetch another"));
-        }
-        let mut values = info.kind.dequantize(bytes);
-        if parameter.is_norm() {
+/// A tensor of the file, and what it is to become.
+struct Read<'a> {
+    parameter: Parameter,
+    shape: Vec<usize>,
+    kind: Kind,
+    bytes: &'a [u8],
+}
+
+impl Read<'_> {
+    fn values(&self, rounding: Rounding) -> Vec<f32> {
+        let mut values = self.kind.dequantize(self.bytes);
+        if self.parameter.is_norm() {
             values.iter_mut().for_each(|value| *value -= 1.0);
         }
         if rounding == Rounding::Bf16 {
             round_to_bf16(&mut values);
         }
-        tensors.insert(name, Tensor::from_vec(values, shape, &Device::Cpu)?);
+        values
     }
-    Ok(Weights { origin: origin.to_string(), tensors })
+
+    /// Whether the blocks are kept beside the values: matrices in few bits, of which the values are exactly what the blocks
+    /// say. Of bf16 a copy is made where it is needed.
+    fn is_kept(&self, rounding: Rounding) -> bool {
+        let few = !matches!(self.kind, Kind::F32 | Kind::F16 | Kind::BF16);
+        few && rounding == Rounding::None && self.shape.len() == 2
+    }
+}
+
+fn read_weights(parts: &Parts, config: &Gemma3Config, origin: &str, rounding: Rounding) -> Result<Weights> {
+    let read = |parameter: Parameter| find(parts, config, origin, parameter);
+    let all: Vec<Read<'_>> = Parameter::all(config).into_iter().map(read).collect::<Result<_>>()?;
+    let (values, kept) = rayon::join(
+        || all.par_iter().map(|read| read.values(rounding)).collect::<Vec<_>>(),
+        || keep(all.iter().filter(|read| read.is_kept(rounding))),
+    );
+    let mut tensors = BTreeMap::new();
+    let mut stored = StoredWeights::default();
+    // Without memory for the blocks the values alone are read.
+    let (memory, mut ranges) = kept.map_or((None, vec![]), |(memory, ranges)| (Some(memory), ranges));
+    let mut ranges = ranges.drain(..);
+    for (read, values) in all.iter().zip(values) {
+        let tensor = Tensor::from_vec(values, read.shape.as_slice(), &Device::Cpu)?;
+        if let Some(memory) = &memory
+            && read.is_kept(rounding)
+            && let Some(range) = ranges.next()
+        {
+            stored.insert(&tensor, read.kind, memory, range);
+        }
+        tensors.insert(read.parameter.name(), tensor);
+    }
+    Ok(Weights { origin: origin.to_string(), tensors, stored: Arc::new(stored) })
+}
+
+/// A copy of the blocks of tensors, in their order: the file may be another one tomorrow.
+fn keep<'a>(read: impl Iterator<Item = &'a Read<'a>>) -> Option<(Arc<Memory>, Vec<Range<usize>>)> {
+    const CHUNK: usize = 1 << 20;
+    let (mut ranges, mut len) = (vec![], 0usize);
+    let read: Vec<_> = read.collect();
+    for read in &read {
+        ranges.push(len..len + read.bytes.len());
+        len += read.bytes.len();
+    }
+    let mut memory = Memory::zeroed(len).ok()?;
+    let mut rest = &mut memory[..];
+    for read in read {
+        let (place, after) = rest.split_at_mut(read.bytes.len());
+        place
+            .par_chunks_mut(CHUNK)
+            .zip(read.bytes.par_chunks(CHUNK))
+            .for_each(|(to, from)| to.copy_from_slice(from));
+        rest = after;
+    }
+    Some((Arc::new(memory), ranges))
+}
+
+/// The tensor of `parameter`, if it is there, can be read and has its shape.
+fn find<'a>(
+    parts: &'a Parts<'a>,
+    config: &Gemma3Config,
+    origin: &str,
+    parameter: Parameter,
+) -> Result<Read<'a>> {
+    let (name, shape) = (parameter.name(), parameter.shape(config, 0));
+    let stored = parameter.gguf_name().unwrap_or_default();
+    if let Some(kind) = parts.unread(&stored) {
+        let problem =
+            format!("tensor {stored} is stored as {kind}, which is not read here; {}", Kind::ALL_NAMES);
+        return Err(Error::model(
+            origin,
+            problem,
+            "Most repositories of .gguf files have one in Q8_0 or Q4_K_M",
+        ));
+    }
+    let (bytes, info) = parts.tensor(&stored).ok_or_else(|| {
+        let help = "The file is incomplete or not a Gemma 3 text model";
+        Error::model(origin, format!("no tensor {stored} ({name})"), help)
+    })?;
+    if info.shape != shape {
+        let problem = format!("tensor {stored} has shape {:?}, the metadata says {shape:?}", info.shape);
+        return Err(Error::model(origin, problem, "The file contradicts itself: fetch another"));
+    }
+    Ok(Read { parameter, shape, kind: info.kind, bytes })
 }
 
 fn read_tokenizer(parts: &Parts, config: &Gemma3Config, origin: &str) -> Result<Tokenizer> {

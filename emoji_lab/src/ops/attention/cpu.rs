@@ -23,6 +23,64 @@ fn row(t: &[f32], index: usize, heads: usize, head: usize, dim: usize) -> &[f32]
     &t[(index * heads + head) * dim..][..dim]
 }
 
+/// One query of one head: adds to `o` what it attends to, and returns its log-sum-exp. `keys` are the rows that
+/// it sees of `k` and `v`, `kv` how many heads these have and which is the query's; `p` is room for the weights.
+pub(crate) fn attend(
+    q: &[f32],
+    cache: (&[f32], &[f32]),
+    keys: Range<usize>,
+    kv: (usize, usize),
+    scale: f32,
+    p: &mut Vec<f32>,
+    o: &mut [f32],
+) -> f32 {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the machine has AVX2.
+        return unsafe { attend_avx2(q, cache, keys, kv, scale, p, o) };
+    }
+    attend_as(q, cache, keys, kv, scale, p, o)
+}
+
+/// The same operations in wider vectors: the order of sums is written down, and nothing is fused.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn attend_avx2(
+    q: &[f32],
+    cache: (&[f32], &[f32]),
+    keys: Range<usize>,
+    kv: (usize, usize),
+    scale: f32,
+    p: &mut Vec<f32>,
+    o: &mut [f32],
+) -> f32 {
+    attend_as(q, cache, keys, kv, scale, p, o)
+}
+
+#[inline(always)]
+fn attend_as(
+    q: &[f32],
+    (k, v): (&[f32], &[f32]),
+    keys: Range<usize>,
+    (kv_heads, kv_head): (usize, usize),
+    scale: f32,
+    p: &mut Vec<f32>,
+    o: &mut [f32],
+) -> f32 {
+    let dim = q.len();
+    p.clear();
+    p.extend(keys.clone().map(|j| scale * dot(q, row(k, j, kv_heads, kv_head, dim))));
+    let max = p.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    for p in &mut *p {
+        *p = exp(*p - max);
+    }
+    let sum: f32 = p.iter().sum();
+    for (p, j) in p.iter().zip(keys) {
+        axpy(o, p / sum, row(v, j, kv_heads, kv_head, dim));
+    }
+    max + sum.ln()
+}
+
 /// `p[j] = scale · q · k[j]` for the visible keys.
 fn scores(
     p: &mut Vec<f32>,
@@ -54,16 +112,8 @@ pub(super) fn forward(
             let seen = visible(i, s, shape.window);
             let keys = s.k_start + seen.start..s.k_start + seen.end;
             let q = row(q, s.q_start + i, heads, head, dim);
-            scores(&mut p, q, k, keys.clone(), sizes, head / group, shape.scale as f32);
-            let max = p.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            for p in &mut p {
-                *p = exp(*p - max);
-            }
-            let sum: f32 = p.iter().sum();
-            for (p, j) in p.iter().zip(keys) {
-                axpy(o, p / sum, row(v, j, kv_heads, head / group, dim));
-            }
-            lse.push(max + sum.ln());
+            let kv = (kv_heads, head / group);
+            lse.push(attend(q, (k, v), keys, kv, shape.scale as f32, &mut p, o));
         }
         (o, lse)
     };

@@ -11,6 +11,7 @@ mod cuda_tests;
 use candle_core::{Result, Tensor};
 
 use crate::host;
+pub(crate) use cpu::attend;
 
 /// One sequence: its queries and its keys, as ranges of the packed tokens.
 ///

@@ -16,15 +16,20 @@ fn sigmoid_2u(g: f32) -> f32 {
     1.0 / (1.0 + exp(-2.0 * u))
 }
 
+/// [`forward`](super::forward) of slices, on the calling thread.
+#[inline]
+pub(crate) fn gate(gate: &[f32], up: &[f32], y: &mut [f32]) {
+    for ((y, &g), up) in y.iter_mut().zip(gate).zip(up) {
+        *y = g * sigmoid_2u(g) * up;
+    }
+}
+
 pub(super) fn forward(gate: &[f32], up: &[f32]) -> Vec<f32> {
     let mut y = vec![0.0; gate.len()];
-    y.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK)).zip(up.par_chunks(CHUNK)).for_each(
-        |((y, gate), up)| {
-            for ((y, &g), up) in y.iter_mut().zip(gate).zip(up) {
-                *y = g * sigmoid_2u(g) * up;
-            }
-        },
-    );
+    y.par_chunks_mut(CHUNK)
+        .zip(gate.par_chunks(CHUNK))
+        .zip(up.par_chunks(CHUNK))
+        .for_each(|((y, g), up)| self::gate(g, up, y));
     y
 }
 

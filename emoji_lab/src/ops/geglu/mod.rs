@@ -10,6 +10,7 @@ mod cuda_tests;
 use candle_core::{Result, Tensor};
 
 use crate::host;
+pub(crate) use cpu::gate;
 
 /// `gelu_tanh(gate) · up`, element by element; `gate` and `up` have one shape.
 ///

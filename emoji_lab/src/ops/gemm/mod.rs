@@ -4,7 +4,7 @@ mod rows;
 
 use gemm::Parallelism;
 
-pub(crate) use rows::row_products;
+pub(crate) use rows::{Matrix, Stored, products, products_of_one, row_products};
 
 /// A matrix inside a slice: `rows × cols`, element `(i, j)` at `i * row_stride + j * col_stride`.
 #[derive(Clone, Copy)]

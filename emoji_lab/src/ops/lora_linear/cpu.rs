@@ -3,7 +3,7 @@ use std::borrow::Cow;
 use rayon::prelude::*;
 
 use super::{Dropout, Lora, Sizes};
-use crate::ops::gemm::{Mat, matmul, row_products};
+use crate::ops::gemm::{Mat, Matrix, Stored, matmul, products, row_products};
 
 /// Elements of a dropout mask that a task makes; a multiple of 8.
 const CHUNK: usize = 8 * 1024;
@@ -53,6 +53,10 @@ impl Product {
 
 pub(super) fn forward(product: Product, x: &[f32], w: &[f32], s: &Sizes, y: &mut [f32]) {
     product.multiply(y, false, 1.0, x, w, s.ins);
+}
+
+pub(super) fn forward_stored(x: &[f32], w: &Stored, s: &Sizes, y: &mut [f32]) {
+    products(y, false, 1.0, x, Matrix::Stored(w), s.ins);
 }
 
 pub(super) fn lora_forward(

@@ -11,6 +11,7 @@ mod dropout;
 
 use candle_core::{Result, Tensor};
 
+use super::gemm::Stored;
 use crate::host;
 use crate::quant::Nf4Tensor;
 
@@ -80,7 +81,7 @@ pub struct Gradients<'a> {
 /// # Errors
 /// If shapes do not fit or there is no version for the tensor's device.
 pub fn forward(x: &Tensor, weight: &Weight, lora: Option<&Lora<'_>>) -> Result<(Tensor, Option<Tensor>)> {
-    forward_as(cpu::Product::Blocked, x, weight, lora)
+    forward_as(cpu::Product::Blocked, x, weight, None, lora)
 }
 
 /// [`forward`] for generation: a token's numbers are the same, bit for bit, alone and among others, and a
@@ -89,22 +90,37 @@ pub fn forward(x: &Tensor, weight: &Weight, lora: Option<&Lora<'_>>) -> Result<(
 /// # Errors
 /// As [`forward`].
 pub fn forward_by_row(x: &Tensor, weight: &Weight, lora: Option<&Lora<'_>>) -> Result<Tensor> {
-    Ok(forward_as(cpu::Product::ByRow, x, weight, lora)?.0)
+    forward_stored(x, weight, None, lora)
+}
+
+/// [`forward_by_row`] that reads the weight as `stored` has it, where that is given: of the same values, the
+/// same bits.
+pub(crate) fn forward_stored(
+    x: &Tensor,
+    weight: &Weight,
+    stored: Option<&Stored>,
+    lora: Option<&Lora<'_>>,
+) -> Result<Tensor> {
+    Ok(forward_as(cpu::Product::ByRow, x, weight, stored, lora)?.0)
 }
 
 fn forward_as(
     product: cpu::Product,
     x: &Tensor,
     weight: &Weight,
+    stored: Option<&Stored>,
     lora: Option<&Lora<'_>>,
 ) -> Result<(Tensor, Option<Tensor>)> {
     let sizes = check(x, weight, lora)?;
     let mut y = vec![0.0; sizes.tokens * sizes.outs];
     let u = host::read(x, |x| {
-        weight.read(|w| {
-            cpu::forward(product, x, w, &sizes, &mut y);
-            Ok(())
-        })?;
+        match stored.filter(|stored| stored.dims() == (sizes.outs, sizes.ins)) {
+            Some(stored) => cpu::forward_stored(x, stored, &sizes, &mut y),
+            None => weight.read(|w| {
+                cpu::forward(product, x, w, &sizes, &mut y);
+                Ok(())
+            })?,
+        }
         let Some(lora) = lora else { return Ok(None) };
         host::read(lora.a, |a| {
             host::read(lora.b, |b| {

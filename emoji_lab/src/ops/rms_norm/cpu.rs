@@ -3,6 +3,17 @@ use rayon::prelude::*;
 /// Rows a task takes: enough work to be worth handing out.
 const ROWS: usize = 64;
 
+/// One row of [`forward`](super::forward): writes `y`, returns `rstd`.
+#[inline]
+pub(crate) fn row(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) -> f32 {
+    let mean = x.iter().map(|v| v * v).sum::<f32>() / w.len() as f32;
+    let rstd = 1.0 / (mean + eps).sqrt();
+    for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+        *y = x * rstd * (1.0 + w);
+    }
+    rstd
+}
+
 pub(super) fn forward(x: &[f32], w: &[f32], eps: f32) -> (Vec<f32>, Vec<f32>) {
     let width = w.len();
     let mut y = vec![0.0; x.len()];
@@ -10,11 +21,7 @@ pub(super) fn forward(x: &[f32], w: &[f32], eps: f32) -> (Vec<f32>, Vec<f32>) {
     y.par_chunks_mut(ROWS * width).zip(rstd.par_chunks_mut(ROWS)).zip(x.par_chunks(ROWS * width)).for_each(
         |((y, rstd), x)| {
             for ((y, rstd), x) in y.chunks_exact_mut(width).zip(rstd).zip(x.chunks_exact(width)) {
-                let mean = x.iter().map(|v| v * v).sum::<f32>() / width as f32;
-                *rstd = 1.0 / (mean + eps).sqrt();
-                for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
-                    *y = x * *rstd * (1.0 + w);
-                }
+                *rstd = row(x, w, eps, y);
             }
         },
     );

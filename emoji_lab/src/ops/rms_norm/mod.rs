@@ -10,6 +10,7 @@ mod cuda_tests;
 use candle_core::{Result, Tensor};
 
 use crate::host;
+pub(crate) use cpu::row;
 
 /// Normalises `x` `[rows, width]` with the weight `w` `[width]`.
 ///

@@ -10,6 +10,20 @@ mod cuda_tests;
 use candle_core::{Result, Tensor};
 
 use crate::host;
+pub(crate) use cpu::head;
+
+/// The angle of each pair of a head at position 1: `1 / factor / theta^(2i / head_dim)`.
+pub(crate) fn frequencies(head_dim: usize, theta: f64, factor: f64) -> Vec<f32> {
+    let frequency = |i| (1.0 / theta.powf(2.0 * i as f64 / head_dim as f64) / factor) as f32;
+    (0..head_dim / 2).map(frequency).collect()
+}
+
+/// Cosine and sine of a pair's angle at `position`.
+#[inline]
+pub(crate) fn turn(position: u32, frequency: f32) -> (f32, f32) {
+    let angle = position as f32 * frequency;
+    (angle.cos(), angle.sin())
+}
 
 /// Cosines and sines of a batch's positions for one RoPE base.
 #[derive(Debug, Clone)]
@@ -30,13 +44,9 @@ impl RopeTable {
             candle_core::bail!("rope: head_dim {head_dim} is odd")
         }
         let half = head_dim / 2;
-        let frequencies: Vec<f32> =
-            (0..half).map(|i| (1.0 / theta.powf(2.0 * i as f64 / head_dim as f64) / factor) as f32).collect();
-        let (cos, sin): (Vec<f32>, Vec<f32>) = positions
-            .iter()
-            .flat_map(|&p| frequencies.iter().map(move |f| p as f32 * f))
-            .map(|angle| (angle.cos(), angle.sin()))
-            .unzip();
+        let frequencies = frequencies(head_dim, theta, factor);
+        let (cos, sin): (Vec<f32>, Vec<f32>) =
+            positions.iter().flat_map(|&p| frequencies.iter().map(move |f| turn(p, *f))).unzip();
         let shape = (positions.len(), half);
         Ok(Self { cos: host::tensor(cos, shape)?, sin: host::tensor(sin, shape)? })
     }

@@ -9,12 +9,15 @@
 //! hundreds of rows about as fast as the general product, and in between several times as fast.
 
 mod portable;
+mod stored;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 use std::ops::Range;
 
 use rayon::prelude::*;
+
+pub(crate) use stored::Stored;
 
 /// Rows of `x` that are multiplied with a task's rows of `w` before the next are taken: both stay in a
 /// core's second cache.
@@ -32,27 +35,66 @@ const FEWEST: usize = 48;
 /// arithmetic.
 const MANY: usize = 4;
 
+/// A weight `[outs, k]`, row-major, as it lies in memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Matrix<'a> {
+    /// In f32.
+    Dense(&'a [f32]),
+    /// In a file's blocks.
+    Stored(&'a Stored),
+}
+
+impl Matrix<'_> {
+    /// How many rows of `k` numbers there are; `None` if they are not of that length.
+    fn outs(self, k: usize) -> Option<usize> {
+        match self {
+            Self::Dense(w) => w.len().is_multiple_of(k).then(|| w.len() / k),
+            Self::Stored(w) => (w.dims().1 == k).then(|| w.dims().0),
+        }
+    }
+}
+
 /// `out = alpha · x wᵀ`, or `out += alpha · x wᵀ` with `accumulate`; `x` is `[rows, k]`, `w`
 /// `[outs, k]`, `out` `[rows, outs]`, all row-major.
 pub(crate) fn row_products(out: &mut [f32], accumulate: bool, alpha: f32, x: &[f32], w: &[f32], k: usize) {
+    products(out, accumulate, alpha, x, Matrix::Dense(w), k);
+}
+
+/// [`row_products`] with a weight as it is stored: the same bits, whichever way that is.
+pub(crate) fn products(out: &mut [f32], accumulate: bool, alpha: f32, x: &[f32], w: Matrix<'_>, k: usize) {
     if out.is_empty() {
         return;
     }
     let (rows, outs) = match k {
-        0 => (1, out.len()),
-        _ => (x.len() / k, w.len() / k),
+        0 => (1, Some(out.len())),
+        _ => (x.len() / k, w.outs(k)),
     };
-    assert!(x.len() == rows * k && w.len() == outs * k && out.len() == rows * outs, "sizes of a product");
+    let outs = outs.unwrap_or_default();
+    assert!(x.len() == rows * k && out.len() == rows * outs, "sizes of a product");
     let kernels = Kernels::of_this_machine();
     let task = (TASK / (rows * k).max(1)).next_multiple_of(FEWEST).max(FEWEST);
     let target = Target { start: out.as_mut_ptr(), outs, accumulate, alpha };
     let columns = |first: usize| {
         let last = outs.min(first + task);
-        for x_first in (0..rows).step_by(ROWS) {
-            let x_last = rows.min(x_first + ROWS);
-            // SAFETY: the rows lie inside of `x` and `w` (checked above), and no other task has these
-            // columns of `out`.
-            unsafe { kernels.block(x, w, k, x_first..x_last, first..last, &target) };
+        // SAFETY: the rows lie inside of `x` and `w` (checked above), and no other task has these
+        // columns of `out`.
+        unsafe {
+            match w {
+                Matrix::Dense(w) => {
+                    for x_first in (0..rows).step_by(ROWS) {
+                        let x_rows = x_first..rows.min(x_first + ROWS);
+                        kernels.block(x, w, k, x_rows, first..last, &target);
+                    }
+                }
+                Matrix::Stored(w) if rows == 1 && !accumulate && alpha == 1.0 => {
+                    let out = std::slice::from_raw_parts_mut(target.start.add(first), last - first);
+                    w.products(kernels, x, first, out);
+                }
+                Matrix::Stored(w) => {
+                    let target = Target { start: target.start.add(first), ..target };
+                    w.block(kernels, x, 0..rows, first..last, &target);
+                }
+            }
         }
     };
     if task >= outs {
@@ -61,7 +103,24 @@ pub(crate) fn row_products(out: &mut [f32], accumulate: bool, alpha: f32, x: &[f
     (0..outs.div_ceil(task)).into_par_iter().for_each(|i| columns(i * task));
 }
 
+/// The products of `x`, one row, with rows `from..` of `w`, as many as `out` has elements, on the calling
+/// thread: the bits of [`products`].
+pub(crate) fn products_of_one(x: &[f32], w: Matrix<'_>, from: usize, out: &mut [f32]) {
+    let kernels = Kernels::of_this_machine();
+    match w {
+        Matrix::Dense(w) => {
+            let (k, columns) = (x.len(), out.len());
+            let w = &w[from * k..][..columns * k];
+            let target = Target { start: out.as_mut_ptr(), outs: columns, accumulate: false, alpha: 1.0 };
+            // SAFETY: the rows are those of `w`, and `out` is ours.
+            unsafe { kernels.block(x, w, k, 0..1, 0..columns, &target) };
+        }
+        Matrix::Stored(w) => w.products(kernels, x, from, out),
+    }
+}
+
 /// Where sums go.
+#[derive(Clone, Copy)]
 struct Target {
     start: *mut f32,
     outs: usize,
@@ -108,6 +167,17 @@ impl Kernels {
         Self::Portable
     }
 
+    /// Whether blocks are unpacked in registers, and if so, whether in the wide ones.
+    #[cfg(target_arch = "x86_64")]
+    fn unpacks(self) -> Option<bool> {
+        let wide = match self {
+            Self::Avx512 => true,
+            Self::Avx2 => false,
+            Self::Portable => return None,
+        };
+        is_x86_feature_detected!("f16c").then_some(wide)
+    }
+
     /// Rows `x_rows` of `x` with rows `w_rows` of `w`.
     ///
     /// # Safety
@@ -140,13 +210,13 @@ mod tests {
     use super::*;
     use crate::rng::Philox;
 
-    fn random(len: usize, stream: u64) -> Vec<f32> {
+    pub(super) fn random(len: usize, stream: u64) -> Vec<f32> {
         let mut rng = Philox::new(5, stream);
         (0..len).map(|_| rng.next_f32() - 0.5).collect()
     }
 
     /// Every kernel that this machine can run.
-    fn kernels() -> Vec<Kernels> {
+    pub(super) fn kernels() -> Vec<Kernels> {
         #[cfg(target_arch = "x86_64")]
         match Kernels::of_this_machine() {
             Kernels::Avx512 => return vec![Kernels::Avx512, Kernels::Avx2, Kernels::Portable],

@@ -14,19 +14,19 @@ const PAGE: usize = 1024;
 
 /// Half of a vector added to the other half, until four sums are left.
 #[target_feature(enable = "avx2,fma")]
-fn fold_256(v: __m256) -> __m128 {
+pub(super) fn fold_256(v: __m256) -> __m128 {
     _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v))
 }
 
 #[target_feature(enable = "avx512f,avx2,fma")]
-fn fold_512(v: __m512) -> __m128 {
+pub(super) fn fold_512(v: __m512) -> __m128 {
     let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v)));
     fold_256(_mm256_add_ps(_mm512_castps512_ps256(v), high))
 }
 
 /// The sum of each of four vectors, `(v₀ + v₂) + (v₁ + v₃)`.
 #[target_feature(enable = "avx2,fma")]
-fn sums_of(v: [__m128; 4]) -> [f32; 4] {
+pub(super) fn sums_of(v: [__m128; 4]) -> [f32; 4] {
     let (low_01, high_01) = (_mm_unpacklo_ps(v[0], v[1]), _mm_unpackhi_ps(v[0], v[1]));
     let (low_23, high_23) = (_mm_unpacklo_ps(v[2], v[3]), _mm_unpackhi_ps(v[2], v[3]));
     let even = _mm_add_ps(_mm_movelh_ps(low_01, low_23), _mm_movelh_ps(high_01, high_23));

@@ -1,0 +1,183 @@
+//! Weights as a file has them: blocks of few bits, or bf16.
+//!
+//! They are read in the bytes that the file has, not in four times as many; and every value that comes out of
+//! them is the f32 that [`Kind::dequantize`] gives, multiplied and added in the order in which f32 is. So a
+//! product's bits are those of the dequantised weight.
+
+#[cfg(target_arch = "x86_64")]
+mod formats;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::{Kernels, ROWS, Target};
+use crate::memory::Memory;
+use crate::model::gguf::Kind;
+
+/// Values of rows that are unpacked at a time for many rows of x: they stay in a core's second cache.
+const UNPACKED: usize = 1 << 15;
+
+/// Rows of f32 that a kernel takes together, whichever it is, divide it.
+const TOGETHER: usize = 12;
+
+thread_local! {
+    /// Room for rows that are unpacked.
+    static ROOM: RefCell<Vec<f32>> = const { RefCell::new(vec![]) };
+}
+
+/// A weight `[outs, ins]` in blocks along its rows.
+pub(crate) struct Stored {
+    kind: Kind,
+    memory: Arc<Memory>,
+    range: Range<usize>,
+    outs: usize,
+    ins: usize,
+}
+
+/// Where the f16 are that a block's numbers are multiplied with.
+fn scales(kind: Kind) -> &'static [usize] {
+    match kind {
+        Kind::F32 | Kind::F16 | Kind::BF16 => &[],
+        Kind::Q4_0 | Kind::Q5_0 | Kind::Q8_0 => &[0],
+        Kind::Q4_1 | Kind::Q5_1 | Kind::Q4_K | Kind::Q5_K => &[0, 2],
+        Kind::Q6_K => &[208],
+    }
+}
+
+/// Whether all scales are finite.
+fn are_finite(kind: Kind, bytes: &[u8]) -> bool {
+    const EXPONENT: u8 = 0x7c;
+    let (scales, width) = (scales(kind), kind.block_bytes());
+    scales.is_empty()
+        || bytes.par_chunks(4096 * width).all(|blocks| {
+            let mut blocks = blocks.chunks_exact(width);
+            blocks.all(|block| scales.iter().all(|at| block[at + 1] & EXPONENT != EXPONENT))
+        })
+}
+
+impl std::fmt::Debug for Stored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Stored({} [{}, {}])", self.kind.name(), self.outs, self.ins)
+    }
+}
+
+impl Stored {
+    /// The blocks of `memory` in `range`; `None` if a row is not whole blocks, if these are not all of the rows, or if
+    /// a block's scale is no finite number (what is taken from a number is not multiplied with it one by one, and
+    /// infinity less infinity is none).
+    pub(crate) fn new(
+        kind: Kind,
+        memory: Arc<Memory>,
+        range: Range<usize>,
+        (outs, ins): (usize, usize),
+    ) -> Option<Self> {
+        let row = (ins / kind.block_values()).checked_mul(kind.block_bytes())?;
+        let whole = ins > 0 && ins.is_multiple_of(kind.block_values());
+        let fits = whole && row.checked_mul(outs)? == memory.get(range.clone())?.len();
+        (fits && are_finite(kind, &memory[range.clone()])).then_some(Self { kind, memory, range, outs, ins })
+    }
+
+    /// `values` as bf16; `None` if one of them is not exactly that, or there is no memory.
+    pub(crate) fn bf16(values: &[f32], dims: (usize, usize)) -> Option<Self> {
+        const CHUNK: usize = 1 << 16;
+        let exact = |chunk: &[f32]| chunk.iter().fold(0, |all, value| all | value.to_bits()) & 0xffff == 0;
+        if !values.par_chunks(CHUNK).all(exact) {
+            return None;
+        }
+        let mut memory = Memory::zeroed(2 * values.len()).ok()?;
+        memory.par_chunks_mut(2 * CHUNK).zip(values.par_chunks(CHUNK)).for_each(|(bytes, values)| {
+            for (bytes, value) in bytes.chunks_exact_mut(2).zip(values) {
+                bytes.copy_from_slice(&((value.to_bits() >> 16) as u16).to_le_bytes());
+            }
+        });
+        Self::new(Kind::BF16, Arc::new(memory), 0..2 * values.len(), dims)
+    }
+
+    /// `(outs, ins)`.
+    pub(crate) fn dims(&self) -> (usize, usize) {
+        (self.outs, self.ins)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.memory[self.range.clone()]
+    }
+
+    fn row_bytes(&self) -> usize {
+        self.ins / self.kind.block_values() * self.kind.block_bytes()
+    }
+
+    fn rows(&self, rows: Range<usize>) -> &[u8] {
+        &self.bytes()[rows.start * self.row_bytes()..rows.end * self.row_bytes()]
+    }
+
+    /// The dot products of `x` with rows `from..` of the weight, as many as `out` has elements.
+    pub(super) fn products(&self, kernels: Kernels, x: &[f32], from: usize, out: &mut [f32]) {
+        assert!(x.len() == self.ins && from + out.len() <= self.outs, "sizes of a product");
+        #[cfg(target_arch = "x86_64")]
+        if let Some(wide) = kernels.unpacks()
+            && x86::takes(self.kind, self.ins)
+        {
+            // SAFETY: the rows are there, x is as long as they are, and `unpacks` says that the machine has
+            // the instructions.
+            return unsafe { x86::products(wide, self.kind, x, self.rows(from..from + out.len()), out) };
+        }
+        let target = Target { start: out.as_mut_ptr(), outs: out.len(), accumulate: false, alpha: 1.0 };
+        // SAFETY: `out` is ours, of one row.
+        unsafe { self.block(kernels, x, 0..1, from..from + out.len(), &target) };
+    }
+
+    /// Rows `x_rows` of `x` with rows `w_rows`; the first of these goes to column 0 of `target`.
+    ///
+    /// # Safety
+    /// The rows must be there, and nobody else may have these elements of `target`.
+    pub(super) unsafe fn block(
+        &self,
+        kernels: Kernels,
+        x: &[f32],
+        x_rows: Range<usize>,
+        w_rows: Range<usize>,
+        target: &Target,
+    ) {
+        let rows = (UNPACKED / self.ins / TOGETHER * TOGETHER).max(TOGETHER);
+        ROOM.with_borrow_mut(|room| {
+            for first in w_rows.clone().step_by(rows) {
+                let last = w_rows.end.min(first + rows);
+                let values = (last - first) * self.ins;
+                if room.len() < values {
+                    room.resize(values, 0.0);
+                }
+                let room = &mut room[..values];
+                self.unpack(kernels, first..last, room);
+                // SAFETY: the column is inside of the target, by what the caller says.
+                let start = unsafe { target.start.add(first - w_rows.start) };
+                let target = Target { start, ..*target };
+                for from in x_rows.clone().step_by(ROWS) {
+                    let x_rows = from..x_rows.end.min(from + ROWS);
+                    // SAFETY: the caller's; `room` has these rows.
+                    unsafe { kernels.block(x, room, self.ins, x_rows, 0..last - first, &target) };
+                }
+            }
+        });
+    }
+
+    /// The values of some rows.
+    fn unpack(&self, kernels: Kernels, rows: Range<usize>, out: &mut [f32]) {
+        let bytes = self.rows(rows);
+        #[cfg(target_arch = "x86_64")]
+        if let Some(wide) = kernels.unpacks()
+            && x86::takes(self.kind, self.ins)
+        {
+            // SAFETY: whole rows, with room for all of their values; the machine has the instructions.
+            return unsafe { x86::unpack(wide, self.kind, bytes, out) };
+        }
+        let _ = kernels;
+        self.kind.dequantize_into(bytes, out);
+    }
+}
