@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 /// its generator and its engine by a trait of theirs.
 const USES: &str = "
     rng:
+    memory:
     python_json:
     host:
     display:
@@ -21,11 +22,11 @@ const USES: &str = "
     table_files: error sniff
     hub: display error files table_files
     data: display error hub rng sniff table_files task
-    quant: display error host
+    quant: display error host memory
     gpu: error
-    ops: error gpu host quant rng
+    ops: error gpu host memory quant rng
     device: error gpu
-    model: data device display error files host hub ops rng sniff task
+    model: data device display error files host hub memory ops quant rng sniff task
     lora: display error files model ops quant rng sniff
     evaluate: data display error model rng task
     train: data device display error evaluate files host lora model ops python_json quant rng

@@ -1,5 +1,7 @@
 //! A model of Gemma 3 270M's sizes and rows of the emoji data's lengths, with random contents.
 
+use std::collections::BTreeMap;
+
 use emoji_lab::model::{Gemma3, Gemma3Config, Weights, tensor_shapes};
 use emoji_lab::rng::Philox;
 use emoji_lab::train::{Batch, Row};
@@ -18,13 +20,13 @@ const CONFIG: &str = r#"{
 pub fn model(device: &Device) -> Result<Gemma3> {
     let config = Gemma3Config::from_json(CONFIG, "random model")?;
     let mut random = Philox::new(1, 0);
-    let mut weights = Weights { origin: "random weights".into(), ..Weights::default() };
+    let mut tensors = BTreeMap::new();
     for (name, dims) in tensor_shapes(&config) {
         let len: usize = dims.iter().product();
         let values: Vec<f32> = (0..len).map(|_| (random.next_f32() - 0.5) * 0.07).collect();
-        weights.tensors.insert(name, Tensor::from_vec(values, dims, &candle_core::Device::Cpu)?);
+        tensors.insert(name, Tensor::from_vec(values, dims, &candle_core::Device::Cpu)?);
     }
-    Gemma3::new(&config, &weights, device)
+    Gemma3::new(&config, &Weights::new("random weights", tensors), device)
 }
 
 /// 569 batches, as one epoch of Google's rows has: 29 tokens per row on average, 20 to 45.

@@ -80,6 +80,12 @@ impl OnDevice {
         }
     }
 
+    /// Weights to generate with on the CPU in place of the model's own.
+    #[cfg(test)]
+    pub(super) fn set_on_host(&self, stored: Arc<StoredWeights>) {
+        *self.here.lock().unwrap_or_else(PoisonError::into_inner) = Some(stored);
+    }
+
     /// Gives the memory back.
     pub(super) fn release(&self) {
         self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -40,6 +40,10 @@ pub struct Pretrained {
 /// What exists on disk wins over a repository of that name. `~/…`, `file://…` and the address of a
 /// model's page on the Hub are understood, too.
 ///
+/// The values of a `.gguf` are what its blocks say, to the bit (transformers' `gguf_file=` rounds them to the
+/// type that it is asked for). The blocks are kept, too: generation on the CPU reads them in place of the
+/// values.
+///
 /// A head of its own (`lm_head.weight`) that is stored beside `tie_word_embeddings: true` is used,
 /// and said in a line, if it is not the embedding.
 ///

@@ -29,6 +29,11 @@ pub struct Weights {
 }
 
 impl Weights {
+    /// Tensors that came from `origin`, which names them in errors.
+    pub fn new(origin: impl Into<String>, tensors: BTreeMap<String, Tensor>) -> Self {
+        Self { origin: origin.into(), tensors, stored: Arc::default() }
+    }
+
     /// The tensor `name`, which must have the shape `dims`.
     ///
     /// # Errors

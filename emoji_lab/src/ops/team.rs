@@ -175,7 +175,7 @@ impl Team<'_> {
     /// # Panics
     /// If `work` does.
     pub(crate) fn each(&mut self, parts: usize, work: &Work<'_>) {
-        if self.helpers == 0 || parts < 2 || parts > 0xffff {
+        if self.helpers == 0 || !(2..=0xffff).contains(&parts) {
             return (0..parts).for_each(work);
         }
         let shared = self.shared;

@@ -1,5 +1,6 @@
 //! Quantisation of frozen weights.
 
+pub(crate) mod blocks;
 pub mod nf4;
 
 pub use nf4::Nf4Tensor;

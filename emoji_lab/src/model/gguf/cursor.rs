@@ -1,6 +1,6 @@
 //! Reads the front of a GGUF file piece by piece.
 
-use super::blocks::Kind;
+use super::Kind;
 use super::header::Meta;
 
 /// ggml's own limit.

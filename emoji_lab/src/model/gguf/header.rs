@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::blocks::Kind;
+use super::Kind;
 use super::cursor::Cursor;
 use crate::error::{Error, Result};
 

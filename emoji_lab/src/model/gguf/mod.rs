@@ -1,7 +1,6 @@
 //! Gemma 3 from a `.gguf` file (llama.cpp's format): shape, weights and tokenizer, all from the
 //! one file.
 
-mod blocks;
 mod config;
 mod cursor;
 mod header;
@@ -27,8 +26,8 @@ use super::tokenizer::Tokenizer;
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
-pub(crate) use blocks::Kind;
-use blocks::round_to_bf16;
+pub(crate) use crate::quant::blocks::Kind;
+use crate::quant::blocks::round_to_bf16;
 use header::{Header, Meta};
 pub(crate) use out::Out;
 use parts::{Parts, all_parts, part_of};

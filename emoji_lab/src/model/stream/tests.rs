@@ -55,3 +55,63 @@ fn adapters_and_four_bits_are_no_stream() {
     gemma.layers[1].up_proj.weight = crate::ops::lora_linear::Weight::Nf4(packed);
     assert!(Stream::new(&gemma, &stored, &cache, 0).unwrap().is_none());
 }
+
+#[test]
+fn blocks_of_a_file_answer_as_their_values_do() {
+    use crate::export::{GgufType, export_gguf};
+
+    let folder = tempfile::tempdir().unwrap();
+    let base = crate::model::load_model("embedded", &crate::Device::Cpu).unwrap();
+    let prompt = base.tokenizer.encode("a day at the beach").unwrap();
+    let prompts = [prompt.clone(), prompt[1..].to_vec(), prompt[..3].to_vec(), prompt[2..].to_vec()];
+    for kind in [GgufType::Q8_0, GgufType::Q4_0, GgufType::Bf16] {
+        let path = folder.path().join(format!("{kind:?}.gguf"));
+        export_gguf(&base, &path, kind).unwrap();
+        let gemma = crate::model::load_model(path.to_str().unwrap(), &crate::Device::Cpu).unwrap().gemma;
+        let stored = gemma.on_device.on_host(&gemma).unwrap();
+        assert!(stored.get(&gemma.head().value).is_some(), "{kind:?}");
+        assert!(gemma.linears().all(|linear| match &linear.weight {
+            crate::ops::lora_linear::Weight::Dense(weight) => stored.get(weight).is_some(),
+            crate::ops::lora_linear::Weight::Nf4(_) => false,
+        }));
+        compare_with_values(&gemma, &prompt);
+        let answer = gemma.greedy(&prompt, 40).unwrap();
+        let config = crate::model::GenerationConfig::greedy(40);
+        let batch = gemma.generate_batch(&prompts, &config, &[]).unwrap();
+        assert_eq!(batch[0], answer, "{kind:?}");
+        for (prompt, batch) in prompts.iter().zip(batch) {
+            assert_eq!(gemma.greedy(prompt, 40).unwrap(), batch, "{kind:?}");
+        }
+        // A tensor that is exchanged is no longer the file's.
+        let mut other = gemma.clone();
+        let head = &mut other.embed_tokens.value;
+        *head = head.affine(-1.0, 0.0).unwrap();
+        assert_ne!(other.greedy(&prompt, 1).unwrap(), gemma.greedy(&prompt, 1).unwrap());
+        gemma.release_device();
+        assert_eq!(gemma.greedy(&prompt, 40).unwrap(), answer);
+    }
+}
+
+/// The logits after `prompt` are those of the f32 tensors alone.
+fn compare_with_values(gemma: &Gemma3, prompt: &[u32]) {
+    let mut values = gemma.clone();
+    values.stored = Default::default();
+    // Not a copy in bf16 either.
+    values.on_device.set_on_host(Default::default());
+    let logits = |gemma: &Gemma3| {
+        let mut cache = KvCache::new(gemma.config(), prompt.len()).unwrap();
+        gemma.decode(prompt, &mut cache).unwrap().to_vec1::<f32>().unwrap()
+    };
+    assert!(logits(gemma) == logits(&values));
+}
+
+#[test]
+fn a_model_that_is_trained_gets_no_copies() {
+    let mut gemma = golden();
+    let head = &mut gemma.embed_tokens.value;
+    *head = head.to_dtype(candle_core::DType::BF16).unwrap().to_dtype(candle_core::DType::F32).unwrap();
+    let copies = |gemma: &Gemma3| crate::model::stored::for_generation(gemma).unwrap();
+    assert!(copies(&gemma).get(&gemma.head().value).is_some());
+    gemma.norm.weight.gradient = Some(gemma.norm.weight.value.zeros_like().unwrap());
+    assert!(copies(&gemma).get(&gemma.head().value).is_none());
+}

@@ -5,7 +5,7 @@
 //! with 24 bits at most (Q6_K: 18 and 6), and so is that of a scale and what is taken. So multiplying and adding at once
 //! gives what the file's own order of operations gives: exact, or rounded once.
 //!
-//! [`Kind::dequantize`]: crate::model::gguf::Kind::dequantize
+//! [`Kind::dequantize`]: crate::quant::blocks::Kind::dequantize
 
 use std::arch::x86_64::*;
 

@@ -19,7 +19,7 @@ use rayon::prelude::*;
 
 use super::{Kernels, ROWS, Target};
 use crate::memory::Memory;
-use crate::model::gguf::Kind;
+use crate::quant::blocks::Kind;
 
 /// Values of rows that are unpacked at a time for many rows of x: they stay in a core's second cache.
 const UNPACKED: usize = 1 << 15;

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::super::x86::{fold_256, fold_512, sums_of};
 use super::formats::*;
-use crate::model::gguf::Kind;
+use crate::quant::blocks::Kind;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
@@ -27,9 +27,10 @@ macro_rules! kernel {
             let mut sums = [$zero(); W];
             let mut next = w.wrapping_add(AHEAD);
             for block in 0..blocks {
-                // SAFETY: the block is inside of its row.
-                let fronts: [F::Front; W] =
-                    std::array::from_fn(|j| unsafe { F::front(w.add((j * blocks + block) * F::BYTES)) });
+                let fronts: [F::Front; W] = std::array::from_fn(|j| {
+                    // SAFETY: the block is inside of its row.
+                    unsafe { F::front(w.add((j * blocks + block) * F::BYTES)) }
+                });
                 for run in 0..F::VALUES / RUN {
                     // As many bytes as are multiplied below.
                     for line in 0..(W * F::BYTES * RUN / F::VALUES).div_ceil(LINE) {

@@ -268,7 +268,7 @@ mod tests {
 
     /// Blocks of random bytes and what Python's `gguf.dequantize` makes of them; see
     /// `tests/python/make_gguf_blocks.py`.
-    const BLOCKS: &[u8] = include_bytes!("../../../../tests/fixtures/gguf/blocks.safetensors");
+    const BLOCKS: &[u8] = include_bytes!("../../../tests/fixtures/gguf/blocks.safetensors");
 
     #[test]
     fn equal_to_pythons_gguf() {
