@@ -82,7 +82,7 @@ fn config_json(shape: &Shape, layers: usize, vocab: usize) -> String {
 fn model(shape: &Shape, seed: u64) -> Gemma3 {
     let config = Gemma3Config::from_json(&config_json(shape, 4, VOCAB), "tests/cuda.rs").unwrap();
     let mut random = Philox::new(seed, 0);
-    let mut weights = Weights { origin: "random".into(), ..Weights::default() };
+    let mut weights = Weights::new("random", Default::default());
     for (name, dims) in tensor_shapes(&config) {
         let values: Vec<f32> = (0..dims.iter().product()).map(|_| (random.next_f32() - 0.5) * 0.3).collect();
         weights.tensors.insert(name, Tensor::from_vec(values, dims, &candle_core::Device::Cpu).unwrap());
@@ -489,7 +489,7 @@ fn large_model(shape: &Shape, layers: usize, vocab: usize) -> Gemma3 {
     // As many as a prime: rows do not repeat each other.
     let block: Vec<f32> = (0..1_048_573).map(|_| (random.next_f32() - 0.5) * 0.05).collect();
     let mut numbers = block.iter().copied().cycle();
-    let mut weights = Weights { origin: "random".into(), ..Weights::default() };
+    let mut weights = Weights::new("random", Default::default());
     for (name, dims) in tensor_shapes(&config) {
         let values: Vec<f32> = numbers.by_ref().take(dims.iter().product()).collect();
         weights.tensors.insert(name, Tensor::from_vec(values, dims, &candle_core::Device::Cpu).unwrap());

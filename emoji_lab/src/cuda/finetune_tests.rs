@@ -35,7 +35,7 @@ fn model() -> Gemma3 {
     )
     .unwrap();
     let mut random = Philox::new(3, 0);
-    let mut weights = Weights { origin: "random".into(), ..Weights::default() };
+    let mut weights = Weights::new("random", Default::default());
     for (name, dims) in tensor_shapes(&config) {
         let values: Vec<f32> = (0..dims.iter().product()).map(|_| (random.next_f32() - 0.5) * 0.3).collect();
         weights.tensors.insert(name, Tensor::from_vec(values, dims, &candle_core::Device::Cpu).unwrap());

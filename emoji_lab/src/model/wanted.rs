@@ -70,7 +70,7 @@ impl Wanted {
                 self.more_layers(),
             ));
         }
-        let mut weights = Weights { origin, tensors, ..Weights::default() };
+        let mut weights = Weights::new(origin, tensors);
         weights.settle_head(&mut self.config.clone())?;
         Ok(weights)
     }

@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_model_of_a_tied_configuration_uses_the_head_that_is_there() {
-        let weights = Weights { origin: "test".into(), tensors: with_head(), ..Weights::default() };
+        let weights = Weights::new("test", with_head());
         let device = crate::Device::Cpu;
         let untied = Gemma3Config { tie_word_embeddings: false, ..golden_config() };
         let [ours, wanted] =
