@@ -6,8 +6,6 @@
 
 #[cfg(target_arch = "x86_64")]
 mod formats;
-#[cfg(test)]
-mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -181,3 +179,6 @@ impl Stored {
         self.kind.dequantize_into(bytes, out);
     }
 }
+
+#[cfg(test)]
+mod tests;
