@@ -60,27 +60,35 @@ fn main() -> Result<()> {
     let side_by_side = Row { what: "32 answers side by side", unit: "tokens/s", more_is_better: true, rates };
     shown = side_by_side.show(shown, "one stream");
 
-    let folder = tempfile_folder(&model)?;
-    let bf16 = load_model(&folder, &Device::Cpu)?;
+    let folder = std::env::temp_dir().join(format!("emoji_lab-bench-cpu-{}", std::process::id()));
+    let folder = folder.display().to_string();
+    let with_folder = beside_transformers(&model, &folder, &short, (runs, tokens), &threads, shown);
+    // It goes whether or not that went well.
+    let removed = std::fs::remove_dir_all(&folder).map_err(|e| Error::io(&folder, "removing the folder", e));
+    say!("{}", with_folder?);
+    removed
+}
+
+/// The line for the model as a folder in bf16.
+fn beside_transformers(
+    model: &Model,
+    folder: &str,
+    prompt: &[u32],
+    (runs, tokens): (usize, usize),
+    threads: &str,
+    shown: Table,
+) -> Result<Table> {
+    model.save_pretrained_as(folder, candle_core::DType::BF16)?;
+    let bf16 = load_model(folder, &Device::Cpu)?;
     let venv = std::env::var("EMOJI_LAB_ORACLE_VENV").unwrap_or_default();
     let script = format!("{ROOT}/tests/python/times.py");
     let python = format!("{venv}/bin/python");
-    if let Some(mut peer) = Peer::start("transformers, bf16", &python, &[&script, &folder, &threads]) {
-        let rates = pairs(runs, || Ok((greedy(&bf16, &short, tokens)?, rate(&mut peer, &short, tokens)?)))?;
-        let row = Row { what: "greedy, a folder in bf16", unit: "tokens/s", more_is_better: true, rates };
-        shown = row.show(shown, peer.name);
-    }
-    let removed = std::fs::remove_dir_all(&folder);
-    removed.map_err(|error| Error::io(&folder, "removing the folder", error))?;
-    say!("{shown}");
-    Ok(())
-}
-
-/// The model as a folder in bf16, in the system's folder for what is temporary.
-fn tempfile_folder(model: &Model) -> Result<String> {
-    let folder = std::env::temp_dir().join(format!("emoji_lab-bench-cpu-{}", std::process::id()));
-    model.save_pretrained_as(&folder, candle_core::DType::BF16)?;
-    Ok(folder.display().to_string())
+    let Some(mut peer) = Peer::start("transformers, bf16", &python, &[&script, folder, threads]) else {
+        return Ok(shown);
+    };
+    let rates = pairs(runs, || Ok((greedy(&bf16, prompt, tokens)?, rate(&mut peer, prompt, tokens)?)))?;
+    let row = Row { what: "greedy, a folder in bf16", unit: "tokens/s", more_is_better: true, rates };
+    Ok(row.show(shown, peer.name))
 }
 
 /// The processor's name.
