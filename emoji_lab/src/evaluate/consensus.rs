@@ -193,7 +193,8 @@ mod tests {
         assert!((mean - (2.0 / 3.0 + 4.0 / 5.0) / 3.0).abs() < 1e-12, "{mean}");
         // The same answer twice supports itself; of equals the first.
         assert_eq!(chosen(&["🎉🎂", "🏖️", "🏖️"], &EmojiJudge), ("🏖️".into(), 0.5));
-        assert_eq!(chosen(&["🎂", "🏖️"], &EmojiJudge), ("🎂".into(), 0.0));
+        assert_eq!(chosen(&["🎂", "🏖️"], &EmojiJudge), ("🎂🏖️".into(), 2.0 / 3.0));
+        assert_eq!(chosen(&["🎂", "🏖️"], &crate::task::ExactMatch), ("🎂".into(), 0.0));
         assert_eq!(chosen(&["🎂"], &EmojiJudge).0, "🎂");
         assert_eq!(chosen(&["", "words"], &EmojiJudge).0, "");
         // One that nobody drew.

@@ -37,16 +37,23 @@ pub(super) struct Stored<'a> {
 /// All tensors of `gemma`. `origin` names the model in errors.
 ///
 /// # Errors
-/// [`Error::Model`] if a layer has an adapter, which a GGUF of a model has no place for.
+/// [`Error::Model`] if a layer has an adapter, or rows stand in place of the embedding's: a GGUF of a
+/// model has no place for them.
 pub(super) fn tensors<'a>(gemma: &'a Gemma3, kind: GgufType, origin: &str) -> Result<Vec<Stored<'a>>> {
     let dense =
         |parameter: Parameter, values: &'a Tensor| Stored::new(parameter, Source::Dense(values), kind);
+    let not_merged = || {
+        let help = "Merge the saved adapter with merge_adapters, and export what that gives";
+        Error::model(origin, "its adapter is not merged", help)
+    };
+    if gemma.token_rows.is_some() {
+        return Err(not_merged());
+    }
     let mut found = vec![dense(Parameter::EmbedTokens, &gemma.embed_tokens.value)];
     for layer in &gemma.layers {
         for (which, linear) in layer.linears() {
             if linear.lora.is_some() {
-                let help = "Merge the saved adapter with merge_adapters, and export what that gives";
-                return Err(Error::model(origin, "its adapter is not merged", help));
+                return Err(not_merged());
             }
             let source = match &linear.weight {
                 Weight::Dense(values) => Source::Dense(values),

@@ -168,10 +168,16 @@ fn an_adapter_that_is_not_merged_is_refused() {
     };
     model.gemma.layers[2].q_proj.lora =
         Some(LoraAdapter { a: zeros((2, 128)), b: zeros((128, 2)), scale: 1.0, dropout: 0.0 });
-    let folder = tempfile::tempdir().unwrap();
-    let said = export_gguf(&model, folder.path().join("m.gguf"), GgufType::Q8_0).unwrap_err().to_string();
-    assert!(said.contains("not merged") && said.contains("merge_adapters"), "{said}");
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    // Rows in place of the embedding's, alone, are no less a part of the model.
+    let mut with_rows = embedded();
+    let rows = crate::model::token_rows::TokenRows::of(&with_rows.gemma.embed_tokens.value, &[3, 5]).unwrap();
+    with_rows.gemma.token_rows = Some(rows);
+    for model in [model, with_rows] {
+        let folder = tempfile::tempdir().unwrap();
+        let said = export_gguf(&model, folder.path().join("m.gguf"), GgufType::Q8_0).unwrap_err().to_string();
+        assert!(said.contains("not merged") && said.contains("merge_adapters"), "{said}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
 }
 
 #[test]

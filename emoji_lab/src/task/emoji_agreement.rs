@@ -99,9 +99,9 @@ mod tests {
                 .map(|_| (0..1 + rng.below(3)).map(|_| emoji[rng.below(4) as usize]).collect())
                 .collect();
             let worth = |answer: &str| answers.iter().map(|other| emoji_f1(answer, other)).sum::<f64>();
-            // All multisets with up to two of each.
-            let best = (0..81usize).map(|code| {
-                let times = |i: u32| emoji[i as usize].repeat(code / 3usize.pow(i) % 3);
+            // All multisets with up to three of each.
+            let best = (0..256usize).map(|code| {
+                let times = |i: u32| emoji[i as usize].repeat(code / 4usize.pow(i) % 4);
                 worth(&(0..4).map(times).collect::<String>())
             });
             let best = best.fold(0.0, f64::max);
