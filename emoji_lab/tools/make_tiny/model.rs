@@ -64,7 +64,7 @@ fn is_full(layer: usize) -> bool {
 /// A model of first weights: normal with a standard deviation of 0.02, norms at zero (Gemma
 /// multiplies by one plus the stored weight).
 pub fn initial(config: &Gemma3Config, rng: &mut Rng) -> Result<Gemma3> {
-    let mut weights = Weights { origin: "first weights".into(), ..Default::default() };
+    let mut weights = Weights::new("first weights", Default::default());
     let mut put = |name: String, dims: &[usize], scale: f64| -> Result<()> {
         let values = (0..dims.iter().product()).map(|_| (scale * rng.normal()) as f32).collect::<Vec<_>>();
         weights.tensors.insert(name, Tensor::from_vec(values, dims, &candle_core::Device::Cpu)?);
@@ -101,7 +101,7 @@ pub fn initial(config: &Gemma3Config, rng: &mut Rng) -> Result<Gemma3> {
 
 /// Writes `model.safetensors` in bf16, and returns the model as a reader will see it.
 pub fn write_weights(path: &Path, model: &Gemma3) -> Result<Gemma3> {
-    let mut rounded = Weights { origin: path.display().to_string(), ..Default::default() };
+    let mut rounded = Weights::new(path.display().to_string(), Default::default());
     let mut bytes = Vec::new();
     for (name, tensor) in model.named_weights()?.tensors {
         let half = tensor.to_dtype(DType::BF16)?;
@@ -125,7 +125,7 @@ pub fn write_weights(path: &Path, model: &Gemma3) -> Result<Gemma3> {
 
 /// Reads what [`write_weights`] wrote.
 pub fn read_weights(path: &Path, config: &Gemma3Config) -> Result<Gemma3> {
-    let mut weights = Weights { origin: path.display().to_string(), ..Default::default() };
+    let mut weights = Weights::new(path.display().to_string(), Default::default());
     for (name, tensor) in candle_core::safetensors::load(path, &candle_core::Device::Cpu)? {
         weights.tensors.insert(name, tensor.to_dtype(DType::F32)?);
     }
