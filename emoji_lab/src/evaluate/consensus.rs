@@ -44,7 +44,7 @@ pub struct Consensus {
 /// let model = load_model("embedded", &Device::Cpu)?;
 /// let chosen = consensus(&model, &task, "let's go to the beach", 8, &config)?;
 /// assert_eq!(chosen.samples.len(), 8);
-/// assert!(purely_emoji(&chosen.answer));
+/// assert!(emoji_lab::task::purely_emoji(&chosen.answer));
 /// # Ok::<(), Error>(())
 /// ```
 ///
