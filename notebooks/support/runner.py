@@ -132,9 +132,8 @@ def code_cells(notebook):
     return [(titles[index], cell) for index, cell in enumerate(notebook.cells) if index in titles and cell.source.strip()]
 
 
-def run_cells(notebook, session, timeout):
-    """Runs the code cells in order, up to the first that fails; returns rows (number, title, seconds, failure, compiling)."""
-    code = code_cells(notebook)
+def run_cells(code, session, timeout):
+    """Runs the cells of `code_cells` in order, up to the first that fails; returns rows (number, title, seconds, failure, compiling)."""
     printer, rows = Printer(len(code)), []
     for number, (title, cell) in enumerate(code, 1):
         printer.start(number, title)
@@ -306,7 +305,7 @@ def main():
             notebook.metadata.kernelspec = {"name": "rust", "display_name": "Rust", "language": "rust"}
             notebook.metadata.language_info = language_info(session.language_info)
             signal.signal(signal.SIGINT, lambda *_: setattr(session, "interrupts", session.interrupts + 1))
-            rows = run_cells(notebook, session, args.timeout)
+            rows = run_cells(code, session, args.timeout)
         finally:
             session.close()
     except KernelFault as fault:

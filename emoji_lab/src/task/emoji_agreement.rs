@@ -11,20 +11,20 @@ pub(super) fn agreed(answers: &[Vec<String>]) -> Vec<String> {
     // The second 🎉 of an answer is another thing than its first.
     type Nth<'a> = (&'a str, usize);
     let mut things: Vec<Nth> = vec![];
-    let mut places: HashMap<Nth, (usize, usize)> = HashMap::new();
-    let mut holders: HashMap<Nth, Vec<usize>> = HashMap::new();
+    // Which answers have it, and the sum of its places in them.
+    let mut holders: HashMap<Nth, (Vec<usize>, usize)> = HashMap::new();
     for (answer, emoji) in answers.iter().enumerate() {
         let mut seen: HashMap<&str, usize> = HashMap::new();
         for (place, emoji) in emoji.iter().enumerate() {
             let nth = seen.entry(emoji).or_insert(0);
             let thing = (emoji.as_str(), *nth);
             *nth += 1;
-            if !holders.contains_key(&thing) {
+            let (answers, places) = holders.entry(thing).or_default();
+            if answers.is_empty() {
                 things.push(thing);
             }
-            holders.entry(thing).or_default().push(answer);
-            let (sum, count) = places.entry(thing).or_insert((0, 0));
-            (*sum, *count) = (*sum + place, *count + 1);
+            answers.push(answer);
+            *places += place;
         }
     }
     let mut chosen: Vec<Nth> = vec![];
@@ -45,7 +45,7 @@ pub(super) fn agreed(answers: &[Vec<String>]) -> Vec<String> {
                 continue;
             }
             let mut with = common.clone();
-            holders[&(emoji, nth)].iter().for_each(|&answer| with[answer] += 1);
+            holders[&(emoji, nth)].0.iter().for_each(|&answer| with[answer] += 1);
             let score = score(&with);
             // What differs by rounding alone is equal.
             if next.as_ref().is_none_or(|(_, _, most)| score > most + 1e-12) {
@@ -61,8 +61,8 @@ pub(super) fn agreed(answers: &[Vec<String>]) -> Vec<String> {
         }
     }
     let place = |thing: &Nth| {
-        let (sum, count) = places[thing];
-        sum as f64 / count as f64
+        let (answers, places) = &holders[thing];
+        *places as f64 / answers.len() as f64
     };
     chosen.sort_by(|a, b| place(a).total_cmp(&place(b)));
     chosen.into_iter().map(|(emoji, _)| emoji.to_string()).collect()

@@ -9,7 +9,6 @@ mod parts;
 mod sampling;
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -153,32 +152,26 @@ fn read_weights(parts: &Parts, config: &Gemma3Config, origin: &str, rounding: Ro
     );
     let mut tensors = BTreeMap::new();
     let mut stored = StoredWeights::default();
-    // Without memory for the blocks the values alone are read.
-    let (memory, mut ranges) = kept.map_or((None, vec![]), |(memory, ranges)| (Some(memory), ranges));
-    let mut ranges = ranges.drain(..);
+    let mut at = 0;
     for (read, values) in all.iter().zip(values) {
         let tensor = Tensor::from_vec(values, read.shape.as_slice(), &Device::Cpu)?;
-        if let Some(memory) = &memory
+        // Without memory for the blocks the values alone are read.
+        if let Some(memory) = &kept
             && read.is_kept(rounding)
-            && let Some(range) = ranges.next()
         {
-            stored.insert(&tensor, read.kind, memory, range);
+            let from = at;
+            at += read.bytes.len();
+            stored.insert(&tensor, read.kind, memory, from..at);
         }
         tensors.insert(read.parameter.name(), tensor);
     }
     Ok(Weights { origin: origin.to_string(), tensors, stored: Arc::new(stored) })
 }
 
-/// A copy of the blocks of tensors, in their order: the file may be another one tomorrow.
-fn keep<'a>(read: impl Iterator<Item = &'a Read<'a>>) -> Option<(Arc<Memory>, Vec<Range<usize>>)> {
+/// A copy of the blocks of tensors, one behind the other: the file may be another one tomorrow.
+fn keep<'a>(read: impl Iterator<Item = &'a Read<'a>> + Clone) -> Option<Arc<Memory>> {
     const CHUNK: usize = 1 << 20;
-    let (mut ranges, mut len) = (vec![], 0usize);
-    let read: Vec<_> = read.collect();
-    for read in &read {
-        ranges.push(len..len + read.bytes.len());
-        len += read.bytes.len();
-    }
-    let mut memory = Memory::zeroed(len).ok()?;
+    let mut memory = Memory::zeroed(read.clone().map(|read| read.bytes.len()).sum()).ok()?;
     let mut rest = &mut memory[..];
     for read in read {
         let (place, after) = rest.split_at_mut(read.bytes.len());
@@ -188,7 +181,7 @@ fn keep<'a>(read: impl Iterator<Item = &'a Read<'a>>) -> Option<(Arc<Memory>, Ve
             .for_each(|(to, from)| to.copy_from_slice(from));
         rest = after;
     }
-    Some((Arc::new(memory), ranges))
+    Some(Arc::new(memory))
 }
 
 /// The tensor of `parameter`, if it is there, can be read and has its shape.

@@ -62,37 +62,35 @@ fn attend_as(
     q: &[f32],
     (k, v): (&[f32], &[f32]),
     keys: Range<usize>,
-    (kv_heads, kv_head): (usize, usize),
+    kv: (usize, usize),
     scale: f32,
     p: &mut Vec<f32>,
     o: &mut [f32],
 ) -> f32 {
-    let dim = q.len();
-    p.clear();
-    p.extend(keys.clone().map(|j| scale * dot(q, row(k, j, kv_heads, kv_head, dim))));
+    scores(p, q, k, keys.clone(), kv, scale);
     let max = p.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     for p in &mut *p {
         *p = exp(*p - max);
     }
     let sum: f32 = p.iter().sum();
     for (p, j) in p.iter().zip(keys) {
-        axpy(o, p / sum, row(v, j, kv_heads, kv_head, dim));
+        axpy(o, p / sum, row(v, j, kv.0, kv.1, q.len()));
     }
     max + sum.ln()
 }
 
 /// `p[j] = scale · q · k[j]` for the visible keys.
+#[inline(always)]
 fn scores(
     p: &mut Vec<f32>,
     q: &[f32],
     k: &[f32],
     keys: Range<usize>,
-    sizes: &Sizes,
-    kv_head: usize,
+    (kv_heads, kv_head): (usize, usize),
     scale: f32,
 ) {
     p.clear();
-    p.extend(keys.map(|j| scale * dot(q, row(k, j, sizes.kv_heads, kv_head, sizes.head_dim))));
+    p.extend(keys.map(|j| scale * dot(q, row(k, j, kv_heads, kv_head, q.len()))));
 }
 
 pub(super) fn forward(
@@ -164,7 +162,7 @@ pub(super) fn backward(
                 let lse = lse[(s.q_start + i) * heads + head];
                 let delta = dot(d_o, o);
                 let dq = &mut dq[(i * group + g) * dim..][..dim];
-                scores(&mut p, q, k, keys.clone(), sizes, kv_head, scale);
+                scores(&mut p, q, k, keys.clone(), (kv_heads, kv_head), scale);
                 for (p, j) in p.iter().zip(keys.clone()) {
                     let local = j - s.k_start;
                     let p = exp(p - lse);
