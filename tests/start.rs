@@ -198,7 +198,7 @@ fn dropout_is_on_the_input_of_a_alone() {
     let (a, b) = (eye(WIDTH, 1.0), eye(WIDTH, 1.0));
     let apply = |w: f32, a: &Tensor| {
         let lora = Lora { a, b: &b, scale: 1.0, dropout };
-        forward(&x, &Weight::Dense(eye(WIDTH, w)), Some(&lora)).unwrap().0
+        forward(&x, &Weight::from(eye(WIDTH, w)), Some(&lora)).unwrap().0
     };
     // With W = 0 and A = B = 1 what comes out is dropout(x): 0, or x / (1 − p).
     let dropped = apply(0.0, &a);
@@ -221,6 +221,6 @@ fn dropout_is_on_the_input_of_a_alone() {
     assert!(apart(&apply(0.0, &mixing), &expected) < 1e-3);
     // None is dropped outside training.
     let lora = Lora { a: &a, b: &b, scale: 1.0, dropout: None };
-    let (y, _) = forward(&x, &Weight::Dense(eye(WIDTH, 0.0)), Some(&lora)).unwrap();
+    let (y, _) = forward(&x, &Weight::from(eye(WIDTH, 0.0)), Some(&lora)).unwrap();
     assert!(apart(&y, &x) < 1e-6);
 }

@@ -1,16 +1,18 @@
-//! Generation on the CPU beside other programs, in turn: llama.cpp on the same GGUF, transformers on the same
-//! folder of bf16.
+//! Generation and training on the CPU beside other programs, in turn: llama.cpp on the same GGUF, transformers on
+//! the same folder of bf16, TRL's trainer on the same batches.
 //!
-//!     emoji_lab/benches/cpu/run MODEL.gguf [RUNS [TOKENS]]
+//!     emoji_lab/benches/cpu/run MODEL.gguf [RUNS [TOKENS [DATA]]]
 //!
-//! installs the peers and runs `cargo bench -p emoji_lab --bench cpu -- MODEL.gguf [RUNS [TOKENS]]`. RUNS is how
-//! often each way is measured (5), TOKENS how many tokens an answer has (64). A peer that is not there is said to be skipped.
+//! installs the peers and runs `cargo bench -p emoji_lab --bench cpu -- MODEL.gguf [RUNS [TOKENS [DATA]]]`. RUNS is
+//! how often each way is measured (5), TOKENS how many tokens an answer has (64), DATA the rows that are trained on
+//! (embedded). A peer that is not there is said to be skipped.
 //! EMOJI_LAB_ORACLE_VENV is the virtual environment with transformers, RAYON_NUM_THREADS the number of threads for all.
 //!
 //! Every line of the table is measured in pairs, one of ours and one of the peer's after it; medians are shown, and
 //! the median of the pairs' ratios, which what else the machine does falls on alike.
 
 mod peer;
+mod training;
 
 use std::time::Instant;
 
@@ -43,6 +45,7 @@ fn main() -> Result<()> {
         shown = shown.column(column, Align::Right);
     }
 
+    let data = arguments.get(3).map_or("embedded", String::as_str);
     let model = load_model(gguf, &Device::Cpu)?;
     let (short, long) = prompts(&model)?;
     let script = format!("{ROOT}/tests/node/times.mjs");
@@ -62,7 +65,8 @@ fn main() -> Result<()> {
 
     let folder = std::env::temp_dir().join(format!("emoji_lab-bench-cpu-{}", std::process::id()));
     let folder = folder.display().to_string();
-    let with_folder = beside_transformers(&model, &folder, &short, (runs, tokens), &threads, shown);
+    let with_folder = beside_transformers(&model, &folder, &short, (runs, tokens), &threads, shown)
+        .and_then(|shown| training::beside_trl(&model, &folder, data, runs, &threads, shown));
     // It goes whether or not that went well.
     let removed = std::fs::remove_dir_all(&folder).map_err(|e| Error::io(&folder, "removing the folder", e));
     say!("{}", with_folder?);

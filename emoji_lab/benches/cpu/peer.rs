@@ -53,7 +53,7 @@ impl Peer {
         }
     }
 
-    fn ask(&mut self, asked: &Value) -> Result<Value> {
+    pub(crate) fn ask(&mut self, asked: &Value) -> Result<Value> {
         let gone = |_| Error::training(format!("{} went away", self.name), "Run it by itself to see why");
         writeln!(self.to, "{asked}").and_then(|()| self.to.flush()).map_err(gone)?;
         self.line()

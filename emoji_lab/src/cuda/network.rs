@@ -17,6 +17,7 @@ use crate::host;
 use crate::model::layer::DecoderLayer;
 use crate::model::{Gemma3, Gemma3Config, LayerType, LinearName, Parameter};
 use crate::ops::embedding::cuda::{Table, TableGradient};
+use crate::ops::lazy::LazyTensor;
 use crate::ops::lora_linear::Weight;
 use crate::ops::lora_linear::cuda::{AdapterGradient, Adapters, DropoutFactors, Unpack};
 use crate::ops::rope::RopeTable;
@@ -458,7 +459,7 @@ impl Builder<'_> {
                         packed_at = Some((staging.put(w.packed()), staging.put(w.absmax())));
                     }
                     Weight::Dense(w) => {
-                        let bytes = host::read(&w.contiguous()?, |w| {
+                        let bytes = host::read(&w.to_tensor()?.contiguous()?, |w| {
                             Ok(rows_in_compute_type(gpu, w, width, s.tails[group]))
                         })?;
                         all.write_at(out.cast(), &bytes)?;
@@ -525,9 +526,11 @@ impl Builder<'_> {
     }
 
     /// A frozen table of the embedding or the head, in the compute type.
-    fn frozen(&mut self, tensor: &Tensor) -> Result<DevicePtr<Compute>> {
+    fn frozen(&mut self, table: &LazyTensor) -> Result<DevicePtr<Compute>> {
         let hidden = self.sizes.hidden;
-        let bytes = host::read(&tensor.contiguous()?, |v| Ok(rows_in_compute_type(self.gpu, v, hidden, 0)))?;
+        let bytes = host::read(&table.to_tensor()?.contiguous()?, |v| {
+            Ok(rows_in_compute_type(self.gpu, v, hidden, 0))
+        })?;
         Ok(self.upload(&bytes, "the embedding")?.cast())
     }
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 
 use super::gguf_type::GgufType;
 use super::quantize::{largest, largest_of, write_values};
@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::host;
 use crate::model::gguf::{Kind, Out};
 use crate::model::{Gemma3, Parameter};
+use crate::ops::lazy::LazyTensor;
 use crate::ops::lora_linear::Weight;
 use crate::quant::Nf4Tensor;
 
@@ -18,7 +19,7 @@ pub(super) const ALIGNMENT: u64 = 32;
 
 /// Where the values are.
 enum Source<'a> {
-    Dense(&'a Tensor),
+    Dense(&'a LazyTensor),
     Nf4(&'a Nf4Tensor),
 }
 
@@ -41,7 +42,7 @@ pub(super) struct Stored<'a> {
 /// model has no place for them.
 pub(super) fn tensors<'a>(gemma: &'a Gemma3, kind: GgufType, origin: &str) -> Result<Vec<Stored<'a>>> {
     let dense =
-        |parameter: Parameter, values: &'a Tensor| Stored::new(parameter, Source::Dense(values), kind);
+        |parameter: Parameter, values: &'a LazyTensor| Stored::new(parameter, Source::Dense(values), kind);
     let not_merged = || {
         let help = "Merge the saved adapter with merge_adapters, and export what that gives";
         Error::model(origin, "its adapter is not merged", help)
@@ -154,11 +155,11 @@ impl<'a> Stored<'a> {
                 f(&packed.dequantize_vec());
                 return Ok(());
             }
-            Source::Dense(values) => values,
+            Source::Dense(values) => values.to_tensor()?,
         };
         let copy;
         let plain = match dense.dtype() == DType::F32 && dense.device().is_cpu() && dense.is_contiguous() {
-            true => *dense,
+            true => &dense,
             false => {
                 copy = dense.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
                 &copy

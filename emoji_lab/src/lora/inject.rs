@@ -38,7 +38,7 @@ pub fn quantize(base: &Model, quant: &QuantConfig) -> Result<Model> {
 pub(crate) fn quantize_linears(model: &mut Gemma3, blocksize: usize) -> Result<()> {
     for (_, linear) in model.layers.iter_mut().flat_map(|layer| layer.linears_mut()) {
         if let Weight::Dense(weight) = &linear.weight {
-            linear.weight = Weight::Nf4(Nf4Tensor::quantize(weight, blocksize)?);
+            linear.weight = Weight::Nf4(Nf4Tensor::quantize(&weight.to_tensor()?, blocksize)?);
         }
     }
     Ok(())
@@ -90,7 +90,7 @@ pub(crate) fn train_embeddings(model: &mut Gemma3, lora: &LoraConfig) -> Result<
     }
     if model.lm_head.is_none() && !lora.ensure_weight_tying {
         // Two copies, each trained on its own, as PEFT has it for a tied model.
-        model.lm_head = Some(Param::frozen(model.embed_tokens.value.force_contiguous()?));
+        model.lm_head = Some(Param::frozen(model.embed_tokens.value.clone()));
         model.config.tie_word_embeddings = false;
     }
     Ok(true)

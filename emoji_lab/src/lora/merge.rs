@@ -47,22 +47,21 @@ pub fn merge_into(base: &Gemma3, adapter: &Adapter) -> Result<Gemma3> {
         let index = layer.index;
         for (which, linear) in layer.linears_mut() {
             let (a, b) = (get(Parameter::LoraA(index, which)), get(Parameter::LoraB(index, which)));
-            let weight = match &linear.weight {
-                Weight::Dense(weight) => weight.clone(),
-                Weight::Nf4(weight) => weight.dequantize()?,
-            };
             let (Some(a), Some(b)) = (a, b) else {
-                linear.weight = Weight::Dense(weight);
+                if let Weight::Nf4(weight) = &linear.weight {
+                    linear.weight = weight.dequantize()?.into();
+                }
                 continue;
             };
-            let mut merged = (weight + (b.matmul(&a)? * adapter.config.module_scaling(index, which))?)?;
+            let mut merged = (linear.weight.to_tensor()?
+                + (b.matmul(&a)? * adapter.config.module_scaling(index, which))?)?;
             if let Some(magnitude) = get(Parameter::LoraMagnitude(index, which)) {
                 merged = with_lengths(&merged, &magnitude)?;
             }
             if !merged.sum_all()?.to_scalar::<f32>()?.is_finite() {
                 return Err(not_finite(&which.module_path(index)));
             }
-            linear.weight = Weight::Dense(merged);
+            linear.weight = merged.into();
         }
     }
     let (embedding, head) = (get(Parameter::EmbedTokens), get(Parameter::LmHead));
@@ -84,9 +83,9 @@ pub fn merge_into(base: &Gemma3, adapter: &Adapter) -> Result<Gemma3> {
         }
         if parameter == Parameter::EmbedTokensRows {
             // A head that is the embedding learns with it.
-            gemma.embed_tokens = Param::frozen(put_rows(&gemma.embed_tokens.value, ids, &rows)?);
+            gemma.embed_tokens = Param::frozen(put_rows(&gemma.embed_tokens.value.to_tensor()?, ids, &rows)?);
         } else {
-            let head = put_rows(&base.head().value, ids, &rows)?;
+            let head = put_rows(&base.head().value.to_tensor()?, ids, &rows)?;
             gemma.lm_head = Some(Param::frozen(head));
             gemma.config.tie_word_embeddings = false;
         }

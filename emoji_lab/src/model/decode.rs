@@ -7,7 +7,6 @@ use super::{Gemma3, KvCache};
 use crate::error::{Error, Result};
 use crate::ops::attention::Segment;
 use crate::ops::embedding;
-use crate::ops::linear_cross_entropy::Head;
 
 impl Gemma3 {
     /// Feeds the next tokens of the sequence in `cache`; returns the logits `[vocab]` that follow
@@ -64,7 +63,6 @@ impl Gemma3 {
 
     /// The rows of the head's weight for some tokens, `[tokens, hidden]`.
     pub(super) fn head_rows(&self, tokens: &[u32]) -> Result<Tensor> {
-        let Head { weight, replaced } = self.head_weight()?;
-        Ok(embedding::forward_replaced(tokens, weight, replaced, 1.0)?)
+        Ok(embedding::forward_replaced(tokens, &self.head().value, self.rows_in_head()?, 1.0)?)
     }
 }

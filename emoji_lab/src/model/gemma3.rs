@@ -1,7 +1,7 @@
 //! Gemma 3's decoder: forward, backward, and decoding with a cache (Gemma Team 2025,
 //! arXiv:2503.19786; the layer order is transformers' `Gemma3ForCausalLM`).
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -11,15 +11,15 @@ use super::linear::{DropoutKey, Linear, Param};
 use super::norm::RmsNorm;
 use super::on_device::OnDevice;
 use super::parameters::Parameter;
-use super::stored::StoredWeights;
 use super::token_rows::TokenRows;
 use super::{Gemma3Config, PackedTokens, Weights};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::host;
+use crate::ops::lazy::LazyTensor;
 use crate::ops::linear_cross_entropy::{self, Head, LossSum};
 use crate::ops::lora_linear::Weight;
-use crate::ops::replaced::put_columns;
+use crate::ops::replaced::{Replaced, put_columns};
 use crate::ops::rope::RopeTable;
 use crate::ops::{embedding, lora_linear};
 
@@ -37,8 +37,6 @@ pub struct Gemma3 {
     pub(crate) norm: RmsNorm,
     /// `None` where the head is the embedding.
     pub(crate) lm_head: Option<Param>,
-    /// Weights as the file has them.
-    pub(super) stored: Arc<StoredWeights>,
     pub(super) on_device: OnDevice,
 }
 
@@ -57,7 +55,7 @@ pub struct Tape {
 /// place of its gradient.
 pub(crate) struct ParameterMut<'a> {
     pub(crate) parameter: Parameter,
-    pub(crate) value: &'a mut Tensor,
+    pub(crate) value: &'a mut LazyTensor,
     pub(crate) gradient: &'a mut Option<Tensor>,
 }
 
@@ -91,7 +89,6 @@ impl Gemma3 {
                 false => Some(get(Parameter::LmHead)?),
             },
             config,
-            stored: weights.stored.clone(),
             on_device: OnDevice::default(),
         })
     }
@@ -142,17 +139,22 @@ impl Gemma3 {
         self.layers.iter().flat_map(DecoderLayer::linears).map(|(_, linear)| linear)
     }
 
-    /// The head with what stands in place of its rows.
-    pub(super) fn head_weight(&self) -> Result<Head<'_>> {
+    /// What stands in place of the head's rows.
+    pub(super) fn rows_in_head(&self) -> Result<Option<Replaced<'_>>> {
         let rows = self.token_rows.as_ref().filter(|_| self.lm_head.is_none());
-        Ok(Head { weight: &self.head().value, replaced: rows.map(TokenRows::replaced).transpose()? })
+        rows.map(TokenRows::replaced).transpose()
+    }
+
+    /// The head with what stands in place of its rows, in f32.
+    fn head_weight(&self) -> Result<Head<'_>> {
+        Ok(Head { weight: &self.head().value, replaced: self.rows_in_head()? })
     }
 
     /// The embedding's table, with the rows that stand in place of its own.
-    fn whole_embedding(&self) -> Result<Tensor> {
+    fn whole_embedding(&self) -> Result<LazyTensor> {
         match &self.token_rows {
             None => Ok(self.embed_tokens.value.clone()),
-            Some(rows) => rows.put_into(&self.embed_tokens.value),
+            Some(rows) => Ok(rows.put_into(&self.embed_tokens.value.to_tensor()?)?.into()),
         }
     }
 
@@ -215,18 +217,27 @@ impl Gemma3 {
     /// Only if candle fails.
     pub fn named_weights(&self) -> Result<Weights> {
         let mut weights = Weights::default();
-        let mut put = |parameter: Parameter, value: Tensor| weights.tensors.insert(parameter.name(), value);
+        for (name, weight) in self.lazy_weights()? {
+            weights.tensors.insert(name, weight.to_tensor()?);
+        }
+        Ok(weights)
+    }
+
+    /// [`Self::named_weights`], what stands in its file's form left so.
+    pub(crate) fn lazy_weights(&self) -> Result<BTreeMap<String, LazyTensor>> {
+        let mut weights = BTreeMap::new();
+        let mut put = |parameter: Parameter, weight: LazyTensor| weights.insert(parameter.name(), weight);
         put(Parameter::EmbedTokens, self.whole_embedding()?);
         if let Some(head) = &self.lm_head {
             put(Parameter::LmHead, head.value.clone());
         }
         for layer in &self.layers {
             for (which, linear) in layer.linears() {
-                let value = match &linear.weight {
-                    Weight::Dense(value) => value.clone(),
-                    Weight::Nf4(packed) => packed.dequantize()?,
+                let weight = match &linear.weight {
+                    Weight::Dense(weight) => weight.clone(),
+                    Weight::Nf4(packed) => packed.dequantize()?.into(),
                 };
-                put(Parameter::Linear(layer.index, which), value);
+                put(Parameter::Linear(layer.index, which), weight);
             }
             for (which, norm) in layer.norms() {
                 put(Parameter::Norm(layer.index, which), norm.weight.value.clone());
@@ -249,7 +260,7 @@ impl Gemma3 {
         Ok(embedding::forward_replaced(ids, &self.embed_tokens.value, rows, self.embedding_scale())?)
     }
 
-    fn embedding_scale(&self) -> f64 {
+    pub(super) fn embedding_scale(&self) -> f64 {
         (self.config.hidden_size as f64).sqrt()
     }
 
@@ -378,14 +389,12 @@ impl Gemma3 {
     /// If the width is not the model's.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let stored = self.on_device.on_host(self)?;
-        let by_row = |weight: &Tensor| {
-            let dense = Weight::Dense(weight.clone());
-            lora_linear::forward_stored(hidden, &dense, stored.get(weight), None)
-        };
-        let Head { weight, replaced } = self.head_weight()?;
-        let logits = by_row(weight)?;
-        if let Some(replaced) = replaced {
-            let (columns, vocab) = (by_row(replaced.rows())?, self.config.vocab_size);
+        let head = self.head().value.clone();
+        let in_few_bits = stored.get(&head);
+        let logits = lora_linear::forward_stored(hidden, &Weight::Dense(head.clone()), in_few_bits, None)?;
+        if let Some(replaced) = self.rows_in_head()? {
+            let columns = lora_linear::forward_by_row(hidden, &replaced.rows().clone().into(), None)?;
+            let vocab = self.config.vocab_size;
             host::read(&columns, |columns| {
                 host::update(&logits, |logits| {
                     put_columns(logits, columns, replaced.ids(), vocab);

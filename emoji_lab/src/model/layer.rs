@@ -12,7 +12,7 @@ use super::{Gemma3Config, LayerType, Weights};
 use crate::error::Result;
 use crate::ops::attention::{self, AttentionShape, Segment};
 use crate::ops::rope::RopeTable;
-use crate::ops::{geglu, rope};
+use crate::ops::{geglu, residual, rope};
 
 /// One decoder layer.
 #[derive(Debug, Clone)]
@@ -222,7 +222,7 @@ impl DecoderLayer {
         let attended = attended.flatten_from(1)?;
         let (o, o_u) = linear(&self.o_proj, &attended)?;
         let (o_normed, o_rstd) = self.post_attention_layernorm.forward(&o)?;
-        let middle = (&x + o_normed)?;
+        let middle = residual::add(&x, &o_normed)?;
 
         let (middle_normed, middle_rstd) = self.pre_feedforward_layernorm.forward(&middle)?;
         let (gate, gate_u) = linear(&self.gate_proj, &middle_normed)?;
@@ -230,7 +230,7 @@ impl DecoderLayer {
         let gated = geglu::forward(&gate, &up)?;
         let (down, down_u) = linear(&self.down_proj, &gated)?;
         let (down_normed, down_rstd) = self.post_feedforward_layernorm.forward(&down)?;
-        let out = (&middle + down_normed)?;
+        let out = residual::add(&middle, &down_normed)?;
         let tape = LayerTape {
             x,
             x_rstd,
@@ -294,11 +294,12 @@ impl DecoderLayer {
         let d_down = self.post_feedforward_layernorm.backward(d_out, &t.down, &t.down_rstd)?;
         let d_gated = self.down_proj.backward(&d_down, &t.gated, t.down_u.as_ref(), pass.dropout)?;
         let (d_gate, d_up) = geglu::backward(&d_gated, &t.gate, &t.up)?;
-        let d_normed =
-            (self.gate_proj.backward(&d_gate, &t.middle_normed, t.gate_u.as_ref(), pass.dropout)?
-                + self.up_proj.backward(&d_up, &t.middle_normed, t.up_u.as_ref(), pass.dropout)?)?;
-        let d_middle =
-            (d_out + self.pre_feedforward_layernorm.backward(&d_normed, &t.middle, &t.middle_rstd)?)?;
+        let d_normed = residual::add(
+            &self.gate_proj.backward(&d_gate, &t.middle_normed, t.gate_u.as_ref(), pass.dropout)?,
+            &self.up_proj.backward(&d_up, &t.middle_normed, t.up_u.as_ref(), pass.dropout)?,
+        )?;
+        let d_beside = self.pre_feedforward_layernorm.backward(&d_normed, &t.middle, &t.middle_rstd)?;
+        let d_middle = residual::add(d_out, &d_beside)?;
 
         let d_o = self.post_attention_layernorm.backward(&d_middle, &t.o, &t.o_rstd)?;
         let d_attended = self.o_proj.backward(&d_o, &t.attended, t.o_u.as_ref(), pass.dropout)?;
@@ -313,10 +314,14 @@ impl DecoderLayer {
         let dq = self.q_norm.backward_heads(&rope::backward(&dq, table)?, &t.q_raw, &t.q_rstd)?;
         let dk = self.k_norm.backward_heads(&rope::backward(&dk, table)?, &t.k_raw, &t.k_rstd)?;
         let dv = dv.flatten_from(1)?;
-        let d_normed = ((self.q_proj.backward(&dq, &t.normed, t.q_u.as_ref(), pass.dropout)?
-            + self.k_proj.backward(&dk, &t.normed, t.k_u.as_ref(), pass.dropout)?)?
-            + self.v_proj.backward(&dv, &t.normed, t.v_u.as_ref(), pass.dropout)?)?;
-        Ok((d_middle + self.input_layernorm.backward(&d_normed, &t.x, &t.x_rstd)?)?)
+        let of_q_and_k = residual::add(
+            &self.q_proj.backward(&dq, &t.normed, t.q_u.as_ref(), pass.dropout)?,
+            &self.k_proj.backward(&dk, &t.normed, t.k_u.as_ref(), pass.dropout)?,
+        )?;
+        let of_v = self.v_proj.backward(&dv, &t.normed, t.v_u.as_ref(), pass.dropout)?;
+        let d_normed = residual::add(&of_q_and_k, &of_v)?;
+        let d_beside = self.input_layernorm.backward(&d_normed, &t.x, &t.x_rstd)?;
+        Ok(residual::add(&d_middle, &d_beside)?)
     }
 }
 

@@ -4,21 +4,22 @@ use candle_core::Tensor;
 
 use super::stored::StoredWeights;
 use crate::error::Result;
+use crate::ops::lazy::LazyTensor;
 use crate::ops::lora_linear::{self, Dropout, Gradients, Lora, Weight};
 
 /// A tensor that may be trained.
 #[derive(Debug, Clone)]
 pub struct Param {
     /// The values; while trained, a view into the optimizer's arena.
-    pub value: Tensor,
+    pub value: LazyTensor,
     /// Where the backward pass adds the gradient; `None` while frozen.
     pub gradient: Option<Tensor>,
 }
 
 impl Param {
     /// A frozen tensor.
-    pub fn frozen(value: Tensor) -> Self {
-        Self { value, gradient: None }
+    pub fn frozen(value: impl Into<LazyTensor>) -> Self {
+        Self { value: value.into(), gradient: None }
     }
 }
 
@@ -65,21 +66,20 @@ impl DropoutKey {
 
 impl Linear {
     /// A frozen dense layer, the `number`th of the model.
-    pub fn frozen(weight: Tensor, number: usize) -> Self {
-        Self { weight: Weight::Dense(weight), weight_gradient: None, lora: None, number }
+    pub fn frozen(weight: impl Into<LazyTensor>, number: usize) -> Self {
+        Self { weight: Weight::Dense(weight.into()), weight_gradient: None, lora: None, number }
     }
 
     /// The same layer as one dense matrix, f32: the weight out of NF4, and `scale · B A` added to it.
     pub(crate) fn merged(&self) -> Result<Self> {
-        let weight = match &self.weight {
-            Weight::Dense(weight) => weight.clone(),
-            Weight::Nf4(packed) => packed.dequantize()?,
+        let Some(lora) = &self.lora else {
+            return Ok(match &self.weight {
+                Weight::Dense(weight) => Self::frozen(weight.clone(), self.number),
+                Weight::Nf4(packed) => Self::frozen(packed.dequantize()?, self.number),
+            });
         };
-        let weight = match &self.lora {
-            Some(lora) => (weight + (lora.b.value.matmul(&lora.a.value)? * lora.scale)?)?,
-            None => weight,
-        };
-        Ok(Self::frozen(weight, self.number))
+        let added = (lora.b.value.matmul(&lora.a.value)? * lora.scale)?;
+        Ok(Self::frozen((self.weight.to_tensor()? + added)?, self.number))
     }
 
     fn lora(&self, key: Option<DropoutKey>) -> Option<Lora<'_>> {

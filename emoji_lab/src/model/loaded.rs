@@ -7,7 +7,8 @@ use candle_core::DType;
 use serde_json::Value;
 
 use super::generation_json::{not_computed, settings_of, stop_tokens};
-use super::{Gemma3, GenerationConfig, Tokenizer, open_pretrained, save_pretrained_folder};
+use super::pretrained::open_files;
+use super::{Gemma3, GenerationConfig, Tokenizer, save_pretrained_folder};
 use crate::device::Device;
 use crate::display::{plain, say, thousands};
 use crate::error::Result;
@@ -33,7 +34,7 @@ pub struct Model {
 /// [`Error::Model`](crate::Error::Model) if `source` is none of the four, or what it names is incomplete, damaged or not
 /// a Gemma 3; [`Error::Hub`](crate::Error::Hub) if it cannot be downloaded.
 pub fn load_model(source: &str, device: &Device) -> Result<Model> {
-    let files = open_pretrained(source)?;
+    let files = open_files(source)?;
     let gemma = Gemma3::new(&files.config, &files.weights, device)?;
     gemma.prepare_device()?;
     Ok(Model {

@@ -17,6 +17,7 @@ mod generation_json;
 pub(crate) mod gguf;
 mod gguf_token_types;
 pub(crate) mod gguf_tokenizer;
+mod kept;
 pub(crate) mod layer;
 mod linear;
 mod loaded;

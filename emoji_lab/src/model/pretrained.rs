@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::config::Gemma3Config;
 use super::folder;
 use super::generation_json::{read_generation_config, with_stop_tokens};
-use super::gguf::{Rounding, open_gguf};
+use super::gguf::{Rounding, read_gguf};
 use super::save::gemma_generation_config;
 use super::source::{FORMS, Source};
 use super::tokenizer::Tokenizer;
@@ -51,6 +51,11 @@ pub struct Pretrained {
 /// [`Error::Model`] if `source` is none of the four, or what it names is incomplete, damaged or not
 /// a Gemma 3; [`Error::Hub`] if it cannot be downloaded.
 pub fn open_pretrained(source: &str) -> Result<Pretrained> {
+    open_files(source).map(Pretrained::made)
+}
+
+/// [`open_pretrained`], weights left as the files have them.
+pub(super) fn open_files(source: &str) -> Result<Pretrained> {
     match Source::parse(source)? {
         Source::Embedded => embedded(),
         Source::Folder(path) => from_folder(&path, source),
@@ -66,7 +71,7 @@ fn from_folder(folder: &Path, origin: &str) -> Result<Pretrained> {
     let generation_config = read_generation_config(folder)?;
     // Tokenizer and weights each keep one core busy for part of their time.
     let (tokenizer, weights) =
-        rayon::join(|| Tokenizer::from_dir(folder), || Weights::from_folder(folder, &config));
+        rayon::join(|| Tokenizer::from_dir(folder), || Weights::open_folder(folder, &config));
     together(config, weights?, tokenizer?, generation_config, origin)
 }
 
@@ -132,17 +137,21 @@ fn from_file(path: &Path, origin: &str) -> Result<Pretrained> {
         }
     }
     folder::refuse_unfinished(path)?;
-    let model = open_gguf(path, Rounding::None)?;
+    let model = read_gguf(path, Rounding::None)?;
     together(model.config, model.weights, model.tokenizer, model.generation_config, origin)
 }
 
 /// The small model that comes along in the library; `assets/README.md` says how it was made.
 fn embedded() -> Result<Pretrained> {
-    pretrained_from_bytes(
-        include_str!("../../assets/tiny/config.json"),
-        include_bytes!("../../assets/tiny/model.safetensors"),
-        include_bytes!("../../assets/tiny/tokenizer.json"),
-        include_str!("../../assets/tiny/tokenizer_config.json"),
+    read_bytes(
+        (
+            include_str!("../../assets/tiny/config.json"),
+            include_bytes!("../../assets/tiny/model.safetensors"),
+        ),
+        (
+            include_bytes!("../../assets/tiny/tokenizer.json"),
+            include_str!("../../assets/tiny/tokenizer_config.json"),
+        ),
         "embedded",
     )
 }
@@ -159,8 +168,22 @@ pub fn pretrained_from_bytes(
     tokenizer_config: &str,
     origin: &str,
 ) -> Result<Pretrained> {
+    read_bytes((config, safetensors), (tokenizer_json, tokenizer_config), origin).map(Pretrained::made)
+}
+
+impl Pretrained {
+    fn made(self) -> Self {
+        Self { weights: self.weights.made(), ..self }
+    }
+}
+
+fn read_bytes(
+    (config, safetensors): (&str, &[u8]),
+    (tokenizer_json, tokenizer_config): (&[u8], &str),
+    origin: &str,
+) -> Result<Pretrained> {
     let config = Gemma3Config::from_json(config, origin)?;
-    let weights = Weights::from_safetensors_bytes(safetensors, origin, &config)?;
+    let weights = Weights::open_safetensors_bytes(safetensors, origin, &config)?;
     let tokenizer = Tokenizer::from_bytes(tokenizer_json, tokenizer_config, origin)?;
     together(config, weights, tokenizer, None, origin)
 }

@@ -13,10 +13,13 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value, json};
 
 use super::cut_short::what_is_wrong;
+use super::kept::{Matrix, keep};
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 use crate::host;
 use crate::memory::zeros;
+use crate::ops::lazy::LazyTensor;
+use crate::quant::blocks::Kind;
 use crate::sniff::disguise_of;
 
 /// Values handled at a time by one thread: large enough to be worth a task, small enough that the
@@ -50,13 +53,34 @@ pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
 pub fn tensors_from_bytes(
     bytes: &[u8],
     origin: &str,
-    mut wanted: impl FnMut(&str, &[usize]) -> Result<Option<String>>,
+    wanted: impl FnMut(&str, &[usize]) -> Result<Option<String>>,
 ) -> Result<BTreeMap<String, Tensor>> {
+    let weights = read_bytes(bytes, origin, wanted, &|_, _| false)?;
+    weights.into_iter().map(|(name, weight)| Ok((name, weight.to_tensor()?))).collect()
+}
+
+/// [`tensors_from_bytes`] for a model's weights: matrices in bf16 stay in it until they are asked for.
+pub(super) fn weights_from_bytes(
+    bytes: &[u8],
+    origin: &str,
+    wanted: impl FnMut(&str, &[usize]) -> Result<Option<String>>,
+) -> Result<BTreeMap<String, LazyTensor>> {
+    read_bytes(bytes, origin, wanted, &|dtype, dims| dtype == Dtype::BF16 && dims.len() == 2)
+}
+
+/// The tensors that `wanted` says yes to; those that `stays` says yes to as copies of the file's bf16.
+fn read_bytes(
+    bytes: &[u8],
+    origin: &str,
+    mut wanted: impl FnMut(&str, &[usize]) -> Result<Option<String>>,
+    stays: &dyn Fn(Dtype, &[usize]) -> bool,
+) -> Result<BTreeMap<String, LazyTensor>> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| {
         let (problem, help) = what_is_wrong(bytes, &e.to_string());
         Error::model(origin, problem, help)
     })?;
     let mut found = BTreeMap::new();
+    let mut kept = vec![];
     let mut views = file.tensors();
     // The library's order is a hash's: of several faults it would name another one each time.
     views.sort_by(|a, b| a.0.cmp(&b.0));
@@ -74,10 +98,16 @@ pub fn tensors_from_bytes(
                 ));
             }
         };
+        if stays(view.dtype(), view.shape()) {
+            let dims = (view.shape()[0], view.shape()[1]);
+            kept.push(Matrix { name: keep_as, kind: Kind::BF16, bytes: view.data(), dims });
+            continue;
+        }
         let mut values = zeros(view.data().len() / width);
         fill_f32(view.dtype(), view.data(), &mut values);
-        found.insert(keep_as, Tensor::from_vec(values, view.shape(), &Device::Cpu)?);
+        found.insert(keep_as, host::tensor(values, view.shape())?.into());
     }
+    found.extend(keep(kept)?);
     Ok(found)
 }
 

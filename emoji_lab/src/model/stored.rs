@@ -1,48 +1,37 @@
-//! Weights as the model's file has them, beside the f32 tensors that are made of them.
+//! What generation on the CPU reads: weights in as few bits as there are.
 //!
-//! Training, the GPU and files take the tensors. Generation on the CPU reads every weight for every token, as
-//! fast as memory gives it: of four bits an eighth of the bytes that f32 has, of bf16 half. The values are the
-//! same, so the logits are, bit for bit.
+//! It reads every weight for every token, as fast as memory gives it: of four bits an eighth of the bytes that f32
+//! has, of bf16 half. The values are the same, so the logits are, bit for bit. What came from a file in few bits is
+//! still in them ([`LazyTensor`]); of plain values that are exactly bf16 a copy is made here.
 //!
-//! A weight is found by its tensor's identity. A tensor that is trained, merged or exchanged is another one, and is
+//! A copy is found by its tensor's identity. A tensor that is trained, merged or exchanged is another one, and is
 //! read itself.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{Tensor, TensorId};
+use candle_core::TensorId;
 
 use super::Gemma3;
-use super::gguf::Kind;
 use crate::error::Result;
 use crate::host;
-use crate::memory::Memory;
 use crate::ops::gemm::Stored;
+use crate::ops::lazy::LazyTensor;
 use crate::ops::lora_linear::Weight;
 
-/// Matrices of a model by their tensors.
+/// Copies of matrices in few bits, by their tensors.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct StoredWeights(HashMap<TensorId, Arc<Stored>>);
 
 impl StoredWeights {
-    /// The matrix that `tensor` was made of.
-    pub(crate) fn get(&self, tensor: &Tensor) -> Option<&Stored> {
-        self.0.get(&tensor.id()).map(Arc::as_ref)
-    }
-
-    /// `tensor` was made of the blocks of `memory` in `range`.
-    pub(super) fn insert(&mut self, tensor: &Tensor, kind: Kind, memory: &Arc<Memory>, range: Range<usize>) {
-        if let Ok(dims) = tensor.dims2()
-            && let Some(stored) = Stored::new(kind, memory.clone(), range, dims)
-        {
-            self.0.insert(tensor.id(), Arc::new(stored));
-        }
+    /// `weight` in few bits: what it is made of, or its copy.
+    pub(crate) fn get<'a>(&'a self, weight: &'a LazyTensor) -> Option<&'a Stored> {
+        weight.stored().or_else(|| self.0.get(&weight.dense()?.id()).map(Arc::as_ref))
     }
 }
 
 /// Matrices that generation multiplies with: the linear layers' that are dense, and the head.
-fn matrices(model: &Gemma3) -> impl Iterator<Item = &Tensor> {
+fn matrices(model: &Gemma3) -> impl Iterator<Item = &LazyTensor> {
     let linears = model.linears().filter_map(|linear| match &linear.weight {
         Weight::Dense(weight) => Some(weight),
         Weight::Nf4(_) => None,
@@ -62,22 +51,17 @@ fn is_trained(model: &Gemma3) -> bool {
         || adapters.into_iter().any(|lora| lora.a.gradient.is_some() || lora.b.gradient.is_some())
 }
 
-/// What the model generates with on the CPU: the blocks of its file and, of what has none and is exactly bf16, a
-/// copy in bf16. A model that is being trained gets no copies: they would cost it memory.
+/// Copies in bf16 of the model's plain matrices that are exactly that. A model that is being trained gets none: they
+/// would cost it memory.
 pub(super) fn for_generation(model: &Gemma3) -> Result<Arc<StoredWeights>> {
-    if is_trained(model) {
-        return Ok(model.stored.clone());
-    }
     let mut copies = HashMap::new();
-    for tensor in matrices(model).filter(|tensor| model.stored.get(tensor).is_none()) {
-        let dims = tensor.dims2()?;
-        if let Some(copy) = host::read(tensor, |values| Ok(Stored::bf16(values, dims)))? {
-            copies.insert(tensor.id(), Arc::new(copy));
+    if !is_trained(model) {
+        for weight in matrices(model).filter(|weight| weight.stored().is_none()) {
+            let dims = weight.dims2()?;
+            if let Some(copy) = host::read(weight, |values| Ok(Stored::bf16(values, dims)))? {
+                copies.insert(weight.id(), Arc::new(copy));
+            }
         }
     }
-    if copies.is_empty() {
-        return Ok(model.stored.clone());
-    }
-    copies.extend(model.stored.0.iter().map(|(id, stored)| (*id, stored.clone())));
     Ok(Arc::new(StoredWeights(copies)))
 }

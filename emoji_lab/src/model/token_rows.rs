@@ -4,6 +4,7 @@ use candle_core::Tensor;
 
 use super::linear::Param;
 use crate::error::{Error, Result};
+use crate::ops::lazy::LazyTensor;
 use crate::ops::replaced::Replaced;
 
 /// Rows that stand in place of the embedding's, and so of the head's where that is the embedding.
@@ -17,11 +18,11 @@ pub(crate) struct TokenRows {
 
 impl TokenRows {
     /// The rows `ids` of `table` `[vocab, hidden]` as it has them, each once.
-    pub(crate) fn of(table: &Tensor, ids: &[u32]) -> Result<Self> {
+    pub(crate) fn of(table: &LazyTensor, ids: &[u32]) -> Result<Self> {
         let mut ids = ids.to_vec();
         ids.sort_unstable();
         ids.dedup();
-        let vocab = table.dim(0)?;
+        let vocab = table.dims2()?.0;
         match ids.last() {
             Some(last) if (*last as usize) < vocab => {}
             last => {
@@ -30,7 +31,7 @@ impl TokenRows {
                 return Err(Error::setting("trainable_token_indices", value, help));
             }
         }
-        let rows = table.index_select(&Tensor::new(ids.as_slice(), table.device())?, 0)?;
+        let rows = table.rows(&ids)?;
         Ok(Self { ids, rows: Param::frozen(rows) })
     }
 

@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use candle_core::Tensor;
-
 use super::config::Gemma3Config;
 use super::names::{is_passed_over, is_quantised, without_prefix};
 use super::parameters::{EMBED_TOKENS, LM_HEAD, layer_of, tensor_shapes};
 use super::weights::Weights;
 use crate::display::say;
 use crate::error::{Error, Result};
+use crate::ops::lazy::LazyTensor;
 
 const INCOMPLETE: &str = "The file is incomplete or not a Gemma 3 text model";
 const OTHERS: &str = "The weights and the configuration do not belong together";
@@ -60,7 +59,7 @@ impl Wanted {
     }
 
     /// What was found, if it is whole.
-    pub(super) fn finish(self, origin: String, tensors: BTreeMap<String, Tensor>) -> Result<Weights> {
+    pub(super) fn finish(self, origin: String, weights: BTreeMap<String, LazyTensor>) -> Result<Weights> {
         self.all_found(&origin)?;
         if let Some(first) = self.unused.first() {
             say(format!(
@@ -70,7 +69,7 @@ impl Wanted {
                 self.more_layers(),
             ));
         }
-        let mut weights = Weights::new(origin, tensors);
+        let mut weights = Weights::of_file(origin, weights);
         weights.settle_head(&mut self.config.clone())?;
         Ok(weights)
     }
@@ -133,7 +132,7 @@ pub(super) fn wrong_shape(origin: &str, name: &str, shape: &[usize], dims: &[usi
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
+    use candle_core::{DType, Device, Tensor};
 
     use super::*;
     use crate::model::gguf::writer::{golden_config, golden_weights};

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -10,12 +9,12 @@ use rayon::prelude::*;
 use super::config::Gemma3Config;
 use super::folder;
 use super::parameters::{EMBED_TOKENS, LM_HEAD};
-use super::safetensors::{map_file, tensors_from_bytes};
+use super::safetensors::{map_file, weights_from_bytes};
 use super::shards::{shards, shards_without_index};
-use super::stored::StoredWeights;
 use super::wanted::{Wanted, missing, wrong_shape};
 use crate::error::{Error, Result};
 use crate::host;
+use crate::ops::lazy::LazyTensor;
 
 /// Named tensors (transformers' names, `model.layers.0.self_attn.q_proj.weight`), f32 on the CPU.
 #[derive(Debug, Clone, Default)]
@@ -24,26 +23,55 @@ pub struct Weights {
     pub origin: String,
     /// The tensors.
     pub tensors: BTreeMap<String, Tensor>,
-    /// What some of them were made of.
-    pub(crate) stored: Arc<StoredWeights>,
+    /// What stands as its file has it, and is made a tensor when it is asked for.
+    pub(crate) lazy: BTreeMap<String, LazyTensor>,
 }
 
 impl Weights {
     /// Tensors that came from `origin`, which names them in errors.
     pub fn new(origin: impl Into<String>, tensors: BTreeMap<String, Tensor>) -> Self {
-        Self { origin: origin.into(), tensors, stored: Arc::default() }
+        Self { origin: origin.into(), tensors, lazy: BTreeMap::new() }
     }
 
-    /// The tensor `name`, which must have the shape `dims`.
+    /// Weights that came from `origin`, some of them as its file has them.
+    pub(super) fn of_file(origin: impl Into<String>, weights: BTreeMap<String, LazyTensor>) -> Self {
+        let mut all = Self::new(origin, BTreeMap::new());
+        for (name, weight) in weights {
+            match weight.dense() {
+                Some(tensor) => drop(all.tensors.insert(name, tensor.clone())),
+                None => drop(all.lazy.insert(name, weight)),
+            }
+        }
+        all
+    }
+
+    /// All of them as tensors.
+    pub(super) fn made(mut self) -> Self {
+        self.tensors.extend(self.lazy.iter().map(|(name, weight)| (name.clone(), Tensor::clone(weight))));
+        self
+    }
+
+    /// The weight `name`, which must have the shape `dims`.
     ///
     /// # Errors
     /// [`Error::Model`] that names the tensor if it is missing or has another shape.
-    pub fn get(&self, name: &str, dims: &[usize]) -> Result<Tensor> {
-        let tensor = self.tensors.get(name).ok_or_else(|| missing(&self.origin, name))?;
-        if tensor.dims() != dims {
-            return Err(wrong_shape(&self.origin, name, tensor.dims(), dims));
+    pub fn get(&self, name: &str, dims: &[usize]) -> Result<LazyTensor> {
+        let weight = self.find(name).ok_or_else(|| missing(&self.origin, name))?;
+        if weight.dims() != dims {
+            return Err(wrong_shape(&self.origin, name, weight.dims(), dims));
         }
-        Ok(tensor.clone())
+        Ok(weight)
+    }
+
+    /// A tensor that was put in place of what the file has wins.
+    fn find(&self, name: &str) -> Option<LazyTensor> {
+        match (self.tensors.get(name), self.lazy.get(name)) {
+            (Some(tensor), Some(weight)) if weight.dense().is_some_and(|own| own.id() == tensor.id()) => {
+                Some(weight.clone())
+            }
+            (Some(tensor), _) => Some(tensor.clone().into()),
+            (None, weight) => weight.cloned(),
+        }
     }
 
     /// The weights in a transformers folder: `model.safetensors`, the files that
@@ -57,14 +85,18 @@ impl Weights {
     /// [`Error::Model`] or [`Error::Io`] that names the file, and the tensor where there is one,
     /// if a file is missing or damaged, or a tensor is missing or of another shape.
     pub fn from_folder(folder: impl AsRef<Path>, config: &Gemma3Config) -> Result<Self> {
-        let folder = folder.as_ref();
+        Self::open_folder(folder.as_ref(), config).map(Self::made)
+    }
+
+    /// [`Self::from_folder`], weights left as the file has them.
+    pub(super) fn open_folder(folder: &Path, config: &Gemma3Config) -> Result<Self> {
         let single = folder.join("model.safetensors");
         let index = folder.join("model.safetensors.index.json");
         if single.is_file() {
             let origin = single.display().to_string();
             folder::refuse_unfinished(&single)?;
             let bytes = map_file(&single)?;
-            return Self::from_safetensors_bytes(&bytes, &origin, config);
+            return Self::open_safetensors_bytes(&bytes, &origin, config);
         }
         let shards = match index.is_file() {
             true => shards(folder, &index)?,
@@ -93,7 +125,7 @@ impl Weights {
             let origin = shard.display().to_string();
             folder::refuse_unfinished(&shard)?;
             let bytes = map_file(&shard)?;
-            tensors.extend(tensors_from_bytes(&bytes, &origin, |name, shape| {
+            tensors.extend(weights_from_bytes(&bytes, &origin, |name, shape| {
                 wanted.check(&origin, name, shape)
             })?);
         }
@@ -105,8 +137,13 @@ impl Weights {
     /// # Errors
     /// As [`Weights::from_folder`].
     pub fn from_safetensors_bytes(bytes: &[u8], origin: &str, config: &Gemma3Config) -> Result<Self> {
+        Self::open_safetensors_bytes(bytes, origin, config).map(Self::made)
+    }
+
+    /// [`Self::from_safetensors_bytes`], weights left as the file has them.
+    pub(super) fn open_safetensors_bytes(bytes: &[u8], origin: &str, config: &Gemma3Config) -> Result<Self> {
         let mut wanted = Wanted::new(config);
-        let tensors = tensors_from_bytes(bytes, origin, |name, shape| wanted.check(origin, name, shape))?;
+        let tensors = weights_from_bytes(bytes, origin, |name, shape| wanted.check(origin, name, shape))?;
         wanted.finish(origin.to_string(), tensors)
     }
 
@@ -115,11 +152,10 @@ impl Weights {
     /// # Errors
     /// Only if candle fails.
     pub(crate) fn has_own_head(&self, config: &Gemma3Config) -> Result<bool> {
-        let (Some(head), Some(embedding)) = (self.tensors.get(LM_HEAD), self.tensors.get(EMBED_TOKENS))
-        else {
+        let (Some(head), Some(embedding)) = (self.find(LM_HEAD), self.find(EMBED_TOKENS)) else {
             return Ok(false);
         };
-        Ok(config.tie_word_embeddings && !are_equal(head, embedding)?)
+        Ok(config.tie_word_embeddings && !are_equal(&head, &embedding)?)
     }
 
     /// Unties `config` if [`Self::has_own_head`], and says whether it did; else takes a stored copy
@@ -133,24 +169,32 @@ impl Weights {
             config.tie_word_embeddings = false;
         } else if config.tie_word_embeddings {
             self.tensors.remove(LM_HEAD);
+            self.lazy.remove(LM_HEAD);
         }
         Ok(own)
     }
 
     /// How many values the tensors hold together.
     pub fn parameters(&self) -> usize {
-        self.tensors.values().map(Tensor::elem_count).sum()
+        let unmade = self.lazy.iter().filter(|(name, _)| !self.tensors.contains_key(*name));
+        self.tensors.values().map(Tensor::elem_count).sum::<usize>()
+            + unmade.map(|(_, weight)| weight.elem_count()).sum::<usize>()
     }
 }
 
-/// Whether two f32 tensors have the same shape and values.
-fn are_equal(one: &Tensor, two: &Tensor) -> Result<bool> {
+/// Whether two weights have the same shape and values.
+fn are_equal(one: &LazyTensor, two: &LazyTensor) -> Result<bool> {
     if one.dims() != two.dims() {
         return Ok(false);
     }
+    if let (Some(one), Some(two)) = (one.stored(), two.stored())
+        && one.same_bytes(two)
+    {
+        return Ok(true);
+    }
     let mut equal = false;
-    host::read(one, |one| {
-        host::read(two, |two| {
+    host::read(&one.to_tensor()?, |one| {
+        host::read(&two.to_tensor()?, |two| {
             let same = |(a, b): (&f32, &f32)| a == b || a.to_bits() == b.to_bits();
             equal = one.len() == two.len() && one.par_iter().zip(two).with_min_len(1 << 16).all(same);
             Ok(())
@@ -336,7 +380,8 @@ mod tests {
         std::fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
         let read = Weights::from_folder(folder.path(), &golden_config()).unwrap();
         for (name, tensor) in &golden_weights().tensors {
-            assert!(are_equal(tensor, &read.tensors[name]).unwrap(), "{name}");
+            let (one, two) = (tensor.clone().into(), read.tensors[name].clone().into());
+            assert!(are_equal(&one, &two).unwrap(), "{name}");
         }
     }
 

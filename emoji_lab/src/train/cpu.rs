@@ -3,18 +3,23 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 use super::batch::Batch;
 use super::engine::{Engine, Settings, Step, StepResult, Ticket, check_finite, check_gradients};
 use super::layout::{Buffer, Layout, Slot, embedding_len};
 use crate::error::{Error, Result};
 use crate::host;
+use crate::memory::zeros;
 use crate::model::{DropoutKey, Gemma3};
 use crate::ops::adamw::{self, Rates};
 use crate::ops::grad_norm;
 use crate::ops::linear_cross_entropy::LossSum;
 use crate::ops::pool::on_pool;
 use crate::rng::Philox;
+
+/// Gradients that a task sets to zero.
+const CHUNK: usize = 1 << 18;
 
 /// A model whose trained tensors are views into `values`, and whose backward pass adds to views into
 /// `gradients`: an optimizer step is one pass over four flat tensors.
@@ -36,11 +41,11 @@ impl CpuEngine {
     /// Tensors are replaced in a copy of `model`, not changed, so it keeps the values it has.
     pub(super) fn new(model: &Gemma3, layout: &Layout, settings: Settings) -> Result<Self> {
         let values = layout.values_of(model)?;
-        let zeros = || values.zeros_like();
+        let zeros = || host::tensor(zeros(layout.len()), layout.len());
         let (gradients, exp_avg, exp_avg_sq) = (zeros()?, zeros()?, zeros()?);
         let mut model = model.clone();
         layout.visit(&mut model, &mut |parameter, slot| {
-            *parameter.value = slot.view(&values)?;
+            *parameter.value = slot.view(&values)?.into();
             *parameter.gradient = Some(slot.view(&gradients)?);
             Ok(())
         })?;
@@ -70,7 +75,10 @@ impl CpuEngine {
     /// no parameter.
     fn step(&self, batches: &[Batch], step: &Step) -> Result<StepResult> {
         let Settings { optimizer, max_grad_norm, seed } = self.settings;
-        self.gradients.zero_set()?;
+        host::update(&self.gradients, |gradients| {
+            gradients.par_chunks_mut(CHUNK).for_each(|chunk| chunk.fill(0.0));
+            Ok(())
+        })?;
         let (mut loss_sum, mut tokens, mut pass) = (0.0, 0, step.first_pass);
         for batch in batches {
             let key = DropoutKey { seed, pass };

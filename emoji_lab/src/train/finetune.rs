@@ -17,7 +17,7 @@ use crate::quant::QuantConfig;
 /// A model with what its training needs.
 #[derive(Debug)]
 pub struct Finetune {
-    /// The model as it was at the start. What is trained in it is the engine's.
+    /// The model as it was at the start. What is trained is the engine's, and has its shape alone here.
     start: Gemma3,
     layout: Layout,
     pub(super) engine: Box<dyn Engine>,
@@ -80,6 +80,12 @@ impl Finetune {
             }
         };
         let engine = engine(&model, &layout, Settings { optimizer, max_grad_norm, seed })?;
+        // From here on they are the engine's: a second copy of an embedding is two thirds of the model.
+        layout.visit(&mut model, &mut |parameter, slot| {
+            let nothing = Tensor::zeros((), DType::F32, &candle_core::Device::Cpu)?;
+            *parameter.value = nothing.broadcast_as(slot.dims.as_slice())?.into();
+            Ok(())
+        })?;
         Ok(Self {
             start: model,
             layout,
@@ -115,7 +121,7 @@ impl Finetune {
     fn model_of(&self, value: &dyn Fn(&Slot) -> Result<Tensor>) -> Result<Gemma3> {
         let mut model = self.start.clone();
         self.layout.visit(&mut model, &mut |parameter, slot| {
-            *parameter.value = value(slot)?;
+            *parameter.value = value(slot)?.into();
             Ok(())
         })?;
         Ok(model)

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use candle_core::Tensor;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -11,9 +10,9 @@ use super::batch::Row;
 use super::config::SftConfig;
 use super::schedule::Scheduler;
 use crate::error::Result;
-use crate::host;
 use crate::lora::LoraConfig;
 use crate::model::{LinearName, Model};
+use crate::ops::lazy::LazyTensor;
 use crate::quant::QuantConfig;
 
 /// Everything that decides a run's numbers, by name, in the order in which differences are told.
@@ -99,9 +98,9 @@ impl RunIdentity {
                 put(&format!("{name} of the base model"), value);
             }
         }
-        let weights: Vec<(String, Tensor)> = base.gemma.named_weights()?.tensors.into_iter().collect();
+        let weights: Vec<(String, LazyTensor)> = base.gemma.lazy_weights()?.into_iter().collect();
         let hashes: Vec<u64> =
-            weights.par_iter().map(|(_, tensor)| hash_tensor(tensor)).collect::<Result<_>>()?;
+            weights.par_iter().map(|(_, weight)| hash_weight(weight)).collect::<Result<_>>()?;
         put("weights of the base model (hash)", json!(hex(hash_words(hashes.into_iter()))));
         put(ORIGIN, json!(base.origin));
         Ok(())
@@ -151,18 +150,23 @@ fn hash_rows(rows: &[Row]) -> u64 {
 
 /// Not cryptographic: it is to notice another model, not an attack.
 fn hash_words(words: impl Iterator<Item = u64>) -> u64 {
-    words.fold(0xcbf2_9ce4_8422_2325, |hash: u64, word| {
-        (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95)
-    })
+    add_words(START, words)
+}
+
+/// The hash of nothing.
+const START: u64 = 0xcbf2_9ce4_8422_2325;
+
+fn add_words(hash: u64, words: impl Iterator<Item = u64>) -> u64 {
+    words.fold(hash, |hash, word| (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95))
 }
 
 /// Over the bits of the values, two per word; the same for the same values, wherever they came from.
-fn hash_tensor(tensor: &Tensor) -> Result<u64> {
-    let tensor = tensor.contiguous()?;
-    let hash = host::read(&tensor, |values| {
+fn hash_weight(weight: &LazyTensor) -> Result<u64> {
+    let mut hash = START;
+    weight.in_parts(|values| {
         let (pairs, rest) = values.as_chunks::<2>();
         let words = pairs.iter().map(|[a, b]| u64::from(a.to_bits()) | u64::from(b.to_bits()) << 32);
-        Ok(hash_words(words.chain(rest.iter().map(|value| u64::from(value.to_bits())))))
+        hash = add_words(hash, words.chain(rest.iter().map(|value| u64::from(value.to_bits()))));
     })?;
     Ok(hash)
 }
@@ -171,6 +175,7 @@ fn hash_tensor(tensor: &Tensor) -> Result<u64> {
 mod tests {
     use super::*;
     use crate::device::Device;
+    use crate::host;
     use crate::model::load_model;
 
     fn identity(args: &SftConfig, model: &Model) -> RunIdentity {
@@ -241,7 +246,7 @@ mod tests {
         let norm = &other.gemma.norm.weight.value;
         let mut values: Vec<f32> = norm.to_vec1().unwrap();
         *values.last_mut().unwrap() += 1e-3;
-        other.gemma.norm.weight.value = Tensor::from_vec(values, norm.dims(), norm.device()).unwrap();
+        other.gemma.norm.weight.value = host::tensor(values, norm.dims()).unwrap().into();
         let said = identity(&SftConfig::default(), &other).differences(&here);
         assert!(said.len() == 2 && said[0].starts_with("weights of the base model"), "{said:?}");
         assert_eq!(said[1], "base model: elsewhere there, embedded here");

@@ -5,6 +5,8 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
+use crate::host;
+use crate::memory::zeros;
 use crate::model::{Gemma3, Parameter, ParameterMut};
 
 /// Where a parameter lies in a buffer.
@@ -140,14 +142,12 @@ impl Layout {
 
     /// The parameters' values as `model` has them, flat f32, in memory of their own.
     pub(super) fn values_of(&self, model: &Gemma3) -> Result<Tensor> {
-        let mut parts = vec![];
-        self.visit(&mut model.clone(), &mut |p, _| {
-            parts.push(p.value.to_dtype(DType::F32)?.flatten_all()?);
-            Ok(())
+        let values = host::tensor(zeros(self.len()), self.len())?;
+        self.visit(&mut model.clone(), &mut |p, slot| {
+            let own = p.value.to_tensor()?.to_dtype(DType::F32)?.flatten_all()?;
+            Ok(values.slice_set(&own, 0, slot.offset)?)
         })?;
-        let values = Tensor::cat(&parts, 0)?.contiguous()?;
-        // With one part, `cat` hands the part back: a view of the frozen model's memory.
-        Ok(if parts.len() == 1 { values.force_contiguous()? } else { values })
+        Ok(values)
     }
 }
 

@@ -10,21 +10,20 @@ mod sampling;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use serde_json::Value;
 
 use super::config::Gemma3Config;
 use super::gguf_tokenizer::{TokenList, tokenizer_from_list};
+use super::kept::{Matrix, keep};
 use super::parameters::Parameter;
 use super::safetensors::map_file;
-use super::stored::StoredWeights;
 use super::tokenizer::Tokenizer;
 use super::weights::Weights;
 use crate::error::{Error, Result};
-use crate::memory::Memory;
+use crate::host;
+use crate::ops::lazy::LazyTensor;
 pub(crate) use crate::quant::blocks::Kind;
 use crate::quant::blocks::round_to_bf16;
 use header::{Header, Meta};
@@ -68,7 +67,11 @@ pub struct GgufModel {
 /// short, is not a Gemma 3, has tensors stored in another way, or is a part whose others are not
 /// beside it.
 pub fn open_gguf(path: impl AsRef<Path>, rounding: Rounding) -> Result<GgufModel> {
-    let path = path.as_ref();
+    read_gguf(path.as_ref(), rounding).map(GgufModel::made)
+}
+
+/// [`open_gguf`], weights left as the file has them.
+pub(super) fn read_gguf(path: &Path, rounding: Rounding) -> Result<GgufModel> {
     let origin = path.display().to_string();
     let bytes = map_file(path)?;
     let header = Header::read(&bytes, &origin)?;
@@ -100,7 +103,13 @@ pub fn gguf_from_bytes(bytes: &[u8], origin: &str, rounding: Rounding) -> Result
         let problem = format!("it is part {number} of {count} of a split model");
         return Err(Error::model(origin, problem, "Open it by its path, with the other parts beside it"));
     }
-    from_parts(&Parts(vec![(bytes, header)]), origin, rounding)
+    from_parts(&Parts(vec![(bytes, header)]), origin, rounding).map(GgufModel::made)
+}
+
+impl GgufModel {
+    fn made(self) -> Self {
+        Self { weights: self.weights.made(), ..self }
+    }
 }
 
 fn from_parts(parts: &Parts, origin: &str, rounding: Rounding) -> Result<GgufModel> {
@@ -135,53 +144,32 @@ impl Read<'_> {
         values
     }
 
-    /// Whether the blocks are kept beside the values: matrices in few bits, of which the values are exactly what the blocks
-    /// say. Of bf16 a copy is made where it is needed.
-    fn is_kept(&self, rounding: Rounding) -> bool {
-        let few = !matches!(self.kind, Kind::F32 | Kind::F16 | Kind::BF16);
-        few && rounding == Rounding::None && self.shape.len() == 2
+    /// Itself as a matrix that stays as it is stored: in few bits, if the values are exactly what the file says.
+    fn kept(&self, rounding: Rounding) -> Option<Matrix<'_>> {
+        let few = !matches!(self.kind, Kind::F32 | Kind::F16);
+        match self.shape[..] {
+            [outs, ins] if few && rounding == Rounding::None => Some(Matrix {
+                name: self.parameter.name(),
+                kind: self.kind,
+                bytes: self.bytes,
+                dims: (outs, ins),
+            }),
+            _ => None,
+        }
     }
 }
 
 fn read_weights(parts: &Parts, config: &Gemma3Config, origin: &str, rounding: Rounding) -> Result<Weights> {
     let read = |parameter: Parameter| find(parts, config, origin, parameter);
     let all: Vec<Read<'_>> = Parameter::all(config).into_iter().map(read).collect::<Result<_>>()?;
-    let (values, kept) = rayon::join(
-        || all.par_iter().map(|read| read.values(rounding)).collect::<Vec<_>>(),
-        || keep(all.iter().filter(|read| read.is_kept(rounding))),
-    );
-    let mut tensors = BTreeMap::new();
-    let mut stored = StoredWeights::default();
-    let mut at = 0;
-    for (read, values) in all.iter().zip(values) {
-        let tensor = Tensor::from_vec(values, read.shape.as_slice(), &Device::Cpu)?;
-        // Without memory for the blocks the values alone are read.
-        if let Some(memory) = &kept
-            && read.is_kept(rounding)
-        {
-            let from = at;
-            at += read.bytes.len();
-            stored.insert(&tensor, read.kind, memory, from..at);
-        }
-        tensors.insert(read.parameter.name(), tensor);
+    let kept: Vec<Matrix<'_>> = all.iter().filter_map(|read| read.kept(rounding)).collect();
+    let others: Vec<&Read<'_>> = all.iter().filter(|read| read.kept(rounding).is_none()).collect();
+    let mut weights: BTreeMap<String, LazyTensor> = keep(kept)?.into_iter().collect();
+    let values: Vec<Vec<f32>> = others.par_iter().map(|read| read.values(rounding)).collect();
+    for (read, values) in others.into_iter().zip(values) {
+        weights.insert(read.parameter.name(), host::tensor(values, read.shape.as_slice())?.into());
     }
-    Ok(Weights { origin: origin.to_string(), tensors, stored: Arc::new(stored) })
-}
-
-/// A copy of the blocks of tensors, one behind the other: the file may be another one tomorrow.
-fn keep<'a>(read: impl Iterator<Item = &'a Read<'a>> + Clone) -> Option<Arc<Memory>> {
-    const CHUNK: usize = 1 << 20;
-    let mut memory = Memory::zeroed(read.clone().map(|read| read.bytes.len()).sum()).ok()?;
-    let mut rest = &mut memory[..];
-    for read in read {
-        let (place, after) = rest.split_at_mut(read.bytes.len());
-        place
-            .par_chunks_mut(CHUNK)
-            .zip(read.bytes.par_chunks(CHUNK))
-            .for_each(|(to, from)| to.copy_from_slice(from));
-        rest = after;
-    }
-    Some(Arc::new(memory))
+    Ok(Weights::of_file(origin, weights))
 }
 
 /// The tensor of `parameter`, if it is there, can be read and has its shape.

@@ -56,7 +56,7 @@ impl<'a> OnHost<'a> {
         if !begin.is_empty() {
             gemma.decode(begin, &mut start)?;
         }
-        let head = head.map(|tokens| gemma.head_rows(tokens)).transpose()?.map(Weight::Dense);
+        let head = head.map(|tokens| gemma.head_rows(tokens)).transpose()?.map(Weight::from);
         Ok(Self { gemma, start, head, sequences: vec![], caches: vec![], twins: vec![] })
     }
 

@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::host;
 use crate::model::stored::StoredWeights;
 use crate::ops::gemm::{self, Stored};
+use crate::ops::lazy::LazyTensor;
 
 /// `[outs, ins]`.
 #[derive(Debug, Clone, Copy)]
@@ -15,8 +16,8 @@ pub(super) enum Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    pub(super) fn new(tensor: &'a Tensor, stored: &'a StoredWeights) -> Self {
-        stored.get(tensor).map_or(Self::Dense(tensor), Self::Stored)
+    pub(super) fn new(weight: &'a LazyTensor, stored: &'a StoredWeights) -> Self {
+        stored.get(weight).map_or_else(|| Self::Dense(weight), Self::Stored)
     }
 
     /// Calls `f` with it.

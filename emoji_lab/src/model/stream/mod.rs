@@ -144,11 +144,9 @@ impl<'a> Stream<'a> {
             global: &self.global,
             local: &self.local,
         };
-        let x = self.gemma.embed(&[token])?;
-        host::read(&x, |x| {
-            self.buffers.x.copy_from_slice(x);
-            Ok(())
-        })?;
+        self.gemma.embed_tokens.value.rows_into(&[token], &mut self.buffers.x)?;
+        let scale = self.gemma.embedding_scale() as f32;
+        self.buffers.x.iter_mut().for_each(|x| *x *= scale);
         for layer in &mut self.layers {
             layer.read(&shared, &mut self.buffers, team)?;
         }

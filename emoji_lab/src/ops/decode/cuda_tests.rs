@@ -15,7 +15,7 @@ const EPS: f32 = 1e-6;
 
 /// The CPU's `W · x`.
 fn product(matrix: &[f32], x: &[f32]) -> Vec<f32> {
-    let w = Weight::Dense(tensor(matrix, (matrix.len() / x.len(), x.len())));
+    let w = Weight::from(tensor(matrix, (matrix.len() / x.len(), x.len())));
     values(&lora_linear::forward(&tensor(x, (1, x.len())), &w, None).unwrap().0)
 }
 

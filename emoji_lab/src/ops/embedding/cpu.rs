@@ -1,22 +1,12 @@
 use crate::ops::replaced::place;
 
-/// `replaced` are ids and the rows that are read for them in place of the table's.
-pub(super) fn forward(
-    ids: &[u32],
-    table: &[f32],
-    replaced: (&[u32], &[f32]),
-    hidden: usize,
-    scale: f32,
-) -> Vec<f32> {
-    let mut out = Vec::with_capacity(ids.len() * hidden);
-    for &id in ids {
-        let row = match place(replaced.0, id) {
-            Some(at) => &replaced.1[at * hidden..][..hidden],
-            None => &table[id as usize * hidden..][..hidden],
-        };
-        out.extend(row.iter().map(|v| v * scale));
+/// Puts those of `rows`, which are of the ids `places`, over what `out` has for them.
+pub(super) fn replace(ids: &[u32], out: &mut [f32], places: &[u32], rows: &[f32], hidden: usize) {
+    for (id, out) in ids.iter().zip(out.chunks_exact_mut(hidden)) {
+        if let Some(at) = place(places, *id) {
+            out.copy_from_slice(&rows[at * hidden..][..hidden]);
+        }
     }
-    out
 }
 
 /// The gradient of some rows alone, those of `rows`.

@@ -8,6 +8,7 @@ mod cuda_tests;
 
 use candle_core::{Result, Tensor};
 
+use super::lazy::LazyTensor;
 use super::replaced::Replaced;
 use crate::host;
 
@@ -16,32 +17,31 @@ use crate::host;
 /// # Errors
 /// If an id is not below `vocab`, or there is no version for the tensor's device.
 pub fn forward(ids: &[u32], table: &Tensor, scale: f64) -> Result<Tensor> {
-    forward_replaced(ids, table, None, scale)
+    forward_replaced(ids, &table.clone().into(), None, scale)
 }
 
-/// [`forward`] with some of the table's rows taken from elsewhere.
+/// [`forward`] with some of the table's rows taken from elsewhere. Of a table in its file's form no others are made.
 ///
 /// # Errors
 /// As [`forward`]; if the rows are not as wide as the table's.
 pub fn forward_replaced(
     ids: &[u32],
-    table: &Tensor,
+    table: &LazyTensor,
     replaced: Option<Replaced<'_>>,
     scale: f64,
 ) -> Result<Tensor> {
-    host::require_cpu_f32("embedding", table)?;
     let (vocab, hidden) = table.dims2()?;
+    let mut out = vec![0.0; ids.len() * hidden];
     check(ids, vocab)?;
-    let scale = scale as f32;
-    let out = host::read(table, |table| match replaced {
-        None => Ok(cpu::forward(ids, table, (&[], &[]), hidden, scale)),
-        Some(replaced) => {
-            check_width(replaced.rows(), hidden)?;
-            host::read(replaced.rows(), |rows| {
-                Ok(cpu::forward(ids, table, (replaced.ids(), rows), hidden, scale))
-            })
-        }
-    })?;
+    table.rows_into(ids, &mut out)?;
+    if let Some(replaced) = replaced {
+        check_width(replaced.rows(), hidden)?;
+        host::read(replaced.rows(), |rows| {
+            cpu::replace(ids, &mut out, replaced.ids(), rows, hidden);
+            Ok(())
+        })?;
+    }
+    out.iter_mut().for_each(|value| *value *= scale as f32);
     host::tensor(out, (ids.len(), hidden))
 }
 
@@ -103,6 +103,7 @@ mod tests {
     #[test]
     fn replaced_rows_are_read_and_learn() -> Result<()> {
         let (table, rows) = (random(1, (7, 3))?, random(2, (2, 3))?);
+        let lazy = LazyTensor::from(table.clone());
         let (ids, places) = ([5u32, 0, 2, 5], [2u32, 5]);
         let at = Tensor::new(&places, table.device())?;
         // The table with the rows put in.
@@ -112,7 +113,7 @@ mod tests {
             Tensor::cat(&parts, 0)
         };
         let replaced = Replaced::new(&places, &rows)?;
-        let out = forward_replaced(&ids, &table, Some(replaced), 2.0)?;
+        let out = forward_replaced(&ids, &lazy, Some(replaced), 2.0)?;
         assert_eq!(out.to_vec2::<f32>()?, forward(&ids, &whole(&rows)?, 2.0)?.to_vec2::<f32>()?);
 
         let (dy, drows, dtable) = (random(3, (4, 3))?, rows.zeros_like()?, table.zeros_like()?);
@@ -121,7 +122,7 @@ mod tests {
         assert_eq!(drows.to_vec2::<f32>()?, dtable.index_select(&at, 0)?.to_vec2::<f32>()?);
         Check::new("rows").run(&rows, &drows, |rows| {
             let rows = rows.contiguous()?;
-            (forward_replaced(&ids, &table, Some(Replaced::new(&places, &rows)?), 2.0)? * &dy)?.sum_all()
+            (forward_replaced(&ids, &lazy, Some(Replaced::new(&places, &rows)?), 2.0)? * &dy)?.sum_all()
         })
     }
 
@@ -131,7 +132,7 @@ mod tests {
         assert!(Replaced::new(&[5, 2], &rows).is_err() && Replaced::new(&[2, 2], &rows).is_err());
         assert!(Replaced::new(&[1], &rows).is_err());
         let narrow = random(2, (1, 2))?;
-        assert!(forward_replaced(&[1], &table, Some(Replaced::new(&[1], &narrow)?), 1.0).is_err());
+        assert!(forward_replaced(&[1], &table.into(), Some(Replaced::new(&[1], &narrow)?), 1.0).is_err());
         assert!(backward_rows(&[1], &random(3, (1, 3))?, 1.0, &[1, 2], &narrow).is_err());
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! Matrix products that add into what is there, over strided views, on all cores.
 
 mod rows;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use gemm::Parallelism;
 
@@ -46,6 +48,10 @@ pub(crate) fn matmul(out: &mut [f32], accumulate: bool, alpha: f32, a: Mat<'_>, 
         if !accumulate {
             out.fill(0.0);
         }
+        return;
+    }
+    #[cfg(target_arch = "x86_64")]
+    if tiles::matmul(out, accumulate, alpha, a, b) {
         return;
     }
     // SAFETY: the three views lie inside their slices (checked above and in `Mat::new`; strides

@@ -1,6 +1,7 @@
 use rayon::prelude::*;
 
 use super::Sizes;
+use crate::memory::zeros;
 use crate::ops::gemm::{Mat, matmul};
 use crate::ops::math::exp;
 use crate::ops::replaced::put_columns;
@@ -94,7 +95,7 @@ fn block_logits(h: &[f32], w: Weight<'_>, block: &[(usize, usize)], s: &Sizes) -
     for (row, _) in block {
         gathered.extend_from_slice(&h[row * s.hidden..][..s.hidden]);
     }
-    let mut logits = vec![0.0; block.len() * s.vocab];
+    let mut logits = zeros(block.len() * s.vocab);
     let x = Mat::new(&gathered, block.len(), s.hidden);
     matmul(&mut logits, false, 1.0, x, Mat::new(w.table, s.vocab, s.hidden).t());
     if !w.ids.is_empty() {

@@ -303,7 +303,7 @@ fn gradients_of_adapters() {
             let before = |v: &[f32]| if first_micro { vec![0.0; v.len()] } else { v.to_vec() };
             let da = tensor(&before(&layer.before.0), (rank, ins));
             let gradients = Gradients { da: Some(&da), ..Gradients::default() };
-            let w = Weight::Dense(tensor(&vec![0.0; rank * ins], (rank, ins)));
+            let w = Weight::from(tensor(&vec![0.0; rank * ins], (rank, ins)));
             let nothing = tensor(&vec![0.0; tokens * rank], (tokens, rank));
             let du = tensor(&layer.du, (tokens, rank));
             super::backward(&du, &x, Some(&nothing), &w, Some(&lora), gradients).unwrap();
@@ -312,7 +312,7 @@ fn gradients_of_adapters() {
             let lora = Lora { a: &a, b: &b, scale: scale.into(), dropout };
             let db = tensor(&before(&layer.before.1), (outs, rank));
             let gradients = Gradients { db: Some(&db), ..Gradients::default() };
-            let w = Weight::Dense(tensor(&vec![0.0; outs * ins], (outs, ins)));
+            let w = Weight::from(tensor(&vec![0.0; outs * ins], (outs, ins)));
             let u = tensor(&rows(&u, tail, which * padded, rank), (tokens, rank));
             let dy = tensor(&rows(&dy, all_outs, first, outs), (tokens, outs));
             super::backward(&dy, &x, Some(&u), &w, Some(&lora), gradients).unwrap();
@@ -342,7 +342,7 @@ fn the_whole_layer() {
         let w = tensor(&t.round(nf4.dequantize_vec()), (outs, ins));
         let (a, b_t) = (tensor(&a, (rank, ins)), tensor(&b, (outs, rank)));
         let lora = Lora { a: &a, b: &b_t, scale: scale.into(), dropout: None };
-        let (x_t, weight) = (tensor(&x, (tokens, ins)), Weight::Dense(w));
+        let (x_t, weight) = (tensor(&x, (tokens, ins)), Weight::from(w));
         let (y, u) = super::forward(&x_t, &weight, Some(&lora)).unwrap();
         let u = t.round(values(&u.unwrap()));
 
@@ -393,7 +393,7 @@ fn the_whole_layer() {
         let through: Vec<f32> = ours.chunks_exact(ld).flat_map(|row| &row[..ins]).copied().collect();
         t.check("dx", &through, &values(&dx.unwrap()), ins, Bar::of(Kind::F32));
         // du = scale · dy B, and the padding is zero.
-        let b = Weight::Dense(tensor(&t.round(b.iter().map(|b| b * scale).collect()), (outs, rank)));
+        let b = Weight::from(tensor(&t.round(b.iter().map(|b| b * scale).collect()), (outs, rank)));
         let nothing = tensor(&vec![0.0; tokens * rank], (tokens, rank));
         let dy = tensor(&dy, (tokens, outs));
         let du = super::backward(&dy, &nothing, None, &b, None, Gradients::default()).unwrap();

@@ -12,6 +12,7 @@ mod dropout;
 use candle_core::{Result, Tensor};
 
 use super::gemm::Stored;
+use super::lazy::LazyTensor;
 use crate::host;
 use crate::quant::Nf4Tensor;
 
@@ -21,9 +22,15 @@ pub use dropout::Dropout;
 #[derive(Debug, Clone)]
 pub enum Weight {
     /// Full precision.
-    Dense(Tensor),
+    Dense(LazyTensor),
     /// Four bits, unpacked where it is used.
     Nf4(Nf4Tensor),
+}
+
+impl From<Tensor> for Weight {
+    fn from(weight: Tensor) -> Self {
+        Self::Dense(weight.into())
+    }
 }
 
 impl Weight {
@@ -38,6 +45,17 @@ impl Weight {
                 &[rows, cols] => Ok((rows, cols)),
                 dims => candle_core::bail!("a linear weight of shape {dims:?}"),
             },
+        }
+    }
+
+    /// Its values in f32.
+    ///
+    /// # Errors
+    /// Only if candle cannot make a tensor.
+    pub fn to_tensor(&self) -> Result<Tensor> {
+        match self {
+            Self::Dense(w) => w.to_tensor(),
+            Self::Nf4(w) => w.dequantize(),
         }
     }
 
@@ -242,10 +260,10 @@ mod tests {
             let (a, b, g) = (random(3, (2, 6))?, random(4, (4, 2))?, random(5, (5, 4))?);
             let loss = |x: &Tensor, w: &Tensor, a: &Tensor, b: &Tensor| {
                 let lora = Lora { a, b, scale: 1.5, dropout };
-                (forward(x, &Weight::Dense(w.clone()), Some(&lora))?.0 * &g)?.sum_all()
+                (forward(x, &Weight::from(w.clone()), Some(&lora))?.0 * &g)?.sum_all()
             };
             let lora = Lora { a: &a, b: &b, scale: 1.5, dropout };
-            let weight = Weight::Dense(w.clone());
+            let weight = Weight::from(w.clone());
             let (_, u) = forward(&x, &weight, Some(&lora))?;
             let (dw, da, db) = (w.zeros_like()?, a.zeros_like()?, b.zeros_like()?);
             let gradients = Gradients { dw: Some(&dw), da: Some(&da), db: Some(&db) };
@@ -263,7 +281,7 @@ mod tests {
         let (x, w) = (random(1, (3, 64))?, random(2, (5, 64))?);
         let nf4 = Nf4Tensor::quantize(&w, 64)?;
         let (y, _) = forward(&x, &Weight::Nf4(nf4.clone()), None)?;
-        let (expected, _) = forward(&x, &Weight::Dense(nf4.dequantize()?), None)?;
+        let (expected, _) = forward(&x, &Weight::from(nf4.dequantize()?), None)?;
         assert_eq!(y.to_vec2::<f32>()?, expected.to_vec2::<f32>()?);
         let dw = w.zeros_like()?;
         let gradients = Gradients { dw: Some(&dw), ..Gradients::default() };
@@ -276,7 +294,7 @@ mod tests {
         let (x, w) = (random(1, (7, 33))?, random(2, (9, 33))?);
         let (a, b) = (random(3, (2, 33))?, random(4, (9, 2))?);
         let lora = Lora { a: &a, b: &b, scale: 1.5, dropout: None };
-        let weight = Weight::Dense(w);
+        let weight = Weight::from(w);
         for lora in [None, Some(&lora)] {
             let (all, by_row) = (forward(&x, &weight, lora)?.0, forward_by_row(&x, &weight, lora)?);
             let error = (all - &by_row)?.abs()?.max_all()?.to_scalar::<f32>()?;
@@ -290,7 +308,7 @@ mod tests {
     #[test]
     fn shapes_that_do_not_fit_are_errors() -> Result<()> {
         let (x, w) = (random(1, (3, 4))?, random(2, (5, 6))?);
-        assert!(forward(&x, &Weight::Dense(w), None).is_err());
+        assert!(forward(&x, &Weight::from(w), None).is_err());
         Ok(())
     }
 }

@@ -75,7 +75,7 @@ impl SomeAdapters {
             let (a, b) = (tensor(a, (self.rank, self.width)), tensor(&b, (1, self.rank)));
             let lora = Lora { a: &a, b: &b, scale: 1.0, dropout: self.dropout[which] };
             let x = tensor(x, (tokens, self.width));
-            let (_, u) = lora_linear::forward(&x, &Weight::Dense(w.clone()), Some(&lora)).unwrap();
+            let (_, u) = lora_linear::forward(&x, &Weight::from(w.clone()), Some(&lora)).unwrap();
             for (token, u) in values(&u.unwrap()).chunks(self.rank).enumerate() {
                 all[token * self.tail() + which * self.padded..][..self.rank].copy_from_slice(u);
             }
@@ -91,7 +91,7 @@ impl SomeAdapters {
         let identity: Vec<f32> =
             (0..rank * rank).map(|i| if i / rank == i % rank { 1.0 } else { 0.0 }).collect();
         let b = tensor(&identity, (rank, rank));
-        let w = Weight::Dense(tensor(&vec![0.0; rank * width], (rank, width)));
+        let w = Weight::from(tensor(&vec![0.0; rank * width], (rank, width)));
         let x = tensor(&vec![0.0; tokens * width], (tokens, width));
         for (which, a) in self.a.iter().enumerate() {
             let Some(a) = a else { continue };

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::{Kernels, ROWS, Target};
-use crate::memory::Memory;
+use crate::memory::{Memory, zeros};
 use crate::quant::blocks::Kind;
 
 /// Values of rows that are unpacked at a time for many rows of x: they stay in a core's second cache.
@@ -103,6 +103,11 @@ impl Stored {
         (self.outs, self.ins)
     }
 
+    /// Whether `other` is the same bytes in the same form.
+    pub(crate) fn same_bytes(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.dims() == other.dims() && self.bytes() == other.bytes()
+    }
+
     fn bytes(&self) -> &[u8] {
         &self.memory[self.range.clone()]
     }
@@ -163,6 +168,35 @@ impl Stored {
                 }
             }
         });
+    }
+
+    /// All of its values, row by row.
+    pub(crate) fn values(&self) -> Vec<f32> {
+        let mut values = zeros(self.outs * self.ins);
+        let rows = (UNPACKED / self.ins).max(1);
+        let kernels = Kernels::of_this_machine();
+        values.par_chunks_mut(rows * self.ins).enumerate().for_each(|(i, values)| {
+            let first = i * rows;
+            self.unpack(kernels, first..first + values.len() / self.ins, values);
+        });
+        values
+    }
+
+    /// Hands out all of its values in order, in parts of whole rows, an even number of them but for the last.
+    pub(crate) fn in_parts(&self, mut f: impl FnMut(&[f32])) {
+        let rows = (UNPACKED / self.ins).max(1).next_multiple_of(2);
+        let mut values = vec![0.0; rows.min(self.outs) * self.ins];
+        for first in (0..self.outs).step_by(rows) {
+            let last = self.outs.min(first + rows);
+            let part = &mut values[..(last - first) * self.ins];
+            self.unpack(Kernels::of_this_machine(), first..last, part);
+            f(part);
+        }
+    }
+
+    /// The values of a row.
+    pub(crate) fn row(&self, row: usize, values: &mut [f32]) {
+        self.unpack(Kernels::of_this_machine(), row..row + 1, values);
     }
 
     /// The values of some rows.
