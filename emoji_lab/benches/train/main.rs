@@ -2,12 +2,15 @@
 //!
 //! ```text
 //! cargo bench -p emoji_lab --bench train -- [--model MODEL] [--data DATA] [--steps 12]
+//! cargo bench -p emoji_lab --bench train -- --ops
 //! ```
 //!
 //! MODEL and DATA are what `load_model` and `load_dataset` take; each is the embedded one by default.
 //! Steps are those of the notebook's settings (batches of 4). Every recipe has a process of its own, for its
 //! memory is the most that the process ever had (Linux alone says it); steps are the median of all but the
-//! first.
+//! first. With `--ops`: where the time of a step goes, op by op.
+
+mod ops;
 
 use std::path::Path;
 use std::process::Command;
@@ -28,14 +31,21 @@ struct Options {
     steps: usize,
     /// The recipe that this process is for.
     recipe: Option<usize>,
+    /// Whether single ops are measured instead.
+    ops: bool,
 }
 
 impl Options {
     fn from_arguments() -> Result<Self> {
-        let mut options = Self { model: "embedded".into(), data: "embedded".into(), steps: 12, recipe: None };
+        let mut options =
+            Self { model: "embedded".into(), data: "embedded".into(), steps: 12, recipe: None, ops: false };
         // `cargo bench` says `--bench` to it.
         let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
         while let Some(name) = arguments.next() {
+            if name == "--ops" {
+                options.ops = true;
+                continue;
+            }
             let value = arguments.next().unwrap_or_default();
             let number =
                 || value.parse().map_err(|_| Error::setting("option", &value, "give a whole number"));
@@ -44,7 +54,13 @@ impl Options {
                 "--data" => options.data = value,
                 "--steps" => options.steps = number()?,
                 "--recipe" => options.recipe = Some(number()?),
-                _ => return Err(Error::setting("option", name, "there are --model, --data, --steps")),
+                _ => {
+                    return Err(Error::setting(
+                        "option",
+                        name,
+                        "there are --model, --data, --steps and --ops",
+                    ));
+                }
             }
         }
         if options.steps < 2 {
@@ -60,6 +76,10 @@ impl Options {
 
 fn main() -> Result<()> {
     let options = Options::from_arguments()?;
+    if options.ops {
+        say!("{}", ops::table()?);
+        return Ok(());
+    }
     match options.recipe {
         Some(recipe) => measure(&options, recipe),
         None => all(&options),

@@ -34,6 +34,9 @@ const WIDE: usize = 3;
 /// Rows of a weight in a task, where the weight has the most.
 const TASK_ROWS: usize = 256;
 
+/// Numbers of the tokens that are turned together.
+const CACHED: usize = 1 << 17;
+
 /// Multiplications that are not worth a second thread.
 const SMALL: usize = 1 << 16;
 
@@ -232,50 +235,55 @@ fn copy_panels(
 fn turned(kernels: Kernels, target: &Target, a: Mat<'_>, b: Mat<'_>) {
     let (tokens, k, m) = (a.rows, a.cols, b.cols);
     let wide = WIDE * kernels.lanes();
-    let stride = tokens.next_multiple_of(kernels.lanes());
-    let mut vectors = vec![0.0; k * stride];
-    const PLACES: usize = 64;
-    let columns = |(i, rows): (usize, &mut [f32])| {
-        let (first, places) = (i * PLACES, rows.len() / stride);
+    // Strips of `wide` tokens, one behind the other: rows a power of two apart would fall into few places of a cache.
+    let mut vectors = vec![0.0; tokens.div_ceil(wide) * k * wide];
+    let turned = |(i, strip): (usize, &mut [f32])| {
+        let first = i * wide;
+        let width = wide.min(tokens - first);
         match a.col_stride {
-            1 => turn(&a.data[first..], a.row_stride, (tokens, places), rows, stride),
+            1 => turn(&a.data[first * a.row_stride..], a.row_stride, (width, k), strip, wide),
             apart => {
-                for (place, row) in rows.chunks_mut(stride).enumerate() {
-                    for (i, value) in row[..tokens].iter_mut().enumerate() {
-                        *value = a.data[i * a.row_stride + (first + place) * apart];
+                for (place, row) in strip.chunks_mut(wide).enumerate() {
+                    for (i, value) in row[..width].iter_mut().enumerate() {
+                        *value = a.data[(first + i) * a.row_stride + place * apart];
                     }
                 }
             }
         }
     };
     match tokens * k <= SMALL {
-        true => vectors.chunks_mut(PLACES * stride).enumerate().for_each(columns),
-        false => vectors.par_chunks_mut(PLACES * stride).enumerate().for_each(columns),
+        true => vectors.chunks_mut(k * wide).enumerate().for_each(turned),
+        false => vectors.par_chunks_mut(k * wide).enumerate().for_each(turned),
     }
     let high = kernels.rows();
     let parts = match m * k * tokens <= SMALL {
         true => 1,
         false => m.div_ceil(TASK_ROWS).max(rayon::current_num_threads()).min(m.div_ceil(high)),
     };
+    // As many tokens at a time as stay in a core's second cache.
+    let together = (CACHED / k.max(1) / wide).max(1) * wide;
     each(parts, 1, |i, _| {
         let rows = part(m, high, parts, i);
-        for row in rows.clone().step_by(high) {
-            let height = high.min(rows.end - row);
-            for first in (0..tokens).step_by(wide) {
-                let width = wide.min(tokens - first);
-                // SAFETY: `bᵀ` has these rows of `k` numbers, `vectors` this many columns, filled up to whole
-                // vectors; these places of the target are this task's alone.
-                unsafe {
-                    let numbers = b.data.as_ptr().add(row * b.col_stride);
-                    let place = target.start.add(first * target.stride + row);
-                    let to = Target { start: place, ..*target };
-                    kernels.turned(
-                        (numbers, b.col_stride),
-                        k,
-                        (vectors.as_ptr().add(first), stride),
-                        (height, width),
-                        (&to, first == 0),
-                    );
+        for block in (0..tokens).step_by(together) {
+            let last = tokens.min(block + together);
+            for row in rows.clone().step_by(high) {
+                let height = high.min(rows.end - row);
+                for first in (block..last).step_by(wide) {
+                    let width = wide.min(last - first);
+                    // SAFETY: `bᵀ` has these rows of `k` numbers, `vectors` this many columns, filled up to whole
+                    // vectors; these places of the target are this task's alone.
+                    unsafe {
+                        let numbers = b.data.as_ptr().add(row * b.col_stride);
+                        let place = target.start.add(first * target.stride + row);
+                        let to = Target { start: place, ..*target };
+                        kernels.turned(
+                            (numbers, b.col_stride),
+                            k,
+                            (vectors.as_ptr().add(first * k), wide),
+                            (height, width),
+                            (&to, first == block),
+                        );
+                    }
                 }
             }
         }
