@@ -68,6 +68,7 @@ mod memory;
 pub mod model;
 pub mod ops;
 pub mod plot;
+mod protobuf;
 mod python_json;
 pub mod quant;
 pub mod rng;
