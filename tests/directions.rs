@@ -34,7 +34,7 @@ const USES: &str = "
     cuda: error gpu host model ops train
     plot: display error files train
     card: data display evaluate hub task train
-    export: data display error files host hub model ops quant task
+    export: data display error files host hub model ops protobuf quant task
     compare: display error model task
     sweep: data display error evaluate lora model quant train
 ";

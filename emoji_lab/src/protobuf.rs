@@ -40,6 +40,11 @@ impl Message {
         self.bytes(field, &value.0)
     }
 
+    /// The same field once for each of `values`.
+    pub(crate) fn each<T>(self, values: impl IntoIterator<Item = T>, add: impl Fn(Self, T) -> Self) -> Self {
+        values.into_iter().fold(self, add)
+    }
+
     fn tag(&mut self, field: u32, wire_type: u32) {
         self.varint(u64::from(field << 3 | wire_type));
     }
@@ -69,5 +74,7 @@ mod tests {
         assert_eq!(Message::default().number(1, -1i64 as u64).0[1..], [[0xff; 9].as_slice(), &[1]].concat());
         assert_eq!(Message::default().float(2, 1.0).0, [0x15, 0, 0, 0x80, 0x3f]);
         assert_eq!(Message::default().double(1, 1.0).0, [0x09, 0, 0, 0, 0, 0, 0, 0xf0, 0x3f]);
+        let list = Message::default().each([1, 2], |message, n| message.number(4, n));
+        assert_eq!(list.0, [0x20, 1, 0x20, 2]);
     }
 }
