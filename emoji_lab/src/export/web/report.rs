@@ -7,8 +7,8 @@ use crate::display::{Align, Table, human_bytes, thousands};
 /// A file of a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebFile {
-    /// Its name in the folder.
-    pub name: &'static str,
+    /// Its path in the folder.
+    pub name: String,
     /// Its size.
     pub bytes: u64,
 }
@@ -20,7 +20,7 @@ pub struct WebReport {
     pub dir: PathBuf,
     /// The files in it that are the page's, the largest first.
     pub files: Vec<WebFile>,
-    /// Where the library came from, as the end of "wllama 3.13.0, …".
+    /// The library and where it came from, as "wllama 3.13.0, already there".
     pub library: String,
     /// What the page's maker should know.
     pub notes: Vec<String>,
@@ -41,12 +41,12 @@ impl WebReport {
             .column("Bytes", Align::Right)
             .column("Size", Align::Right);
         for file in &self.files {
-            table = table.row([file.name.to_string(), thousands(file.bytes), human_bytes(file.bytes)]);
+            table = table.row([file.name.clone(), thousands(file.bytes), human_bytes(file.bytes)]);
         }
         let dir = self.dir.display();
         table = table
             .total(["Together", &thousands(self.bytes()), &human_bytes(self.bytes())])
-            .note(format!("Written to {dir} in {:.1} s. wllama {}.", self.seconds, self.library))
+            .note(format!("Written to {dir} in {:.1} s. {}.", self.seconds, self.library))
             .note(format!(
                 "Open it at http://localhost:8000 after: python3 -m http.server --directory \"{dir}\""
             ))
