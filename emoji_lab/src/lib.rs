@@ -99,7 +99,7 @@ pub mod prelude {
         judge_answers, look_up, suggest,
     };
     pub use crate::export::{GgufType, OnnxVariant, export_gguf, export_onnx, export_web};
-    pub use crate::hub::{Login, PushConfig, PushReport, login, login_interactive, push_to_hub};
+    pub use crate::hub::{Login, PushConfig, PushKind, PushReport, login, login_interactive, push_to_hub};
     pub use crate::lora::{LoraConfig, TokenIndices, merge_adapters, quantize};
     pub use crate::model::{
         GenerationConfig, Model, Tokenizer, generate, generate_batch, generate_samples, load_model,

@@ -2,7 +2,7 @@
 //!
 //! ```no_run
 //! # use emoji_lab::prelude::*;
-//! # use emoji_lab::export::{Library, WebConfig, export_web_with};
+//! # use emoji_lab::export::{Engine, Library, WebConfig, export_web_with};
 //! let model = load_model("myemoji-merged", &Device::Cpu)?;
 //! let page = export_web(&model, "web")?;
 //! println!("{page}"); // `python3 -m http.server --directory web` shows it
@@ -13,6 +13,12 @@
 //!     ..WebConfig::default()
 //! };
 //! export_web_with(&model, "moods", &config)?;
+//! // On a GPU where the visitor's browser has one; and published, once `dry_run` is out:
+//! let config = WebConfig { engine: Engine::Onnx(OnnxVariant::Q8), ..WebConfig::default() };
+//! let page = export_web_with(&model, "web-onnx", &config)?;
+//! let to = PushConfig { kind: PushKind::Space, repo_name: "myemoji-page".into(), ..PushConfig::default() };
+//! let to = PushConfig { dry_run: Some("dry".into()), ..to };
+//! println!("{}", push_to_hub(&login(None)?, "web-onnx", &to, &page)?);
 //! # Ok::<(), Error>(())
 //! ```
 //!
@@ -153,7 +159,7 @@ fn write(
     files.sort_by_key(|file| std::cmp::Reverse(file.bytes));
     let seconds = started.elapsed().as_secs_f64();
     let library = format!("{} {}, {whence}", release.name, release.version);
-    Ok(WebReport { dir: dir.to_path_buf(), files, library, notes, seconds })
+    Ok(WebReport { dir: dir.to_path_buf(), files, library, readme, notes, seconds })
 }
 
 /// The page's markup where the library comes from elsewhere: the policy lets it.

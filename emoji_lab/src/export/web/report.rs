@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::display::{Align, Table, human_bytes, thousands};
+use crate::hub::RepositoryCard;
 
 /// A file of a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct WebReport {
     pub files: Vec<WebFile>,
     /// The library and where it came from, as "wllama 3.13.0, already there".
     pub library: String,
+    /// Its `README.md`, whose first lines make a static Space of it.
+    pub readme: String,
     /// What the page's maker should know.
     pub notes: Vec<String>,
     /// How long it took, downloads included.
@@ -50,7 +53,7 @@ impl WebReport {
             .note(format!(
                 "Open it at http://localhost:8000 after: python3 -m http.server --directory \"{dir}\""
             ))
-            .note(format!("Publish it with: hf upload OWNER/NAME \"{dir}\" . --repo-type space"));
+            .note("Publish it with push_to_hub and PushKind::Space, this report as its card.");
         self.notes.iter().fold(table, |table, note| table.note(note.clone()))
     }
 
@@ -62,6 +65,17 @@ impl WebReport {
     /// The table as HTML.
     pub fn to_html(&self) -> String {
         self.table().to_html()
+    }
+}
+
+/// The page pushed as a Space: `PushConfig { kind: PushKind::Space, .. }`.
+impl RepositoryCard for WebReport {
+    fn readme(&self, _: &str) -> String {
+        self.readme.clone()
+    }
+
+    fn pictures(&self) -> Vec<(&'static str, String)> {
+        vec![]
     }
 }
 
