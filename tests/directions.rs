@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 const USES: &str = "
     rng:
     memory:
+    protobuf:
     python_json:
     host:
     display:
@@ -29,11 +30,11 @@ const USES: &str = "
     model: data device display error files host hub memory ops quant rng sniff task
     lora: display error files model ops quant rng sniff
     evaluate: data display error model rng task
-    train: data device display error evaluate files host lora memory model ops python_json quant rng
+    train: data device display error evaluate files host lora memory model ops protobuf python_json quant rng
     cuda: error gpu host model ops train
     plot: display error files train
     card: data display evaluate hub task train
-    export: data display error files host hub model ops quant task
+    export: data display error files host hub model ops protobuf quant task
     compare: display error model task
     sweep: data display error evaluate lora model quant train
 ";

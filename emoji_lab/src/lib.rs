@@ -40,7 +40,7 @@
 //! | try other recipes | [`sweep::sweep`] | [`sweep`] |
 //! | choose among answers | [`evaluate::consensus`], [`evaluate::suggest`] | [`evaluate`] |
 //! | push | [`hub::push_to_hub`] | [`hub`] |
-//! | take it elsewhere | [`export::export_gguf`], [`export::export_web`] | [`export`] |
+//! | take it elsewhere | [`export::export_gguf`], [`export::export_onnx`], [`export::export_web`] | [`export`] |
 //!
 //! A cell needs `use emoji_lab::prelude::*;` once. Whole steps take references and return owned
 //! values, since a notebook keeps only those; an error is one line ([`Error`]).
@@ -68,6 +68,7 @@ mod memory;
 pub mod model;
 pub mod ops;
 pub mod plot;
+mod protobuf;
 mod python_json;
 pub mod quant;
 pub mod rng;
@@ -97,8 +98,8 @@ pub mod prelude {
         Consensus, Difference, Evaluation, EvaluationConfig, compare_evaluations, consensus, evaluate,
         judge_answers, look_up, suggest,
     };
-    pub use crate::export::{GgufType, export_gguf, export_web};
-    pub use crate::hub::{Login, PushConfig, PushReport, login, login_interactive, push_to_hub};
+    pub use crate::export::{GgufType, OnnxVariant, export_gguf, export_onnx, export_web};
+    pub use crate::hub::{Login, PushConfig, PushKind, PushReport, login, login_interactive, push_to_hub};
     pub use crate::lora::{LoraConfig, TokenIndices, merge_adapters, quantize};
     pub use crate::model::{
         GenerationConfig, Model, Tokenizer, generate, generate_batch, generate_samples, load_model,

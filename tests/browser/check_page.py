@@ -2,8 +2,9 @@
 
     check_page.py --chromium CHROMIUM --site DIR --expected FILE [--only-ask] [--out DIR]
 
-DIR has the folder `page`, and `linked` for one whose library comes from elsewhere. Prints one line a
-check; ends with 1 if one fails. A check that cannot go on does not stop the next.
+DIR has the folder `page`, and `linked` for one whose library comes from elsewhere; which engine it is,
+the page says. Prints one line a check; ends with 1 if one fails. A check that cannot go on does not stop
+the next.
 """
 
 import argparse
@@ -17,22 +18,22 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from page import CUT, FAINT, look
-from page_site import EVIL, FAULTS, LONG, Isolated, Plain, Recorder, make_faults, make_hostile, make_large
+from page import CUT
+from page_looks import WIDTHS, Looks
+from page_site import EVIL, LONG, Isolated, Pages, Plain, Recorder
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-AXE = Path(__file__).resolve().parent / "node_modules" / "axe-core" / "axe.min.js"
 CHROMIUM = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update", "--disable-sync"]
-WIDTHS = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1100, "height": 760}}
 # What Chromium asks for itself, whatever page is open.
 CHROMIUMS = ("googleapis.com:443", "google.com:443", "gvt1.com:443", "http://update.googleapis.com/")
 TEXT = "I love my dog"
 PATIENCE = 240_000
 
 
-class Checks:
-    def __init__(self, browser, fresh, site, plain, recorder, expected, out):
-        self.browser, self.fresh, self.site, self.plain, self.recorder = browser, fresh, site, plain, recorder
+class Checks(Looks):
+    def __init__(self, browser, fresh, pages, plain, recorder, expected, out):
+        self.browser, self.fresh, self.pages, self.plain, self.recorder = browser, fresh, pages, plain, recorder
+        self.site = pages.site
         self.expected, self.out = expected, out
         self.requests, self.taken = [], []
 
@@ -78,7 +79,7 @@ class Checks:
         again, first, _ = self.ask(tab)
         warm = opened + first
         assert again == said, (said, again)
-        assert not [url for url in self.requests[asked:] if url.endswith(".gguf")], "the model was fetched again"
+        assert not [url for url in self.requests[asked:] if url.endswith(self.pages.model)], "the model was fetched again"
         _, first, last = self.ask(tab, "happy birthday")
         assert not tab.errors, tab.errors
         tab.context.close()
@@ -100,7 +101,7 @@ class Checks:
     def large(self):
         """a large model is fetched when someone types, and is there at the next visit"""
         def models():
-            return sum(url.endswith("large/model.gguf") for url in self.requests)
+            return sum(url.endswith(f"large/{self.pages.model}") for url in self.requests)
 
         tab = self.tab(self.plain.at("large/"))
         note = tab.locator("#status", has_text="is fetched when you begin to type")
@@ -136,44 +137,6 @@ class Checks:
             tab.locator(".answer.copied").wait_for(state="detached")
             tab.context.close()
         return said[1]
-
-    def looks(self):
-        """phone and desktop, light and dark: nothing cut, contrast of 4.5, axe finds nothing serious"""
-        found = []
-        for scheme in ["light", "dark"]:
-            tab = self.tab(color_scheme=scheme)
-            for state in ["new", "answered", "problem"]:
-                if state == "answered":
-                    self.ask(tab)
-                if state == "problem":
-                    tab.locator("#text").fill("x" * 501)
-                    tab.locator("#text").press("Enter")
-                    tab.locator("#problem").wait_for()
-                for name, size in [*WIDTHS.items(), ("narrow", {"width": 320, "height": 640})]:
-                    tab.set_viewport_size(size)
-                    body = tab.locator("body").element_handle()
-                    where = f"{name}, {scheme}, {state}"
-                    cut, faint = body.evaluate(CUT), body.evaluate(FAINT)
-                    assert not cut and not faint, (where, cut, faint)
-                    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), where
-                    found += self.axe(tab, where)
-                    path = self.out / f"{name}-{scheme}-{state}.png"
-                    look(self.browser_blank(), tab.screenshot(path=path, full_page=True), where)
-            tab.context.close()
-        bad = [one for one in found if one.split()[0] in ("serious", "critical")]
-        assert not bad, bad
-        return f"{2 * 3 * 3} states, {len(found)} lesser findings {found[:3] if found else ''}".strip()
-
-    def browser_blank(self):
-        if not hasattr(self, "blank"):
-            self.blank = self.browser.new_context().new_page()
-        return self.blank
-
-    def axe(self, tab, where):
-        tab.evaluate(AXE.read_text())
-        result = tab.evaluate("axe.run()")
-        assert len(result["passes"]) > 10, f"axe looked at little: {len(result['passes'])} rules"
-        return [f"{one['impact']} {one['id']} ({where})" for one in result["violations"]]
 
     def keyboard(self):
         """everything by the keyboard, with a focus that is seen"""
@@ -242,6 +205,31 @@ class Checks:
         assert "wllama-compat.wasm" in names and "wllama.wasm" not in names, names
         return " ".join(said)
 
+    def on_gpu(self):
+        """where there is a GPU it answers, with the same words; one that fails does not matter"""
+        assert self.ask_on(None)[0] == "wasm", "a GPU made of software is taken"
+        real = "Object.defineProperty(GPUAdapterInfo.prototype, 'isFallbackAdapter', { value: false });"
+        device, text, said = self.ask_on(real)
+        assert device == "webgpu" and said[0] == self.expected[text], (device, said)
+        # It says that it is one, and is not there for the worker.
+        none = "Object.defineProperty(navigator, 'gpu', { value: { requestAdapter: async () => ({ info: {} }) } })"
+        assert self.ask_on(none, gpu=False)[0] == "wasm"
+        return " ".join(said)
+
+    def ask_on(self, script, gpu=True):
+        browser = self.with_gpu if gpu else self.browser
+        context = browser.new_context()
+        context.set_default_timeout(PATIENCE)
+        if script:
+            context.add_init_script(script)
+        tab = context.new_page()
+        tab.goto(self.plain.at("page/"))
+        text = next(iter(self.expected))
+        said, _, _ = self.ask(tab, text)
+        device = tab.evaluate("document.documentElement.dataset.device")
+        context.close()
+        return device, text, said
+
     def hostile(self):
         """texts of a person, a model and a file do nothing, and fit"""
         for folder in ["hostile", "long"]:
@@ -269,7 +257,8 @@ class Checks:
 
     def faults(self):
         """a file that is missing, cut or wrong gets its sentence"""
-        for folder, sentence in FAULTS.items():
+        faults = self.pages.faults()
+        for folder, sentence in faults.items():
             tab = self.tab(self.plain.at(f"{folder}/"))
             tab.locator("#error", has_text=sentence).wait_for(timeout=30_000)
             assert tab.locator("#unstarted").count() == 0 and tab.locator("#progress").is_hidden()
@@ -277,7 +266,7 @@ class Checks:
                 tab.screenshot(path=self.out / "cut-model.png")
                 assert not self.axe(tab, folder)
             tab.context.close()
-        return f"{len(FAULTS)} faults"
+        return f"{len(faults)} faults"
 
     def lacking(self):
         """a browser that lacks something says what"""
@@ -334,8 +323,11 @@ class Checks:
 
 ORDER = [
     "answers", "as_in_the_notebook", "large", "copying", "looks", "keyboard", "interrupted", "threads", "other_build",
-    "hostile", "faults", "lacking", "linked", "nothing_left",
+    "on_gpu", "hostile", "faults", "lacking", "linked", "nothing_left",
 ]  # fmt: skip
+# What one engine alone has.
+OF = {"other_build": "gguf", "on_gpu": "onnx"}
+SOFTWARE_GPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"]
 
 
 def main():
@@ -349,11 +341,13 @@ def main():
     out = args.out.resolve()
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
+    pages = Pages(args.site)
     order = ["answers", "threads", "nothing_left"] if args.only_ask else ORDER
+    order = [name for name in order if OF.get(name, pages.engine) == pages.engine]
     if not args.only_ask:
-        make_faults(args.site)
-        make_hostile(args.site)
-        make_large(args.site)
+        pages.make_faults()
+        pages.make_hostile()
+        pages.make_large()
     failed, recorder, plain = 0, Recorder(), Plain(args.site)
     try:
         with sync_playwright() as playwright:
@@ -366,21 +360,24 @@ def main():
                 # What a private window may keep is less than a real model.
                 home = args.site.parent / "profile"
                 fresh = functools.partial(playwright.chromium.launch_persistent_context, home, **launch)
-            checks = Checks(browser, fresh, args.site, plain, recorder, json.loads(args.expected.read_text()), out)
+            checks = Checks(browser, fresh, pages, plain, recorder, json.loads(args.expected.read_text()), out)
+            if "on_gpu" in order:
+                with_gpu = [flag for flag in flags if flag != "--disable-gpu"] + SOFTWARE_GPU
+                checks.with_gpu = playwright.chromium.launch(**{**launch, "args": with_gpu})
             for name in order:
                 check = getattr(checks, name)
                 try:
-                    print(f"page: {check.__doc__}: ok ({check()})", flush=True)
+                    print(f"page, {pages.engine}: {check.__doc__}: ok ({check()})", flush=True)
                 except Exception as error:
                     failed += 1
-                    print(f"page: {check.__doc__}: FAILED: {type(error).__name__}: {error}", flush=True)
+                    print(f"page, {pages.engine}: {check.__doc__}: FAILED: {type(error).__name__}: {error}", flush=True)
                     if not isinstance(error, AssertionError):
                         traceback.print_exc(limit=-3, file=sys.stdout)
             browser.close()
     finally:
         plain.stop()
     print(f"screenshots: {out}")
-    print(f"page: {len(order) - failed} checks passed, {failed} failed")
+    print(f"page, {pages.engine}: {len(order) - failed} checks passed, {failed} failed")
     return 1 if failed else 0
 
 

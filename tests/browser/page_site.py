@@ -24,8 +24,10 @@ EVIL = [
 ]
 LONG = "W" * 200_000
 
-# A library that answers with EVIL, and with a text that does not end.
-FAKE = """
+# Libraries that answer with EVIL, and with a text that does not end: what the page knows of wllama, and of
+# Transformers.js, whose model gives one token for each text and then the one that ends it.
+FAKES = {
+    "gguf": """
 const texts = %s;
 let n = 0;
 export class Wllama {
@@ -35,7 +37,26 @@ export class Wllama {
   getModelMetadata() { return { hparams: { nVocab: 1 } }; }
   async createCompletion() { return { choices: [{ text: texts[n++ %% texts.length] }] }; }
 }
-"""
+""",
+    "onnx": """
+const texts = %s;
+let n = 0;
+export const env = { backends: { onnx: { wasm: {} } } };
+export const random = { Random: class { random() { return 0.5; } } };
+export class Tensor { constructor(type, data, dims) { this.dims = dims; } }
+export class DynamicCache { get_seq_length() { return 1; } async dispose() {} }
+export const AutoTokenizer = { async from_pretrained() {
+  return { encode: () => [1], decode: () => texts[n++ %% texts.length] };
+} };
+export const AutoModelForCausalLM = { async from_pretrained() {
+  return async ({ input_ids }) => {
+    const data = new Float32Array(8);
+    data[input_ids.dims[1] > 1 ? 7 : 1] = 1;
+    return { logits: { data } };
+  };
+} };
+""",
+}
 
 
 def free_port():
@@ -114,14 +135,99 @@ class Recorder:
                     self.asked.append("?")
 
 
-def copy(site, name, without=()):
-    """A copy of the page whose files may be replaced."""
-    folder = Path(site) / name
-    folder.mkdir()
-    for file in (Path(site) / "page").iterdir():
-        if file.name not in without:
-            os.link(file, folder / file.name)
-    return folder
+class Pages:
+    """The folders of a page below `site`: the exported one, `page`, and copies of it that are changed."""
+
+    def __init__(self, site):
+        self.site = Path(site)
+        self.settings = json.loads((self.site / "page" / "page.json").read_text())
+        self.engine = "onnx" if "dtype" in self.settings["model"] else "gguf"
+        files = {key: file["url"] for key, file in self.settings["library"]["files"].items()}
+        self.script, self.wasm = files["script"], files["wasm"]
+        names = [file["file"] for file in self.settings["model"]["files"]]
+        # The weights, and what says how they are used: in a GGUF both in one.
+        self.model = names[-1]
+        self.head = names[-2] if self.engine == "onnx" else names[-1]
+
+    def read(self, name):
+        return (self.site / "page" / name).read_bytes()
+
+    def copy(self, name, without=()):
+        """A copy of the page whose files may be replaced."""
+        folder, page = self.site / name, self.site / "page"
+        for file in page.rglob("*"):
+            inside = file.relative_to(page)
+            if file.is_file() and inside.as_posix() not in without:
+                (folder / inside).parent.mkdir(parents=True, exist_ok=True)
+                os.link(file, folder / inside)
+        return folder
+
+    def faults(self):
+        """What may happen to the folder, and a word of the sentence that is to be on the page."""
+        script, wasm = f"{self.script}, is missing or damaged", f"{self.wasm}, is missing or damaged"
+        faults = {
+            "no-model": "is not beside the page (the server says 404)",
+            "cut-model": "is cut: it has",
+            "long-model": "is another one than the page was made for",
+            "html-model": "is no model",
+            "damaged-model": "The model did not start",
+            "no-library": script,
+            "other-library": script,
+            "no-wasm": wasm,
+            "cut-wasm": wasm,
+            "no-settings": "page.json, are missing or damaged",
+            "html-settings": "page.json, are missing or damaged",
+        }
+        if self.engine == "onnx":
+            faults["no-tokenizer"] = "tokenizer.json, is not beside the page (the server says 404)"
+            faults["damaged-tokenizer"] = "The model did not start"
+        return faults
+
+    def make_faults(self):
+        model, head = self.read(self.model), self.read(self.head)
+        self.copy("no-model", [self.model])
+        self.copy("no-library", [self.script])
+        self.copy("no-wasm", [self.wasm])
+        self.copy("no-settings", ["page.json"])
+        replace(self.copy("other-library"), self.script, FAKES[self.engine] % "[]")
+        replace(self.copy("cut-wasm"), self.wasm, self.read(self.wasm)[:100_000])
+        replace(self.copy("html-settings"), "page.json", "<!doctype html><p>Sign in")
+        replace(self.copy("cut-model"), self.model, model[: len(model) // 2])
+        replace(self.copy("long-model"), self.model, model + b"more")
+        replace(self.copy("html-model"), self.model, b"<!doctype html>".ljust(len(model)))
+        replace(self.copy("damaged-model"), self.head, head[:200] + bytes(len(head) - 200))
+        if self.engine == "onnx":
+            tokenizer = "model/tokenizer.json"
+            self.copy("no-tokenizer", [tokenizer])
+            replace(self.copy("damaged-tokenizer"), tokenizer, self.read(tokenizer)[:-1] + b",")
+
+    def fake(self, folder, texts, change=lambda read: None):
+        """Puts a library there that says `texts`, as the one that the page knows."""
+        script = (FAKES[self.engine] % json.dumps(texts)).encode()
+        replace(folder, self.script, script)
+        integrity = "sha384-" + base64.b64encode(hashlib.sha384(script).digest()).decode()
+
+        def known(read):
+            read["library"]["files"]["script"]["integrity"] = integrity
+            change(read)
+
+        settings(folder, known)
+
+    def make_hostile(self):
+        def change(read):
+            read["title"], read["example"] = EVIL[1], EVIL[0]
+            read["model"]["name"], read["model"]["url"] = EVIL[2], "javascript:alert(1)"
+            read["terms"] = {"name": EVIL[0], "url": "data:text/html,<script>alert(1)</script>"}
+
+        self.fake(self.copy("hostile"), [*EVIL, LONG], change)
+        self.fake(self.copy("long"), [LONG, "😀" * 5_000, "Z " * 9_000])
+
+    def make_large(self):
+        """The page as it is with a large model: nothing is fetched before someone types."""
+        folder = self.copy("large")
+        script = (folder / "app.js").read_text()
+        assert script.count("const SMALL = 16e6;") == 1
+        replace(folder, "app.js", script.replace("const SMALL = 16e6;", "const SMALL = 1;"))
 
 
 def replace(folder, name, data):
@@ -135,65 +241,3 @@ def settings(folder, change):
     read = json.loads((folder / "page.json").read_text())
     change(read)
     replace(folder, "page.json", json.dumps(read))
-
-
-# What may happen to the folder, and a word of the sentence that is to be on the page.
-FAULTS = {
-    "no-model": "is not beside the page (the server says 404)",
-    "cut-model": "is cut: it has",
-    "long-model": "is another one than the page was made for",
-    "html-model": "is no model",
-    "damaged-model": "The model did not start",
-    "no-library": "wllama.js, is missing or damaged",
-    "other-library": "wllama.js, is missing or damaged",
-    "no-wasm": "wllama.wasm, is missing or damaged",
-    "cut-wasm": "wllama.wasm, is missing or damaged",
-    "no-settings": "page.json, are missing or damaged",
-    "html-settings": "page.json, are missing or damaged",
-}
-
-
-def make_faults(site):
-    model = (Path(site) / "page" / "model.gguf").read_bytes()
-    copy(site, "no-model", ["model.gguf"])
-    copy(site, "no-library", ["wllama.js"])
-    copy(site, "no-wasm", ["wllama.wasm"])
-    copy(site, "no-settings", ["page.json"])
-    replace(copy(site, "other-library"), "wllama.js", FAKE % "[]")
-    replace(copy(site, "cut-wasm"), "wllama.wasm", (Path(site) / "page" / "wllama.wasm").read_bytes()[:100_000])
-    replace(copy(site, "html-settings"), "page.json", "<!doctype html><p>Sign in")
-    replace(copy(site, "cut-model"), "model.gguf", model[: len(model) // 2])
-    replace(copy(site, "long-model"), "model.gguf", model + b"more")
-    replace(copy(site, "html-model"), "model.gguf", b"<!doctype html>".ljust(len(model)))
-    replace(copy(site, "damaged-model"), "model.gguf", model[:200] + bytes(len(model) - 200))
-
-
-def fake(folder, texts, change=lambda read: None):
-    """Puts a library there that says `texts`, as the one that the page knows."""
-    script = (FAKE % json.dumps(texts)).encode()
-    replace(folder, "wllama.js", script)
-    integrity = "sha384-" + base64.b64encode(hashlib.sha384(script).digest()).decode()
-
-    def known(read):
-        read["library"]["files"]["script"]["integrity"] = integrity
-        change(read)
-
-    settings(folder, known)
-
-
-def make_hostile(site):
-    def change(read):
-        read["title"], read["example"] = EVIL[1], EVIL[0]
-        read["model"]["name"], read["model"]["url"] = EVIL[2], "javascript:alert(1)"
-        read["terms"] = {"name": EVIL[0], "url": "data:text/html,<script>alert(1)</script>"}
-
-    fake(copy(site, "hostile"), [*EVIL, LONG], change)
-    fake(copy(site, "long"), [LONG, "😀" * 5_000, "Z " * 9_000])
-
-
-def make_large(site):
-    """The page as it is with a large model: nothing is fetched before someone types."""
-    folder = copy(site, "large")
-    script = (folder / "app.js").read_text()
-    assert script.count("const SMALL = 16e6;") == 1
-    replace(folder, "app.js", script.replace("const SMALL = 16e6;", "const SMALL = 1;"))

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use emoji_lab::card::{CardSample, ModelCard};
-use emoji_lab::hub::{FileState, HubEnv, Login, PushConfig, login_with, push_to_hub};
+use emoji_lab::export::{Engine, Library, OnnxVariant, WebConfig, export_onnx, export_web_with};
+use emoji_lab::hub::{FileState, HubEnv, Login, PushConfig, PushKind, login_with, push_to_hub};
 use emoji_lab::train::LogEntry;
 
 use crate::stand_in::{StandIn, Uploads};
@@ -200,4 +201,56 @@ fn an_organisation_can_own_the_model() {
     let report = push_to_hub(&login, &folder, &config, &a_card()).unwrap();
     assert_eq!(report.url, format!("{}/lab/myemoji", hub.endpoint));
     assert!(!hub.store().repos["models/lab/myemoji"].private);
+}
+
+#[test]
+fn a_page_becomes_a_static_space() {
+    for how in [Uploads::Basic, Uploads::Xet] {
+        let (hub, home) = (StandIn::start(), tempfile::tempdir().unwrap());
+        hub.uploads(how);
+        let model = emoji_lab::model::load_model("embedded", &emoji_lab::Device::Cpu).unwrap();
+        let folder = home.path().join("web");
+        let web = WebConfig {
+            engine: Engine::Onnx(OnnxVariant::Q8),
+            library: Library::Link,
+            title: "Mine: \"a\"".into(),
+            ..WebConfig::default()
+        };
+        let page = export_web_with(&model, &folder, &web).unwrap();
+        let to =
+            |dry_run| PushConfig { kind: PushKind::Space, repo_name: "page".into(), dry_run, ..config() };
+
+        let dry = home.path().join("dry");
+        let nobody = login_with(&hub.env(home.path()), None).unwrap();
+        let report = push_to_hub(&nobody, &folder, &to(Some(dry.clone())), &page).unwrap();
+        assert_says(&report.to_string(), &["nothing was sent", "model/onnx/model_quantized.onnx_data"]);
+        assert_says(&fs::read_to_string(dry.join("README.md")).unwrap(), &["sdk: static"]);
+        assert!(hub.store().repos.is_empty());
+
+        let login = logged_in(&hub, &hub.env(home.path()));
+        let report = push_to_hub(&login, &folder, &to(None), &page).unwrap();
+        assert!(report.url.ends_with("/spaces/ann/page"), "{}", report.url);
+        assert!(hub.store().repos["spaces/ann/page"].private);
+        for name in ["index.html", "README.md", "model/config.json", "model/onnx/model_quantized.onnx_data"] {
+            let arrived = hub.content("spaces/ann/page", name).unwrap();
+            assert!(arrived == fs::read(folder.join(name)).unwrap(), "{how:?}: {name}");
+        }
+        let again = push_to_hub(&login, &folder, &to(None), &page).unwrap();
+        assert_says(&again.to_string(), &["has all of it already"]);
+    }
+}
+
+#[test]
+fn an_onnx_folder_goes_with_its_model() {
+    let (hub, home) = (StandIn::start(), tempfile::tempdir().unwrap());
+    let model = emoji_lab::model::load_model("embedded", &emoji_lab::Device::Cpu).unwrap();
+    let folder = home.path().join("merged");
+    model.save_pretrained(&folder).unwrap();
+    export_onnx(&model, &folder, &[OnnxVariant::Q4]).unwrap();
+    let login = logged_in(&hub, &hub.env(home.path()));
+    push_to_hub(&login, &folder, &config(), &a_card()).unwrap();
+    for name in ["model.safetensors", "onnx/model_q4.onnx", "onnx/model_q4.onnx_data"] {
+        let arrived = hub.content("models/ann/myemoji", name).unwrap();
+        assert!(arrived == fs::read(folder.join(name)).unwrap(), "{name}");
+    }
 }

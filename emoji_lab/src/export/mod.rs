@@ -1,5 +1,5 @@
-//! The model for use elsewhere: one GGUF file for llama.cpp, Ollama, LM Studio and what else reads it, or
-//! a web page with it ([`export_web`]).
+//! The model for use elsewhere: one GGUF file for llama.cpp, Ollama, LM Studio and what else reads it, a
+//! folder of ONNX files for Transformers.js ([`export_onnx`]), or a web page with it ([`export_web`]).
 //!
 //! ```no_run
 //! # use emoji_lab::prelude::*;
@@ -16,8 +16,10 @@
 mod gguf_type;
 mod metadata;
 mod ollama;
+mod onnx;
 mod quantize;
 mod report;
+mod source;
 mod tensors;
 mod vocabulary;
 mod web;
@@ -26,8 +28,9 @@ use std::path::Path;
 use std::time::Instant;
 
 pub use gguf_type::GgufType;
+pub use onnx::{OnnxConfig, OnnxFile, OnnxReport, OnnxVariant, export_onnx, export_onnx_with};
 pub use report::{ExportReport, TypeCount};
-pub use web::{Library, WebConfig, WebFile, WebReport, export_web, export_web_with};
+pub use web::{Engine, Library, WebConfig, WebFile, WebReport, export_web, export_web_with};
 
 use crate::error::{Error, Result};
 use crate::files::{write_atomic, write_bytes_atomic, write_into_dir};

@@ -18,11 +18,11 @@ use crate::model::{
 use crate::quant::Nf4Tensor;
 use crate::task::EmojiFilter;
 
-fn embedded() -> Model {
+pub(super) fn embedded() -> Model {
     load_model("embedded", &Device::Cpu).unwrap()
 }
 
-fn small(config: &Gemma3Config, weights: &Weights) -> Model {
+pub(super) fn small(config: &Gemma3Config, weights: &Weights) -> Model {
     let tokenizer = tiny_tokenizer();
     Model {
         gemma: Gemma3::new(config, weights, &Device::Cpu).unwrap(),

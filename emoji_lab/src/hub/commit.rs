@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use hf_hub::HFClient;
 use hf_hub::progress::{ProgressEvent, ProgressHandler, UploadEvent};
 use hf_hub::repository::CommitOperation;
+use hf_hub::repository::RepoTypeAny;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -16,7 +17,7 @@ use super::errors::repo_error;
 use super::lfs::{Transfer, Uploads, negotiate, preupload, put};
 use super::listing::{RepoState, list_files, repo_state};
 use super::progress::{Progress, bytes};
-use super::repo::Repo;
+use super::repo::{Repo, RepoKind};
 use super::request::{Request, RequestBody, Retry};
 use super::upload::{HashedUpload, Source};
 use crate::error::{Error, Result};
@@ -170,8 +171,13 @@ fn through_hf_hub(
         .cache_dir(&env.cache_dir)
         .user_agent(concat!("emoji_lab/", env!("CARGO_PKG_VERSION")))
         .build_sync();
+    let kind = match repo.kind {
+        RepoKind::Model => RepoTypeAny::Model,
+        RepoKind::Dataset => RepoTypeAny::Dataset,
+        RepoKind::Space => RepoTypeAny::Space,
+    };
     let sent = hf.and_then(|hf| {
-        hf.model(owner, name)
+        hf.repository(kind, owner, name)
             .create_commit()
             .operations(operations.collect())
             .commit_message(message)

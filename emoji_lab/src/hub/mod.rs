@@ -56,7 +56,7 @@ pub use dataset::{download_dataset, download_dataset_with};
 pub(crate) use download::{SnapshotCheck, model_snapshot};
 pub use env::{HubEnv, RetryPolicy};
 pub use login::{Access, Login, login, login_interactive, login_with};
-pub use push::{PushConfig, RepositoryCard, push_to_hub};
+pub use push::{PushConfig, PushKind, RepositoryCard, push_to_hub};
 pub use push_report::PushReport;
 pub(crate) use repo::is_repository_id;
 pub(crate) use request::Request;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use reqwest::Url;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::client::HubClient;
 use super::commit::{CommitOutcome, commit};
@@ -20,9 +20,21 @@ use super::runtime::outside_runtime;
 use super::upload::{FileState, PushedFile, Upload, changed, listing, plan_uploads};
 use crate::error::{Error, Result};
 
+/// What is pushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PushKind {
+    /// A model's files.
+    #[default]
+    Model,
+    /// A web page, as [`export_web`](crate::export::export_web) writes it: a static Space, which shows it.
+    Space,
+}
+
 /// The settings of [`push_to_hub`].
 #[derive(Debug, Clone)]
 pub struct PushConfig {
+    /// What is pushed, and so the kind of repository.
+    pub kind: PushKind,
     /// `name`, or `owner/name` for an organisation's repository. The owner is the user if not named.
     pub repo_name: String,
     /// Whether a repository that is made now is private. Pushing to one that is there and public is
@@ -38,6 +50,7 @@ pub struct PushConfig {
 impl Default for PushConfig {
     fn default() -> Self {
         Self {
+            kind: PushKind::Model,
             repo_name: "myemoji-gemma-3-270m-it".to_string(),
             private: true,
             dry_run: None,
@@ -56,7 +69,7 @@ pub trait RepositoryCard: Sync {
 }
 
 /// Pushes `folder` and `card` (as `README.md`, with the loss curve beside it) to a model repository
-/// on the Hub, as one commit. The repository is made if it is missing. Files that it has already are
+/// on the Hub, or to a Space, as one commit. The repository is made if it is missing. Files that it has already are
 /// not sent again, so pushing twice is safe; files that the folder does not have stay.
 ///
 /// With [`PushConfig::dry_run`] nothing is sent and no login is needed: the card and the list of files
@@ -83,7 +96,11 @@ fn push(login: &Login, folder: &Path, config: &PushConfig, card: &dyn Repository
         (false, Some(user)) => format!("{user}/{name}"),
         (false, None) => format!("your-name/{name}"),
     };
-    let repo = Repo::new(RepoKind::Model, &id, None)?;
+    let kind = match config.kind {
+        PushKind::Model => RepoKind::Model,
+        PushKind::Space => RepoKind::Space,
+    };
+    let repo = Repo::new(kind, &id, None)?;
     let token = login.found.as_ref().map(|found| &found.token);
     let files = plan_uploads(folder, card, &id, token)?;
     let mut report = PushReport {
@@ -205,16 +222,20 @@ fn with_state(error: Error, state: &str) -> Error {
 /// Lets the Hub check the card's front matter: it would refuse the commit after the upload.
 fn check_card(client: &HubClient, repo: &Repo, card: &str) -> Result<()> {
     let url = address(&client.endpoint, ["api", "validate-yaml"].into_iter());
-    let body = json!({ "content": card, "repoType": "model" });
+    let body = json!({ "content": card, "repoType": repo.kind.word() });
     match client.text(&Request::post(url, body, Retry::Transient)) {
         Err(RequestError::Status(response)) if response.status.as_u16() == 400 => Err(Error::hub(
             repo.subject(),
-            format!("the Hub does not take the model card: {}; nothing was sent", response.message),
-            "Correct the card's fields (license, language, base_model, datasets, tags)",
+            format!(
+                "the Hub does not take the {} card: {}; nothing was sent",
+                repo.kind.word(),
+                response.message
+            ),
+            "Correct the fields at the head of its README.md (license, language, base_model, datasets, tags)",
         )),
         // Mirrors need not know this question, and the commit itself is checked as well.
         Ok(_) | Err(RequestError::Status(_)) => Ok(()),
-        Err(error) => Err(repo_error(client, repo, "checking the model card", error)),
+        Err(error) => Err(repo_error(client, repo, "checking the card", error)),
     }
 }
 
@@ -249,9 +270,12 @@ fn find_or_create(
 /// Makes the repository; `false` if someone else just did.
 fn create_repo(client: &HubClient, repo: &Repo, config: &PushConfig, login: &Login) -> Result<bool> {
     let (owner, name) = repo.id.split_once('/').unwrap_or(("", repo.id.as_str()));
-    let mut body = json!({ "name": name, "type": "model", "private": config.private });
-    if let (true, Some(body)) = (login.user() != Some(owner), body.as_object_mut()) {
-        body.insert("organization".to_string(), Value::from(owner));
+    let mut body = json!({ "name": name, "type": repo.kind.word(), "private": config.private });
+    if login.user() != Some(owner) {
+        body["organization"] = json!(owner);
+    }
+    if repo.kind == RepoKind::Space {
+        body["sdk"] = json!("static");
     }
     let url: Url = address(&client.endpoint, ["api", "repos", "create"].into_iter());
     let request = Request::post(url, body, Retry::NotAccepted);

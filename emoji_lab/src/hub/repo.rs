@@ -12,6 +12,8 @@ pub(crate) enum RepoKind {
     Model,
     /// A dataset.
     Dataset,
+    /// A web page or program, a Space.
+    Space,
 }
 
 impl RepoKind {
@@ -20,15 +22,22 @@ impl RepoKind {
         match self {
             Self::Model => "models",
             Self::Dataset => "datasets",
+            Self::Space => "spaces",
         }
     }
 
-    /// The word in messages.
+    /// The word in messages, and in requests that name a kind.
     pub fn word(self) -> &'static str {
         match self {
             Self::Model => "model",
             Self::Dataset => "dataset",
+            Self::Space => "space",
         }
+    }
+
+    /// What stands before the id in addresses of pages, files and Git.
+    fn prefix(self) -> Option<&'static str> {
+        (self != Self::Model).then(|| self.plural())
     }
 }
 
@@ -84,7 +93,7 @@ impl Repo {
     pub fn subject(&self) -> String {
         match (self.kind, self.revision.as_str()) {
             (RepoKind::Model, "main") => self.id.clone(),
-            (RepoKind::Dataset, "main") => format!("dataset {}", self.id),
+            (kind, "main") => format!("{} {}", kind.word(), self.id),
             (_, revision) => format!("{} {} at {revision}", self.kind.word(), self.id),
         }
     }
@@ -92,9 +101,9 @@ impl Repo {
     /// Its page on the Hub.
     pub fn page(&self, endpoint: &str) -> String {
         let endpoint = without_credentials(endpoint);
-        match self.kind {
-            RepoKind::Model => format!("{endpoint}/{}", self.id),
-            RepoKind::Dataset => format!("{endpoint}/datasets/{}", self.id),
+        match self.kind.prefix() {
+            None => format!("{endpoint}/{}", self.id),
+            Some(prefix) => format!("{endpoint}/{prefix}/{}", self.id),
         }
     }
 
@@ -109,16 +118,15 @@ impl Repo {
 
     /// The address that gives `path` as of `commit`.
     pub fn resolve(&self, endpoint: &Url, commit: &str, path: &str) -> Url {
-        let prefix = (self.kind == RepoKind::Dataset).then_some("datasets");
-        let head = prefix.into_iter().chain(self.id.split('/')).chain(["resolve", commit]);
+        let head = self.kind.prefix().into_iter().chain(self.id.split('/')).chain(["resolve", commit]);
         address(endpoint, head.chain(path.split('/')))
     }
 
     /// The Git LFS batch address.
     pub fn lfs_batch(&self, endpoint: &Url) -> Url {
         let git = format!("{}.git", self.id);
-        let prefix = (self.kind == RepoKind::Dataset).then_some("datasets");
-        let segments = prefix.into_iter().chain(git.split('/')).chain(["info", "lfs", "objects", "batch"]);
+        let segments =
+            self.kind.prefix().into_iter().chain(git.split('/')).chain(["info", "lfs", "objects", "batch"]);
         address(endpoint, segments)
     }
 }

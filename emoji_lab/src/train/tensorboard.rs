@@ -1,7 +1,7 @@
 //! TensorBoard event files: records of length, checksum and an `Event` message, appended one by one.
 //!
 //! The record layout is TensorFlow's `TFRecord`; the messages are its `event.proto` and
-//! `summary.proto`, of which a scalar needs six fields, so they are encoded by hand here.
+//! `summary.proto`, of which a scalar needs six fields.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::log::LogEntry;
 use crate::error::{Error, Result};
+use crate::protobuf::Message;
 
 /// Writes one event file. TensorBoard reads all of a folder's files as one run.
 #[derive(Debug)]
@@ -40,7 +41,7 @@ impl EventWriter {
             }
         };
         let mut writer = Self { path, out: BufWriter::new(file) };
-        writer.event(None, |event| bytes_field(event, 3, b"brain.Event:2"))?;
+        writer.event(None, |event| event.text(3, "brain.Event:2"))?;
         writer.flush()?;
         Ok(writer)
     }
@@ -62,7 +63,7 @@ impl EventWriter {
         let Some(dir) = latest_run(&runs) else { return Self::for_run(output_dir, None) };
         let mut writer = Self::create(&dir)?;
         // SessionLog { status: START }
-        writer.event(Some(step + 1), |event| bytes_field(event, 7, &[1 << 3, 1]))?;
+        writer.event(Some(step + 1), |event| event.message(7, &Message::default().number(1, 1)))?;
         writer.flush()?;
         Ok(writer)
     }
@@ -78,13 +79,9 @@ impl EventWriter {
     /// # Errors
     /// [`Error::Io`] if the file cannot be written.
     pub fn add_scalar(&mut self, tag: &str, value: f64, step: usize) -> Result<()> {
-        let mut scalar = Vec::new();
-        bytes_field(&mut scalar, 1, tag.as_bytes());
-        scalar.push(2 << 3 | 5);
-        scalar.extend((value as f32).to_le_bytes());
-        let mut summary = Vec::new();
-        bytes_field(&mut summary, 1, &scalar);
-        self.event(Some(step), |event| bytes_field(event, 5, &summary))
+        let scalar = Message::default().text(1, tag).float(2, value as f32);
+        let summary = Message::default().message(1, &scalar);
+        self.event(Some(step), |event| event.message(5, &summary))
     }
 
     /// Logs every number of `entry` under the tags of HF's callback: `eval_loss` as `eval/loss`,
@@ -112,14 +109,13 @@ impl EventWriter {
     }
 
     /// One `Event`: wall_time (field 1), step (2), and what `what` adds.
-    fn event(&mut self, step: Option<usize>, what: impl FnOnce(&mut Vec<u8>)) -> Result<()> {
-        let mut event = vec![1 << 3 | 1];
-        event.extend(now().as_secs_f64().to_le_bytes());
-        if let Some(step) = step {
-            event.push(2 << 3);
-            varint(&mut event, step as u64);
-        }
-        what(&mut event);
+    fn event(&mut self, step: Option<usize>, what: impl FnOnce(Message) -> Message) -> Result<()> {
+        let event = Message::default().double(1, now().as_secs_f64());
+        let event = match step {
+            Some(step) => event.number(2, step as u64),
+            None => event,
+        };
+        let event = what(event).0;
         let length = (event.len() as u64).to_le_bytes();
         let mut record = Vec::with_capacity(event.len() + 16);
         record.extend(length);
@@ -194,20 +190,6 @@ fn time_stamp(seconds: u64) -> String {
     format!("{name}{:02}_{:02}-{:02}-{:02}", days + 1, clock / 3600, clock / 60 % 60, clock % 60)
 }
 
-fn bytes_field(message: &mut Vec<u8>, number: u8, bytes: &[u8]) {
-    message.push(number << 3 | 2);
-    varint(message, bytes.len() as u64);
-    message.extend(bytes);
-}
-
-fn varint(message: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        message.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    message.push(value as u8);
-}
-
 /// CRC-32C, rotated and shifted as TFRecord does, so that a checksum of data that holds checksums
 /// stays a good one.
 fn masked_crc(bytes: &[u8]) -> u32 {
@@ -230,13 +212,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn crc_and_varint_are_the_standard_ones() {
-        // The check value of CRC-32C, RFC 3720's 32 zero bytes, and protobuf's example.
+    fn crc_is_the_standard_one() {
+        // The check value of CRC-32C, and RFC 3720's 32 zero bytes.
         assert_eq!(crc32c(b"123456789"), 0xE306_9283);
         assert_eq!(crc32c(&[0; 32]), 0x8A91_36AA);
-        let mut bytes = Vec::new();
-        varint(&mut bytes, 300);
-        assert_eq!(bytes, [0xAC, 0x02]);
     }
 
     #[test]

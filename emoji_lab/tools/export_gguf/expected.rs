@@ -1,15 +1,12 @@
-//! What another program must say of exported files.
+//! How another program must cut texts into tokens.
 
 use std::path::Path;
 
-use emoji_lab::data::{ChatDataset, Conversation, load_dataset};
-use emoji_lab::model::{Gemma3, KvCache, Model, Rounding, open_gguf};
+use emoji_lab::data::load_dataset;
+use emoji_lab::model::Model;
 use emoji_lab::task::EmojiFilter;
-use emoji_lab::{Device, Error, Result};
+use emoji_lab::{Error, Result};
 use serde_json::{Value, json};
-
-/// The longest answer, in tokens.
-const LONGEST: usize = 24;
 
 /// Texts with what tokenizers disagree about: runs of blanks and of one character, bytes, emoji of
 /// several characters, control tokens in the middle, and words that look like them. No ▁ beside another, or a blank:
@@ -48,42 +45,4 @@ pub fn texts(model: &Model, file: Option<&Path>) -> Result<Vec<Value>> {
         texts.push(format!("{} {}", row.text, row.answer));
     }
     texts.into_iter().map(|text| Ok(json!({"ids": model.tokenizer.encode(&text)?, "text": text}))).collect()
-}
-
-/// The token ids with which the rows are asked.
-pub fn prompts(model: &Model, rows: &ChatDataset) -> Result<Vec<Vec<u32>>> {
-    let ask = |row: &Conversation| model.tokenizer.encode_chat(&row.prompt(), true);
-    rows.conversations.iter().map(ask).collect()
-}
-
-/// The greedy answers of the file `path`, each with the stop token that ends it, and at each token how
-/// far its logit is above the next one's.
-pub fn answers(path: &Path, prompts: &[Vec<u32>]) -> Result<Vec<Value>> {
-    let files = open_gguf(path, Rounding::None)?;
-    let gemma = Gemma3::new(&files.config, &files.weights, &Device::Cpu)?;
-    drop(files.weights);
-    let mut answers = vec![];
-    for prompt in prompts {
-        let mut cache = KvCache::new(gemma.config(), prompt.len() + LONGEST)?;
-        let (mut ids, mut margins) = (prompt.clone(), vec![]);
-        while ids.len() < prompt.len() + LONGEST {
-            let logits = gemma.decode(&ids[cache.len()..], &mut cache)?.to_vec1::<f32>()?;
-            let best = |except: Option<usize>| {
-                let others = logits.iter().enumerate().filter(|(id, _)| Some(*id) != except);
-                others.fold((0, f32::NEG_INFINITY), |best, (id, v)| if *v > best.1 { (id, *v) } else { best })
-            };
-            let first = best(None);
-            margins.push(first.1 - best(Some(first.0)).1);
-            ids.push(first.0 as u32);
-            if files.config.eos_token_ids.contains(&(first.0 as u32)) {
-                break;
-            }
-        }
-        answers.push(json!({"ids": ids[prompt.len()..], "margins": margins}));
-    }
-    Ok(answers)
-}
-
-pub fn write(path: &Path, value: &Value) -> Result<()> {
-    std::fs::write(path, value.to_string()).map_err(|e| Error::io(path, "writing", e))
 }

@@ -14,16 +14,16 @@
 //! answers' score.
 
 mod expected;
+#[path = "../questions.rs"]
+mod questions;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use emoji_lab::data::{ChatDataset, format_chat, held_out_rows, load_dataset, split_at_rows};
 use emoji_lab::display::{Align, Table, human_bytes};
 use emoji_lab::evaluate::{EvaluationConfig, evaluate};
 use emoji_lab::export::{GgufType, export_gguf};
-use emoji_lab::model::load_model;
-use emoji_lab::task::{EmojiFilter, Task};
+use emoji_lab::model::{Gemma3, Rounding, load_model, open_gguf};
 use emoji_lab::{Device, Error, Result, say};
 use serde_json::json;
 
@@ -35,21 +35,6 @@ struct Options {
     data: Option<String>,
     split: Option<PathBuf>,
     rows: usize,
-}
-
-impl Options {
-    /// The rows that are asked.
-    fn questions(&self) -> Result<ChatDataset> {
-        let chat = match &self.data {
-            None => format_chat(&load_dataset("embedded", EmojiFilter::None)?),
-            Some(data) => format_chat(&load_dataset(data, Task::emoji())?),
-        };
-        let rows = match &self.split {
-            None => chat,
-            Some(file) => split_at_rows(&chat, &held_out_rows(file)?)?.test,
-        };
-        Ok(rows.take(self.rows))
-    }
 }
 
 fn options() -> Result<Options> {
@@ -90,8 +75,8 @@ fn main() -> Result<()> {
     say!("{} loaded in {:.1} s", options.model, started.elapsed().as_secs_f64());
 
     let texts = expected::texts(&model, options.texts.as_deref())?;
-    let questions = options.questions()?;
-    let prompts = expected::prompts(&model, &questions)?;
+    let questions = questions::questions(options.data.as_deref(), options.split.as_deref(), options.rows)?;
+    let prompts = questions::prompts(&model, &questions)?;
     let mut files = vec![];
     let mut table = Table::new("Exported")
         .column("Type", Align::Left)
@@ -112,11 +97,14 @@ fn main() -> Result<()> {
             row.push(evaluate(&read, &questions, &EvaluationConfig::default())?.score().to_string());
         }
         table = table.row(row);
-        let answers = expected::answers(&path, &prompts)?;
+        let exact = open_gguf(&path, Rounding::None)?;
+        let gemma = Gemma3::new(&exact.config, &exact.weights, &Device::Cpu)?;
+        drop(exact.weights);
+        let answers = questions::answers(&gemma, &exact.config.eos_token_ids, &prompts)?;
         files.push(json!({"kind": kind.as_str(), "file": name(&path), "answers": answers}));
     }
     let all = json!({"texts": texts, "prompts": prompts, "files": files});
-    expected::write(&options.out.join("expected.json"), &all)?;
+    questions::write(&options.out.join("expected.json"), &all)?;
     say!("{table}");
     Ok(())
 }

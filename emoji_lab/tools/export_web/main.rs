@@ -2,16 +2,17 @@
 //!
 //! ```text
 //! cargo run --release -p emoji_lab --example export_web -- MODEL OUT [--library FOLDER | --link]
-//!     [--license NAME] [--expect FILE.json]
+//!     [--license NAME] [--engine Q8_0 | --engine q8] [--expect FILE.json]
 //! ```
 //!
-//! `MODEL` is what `load_model` takes. With `--expect` the greedy answers of the exported file to a few
-//! texts, computed by this crate, are written for the test to compare.
+//! `MODEL` is what `load_model` takes; an engine is named by how it stores the model, as GGUF or as ONNX. With
+//! `--expect` the greedy answers to a few texts, computed by this crate, are written for the test to compare:
+//! from the exported GGUF file, or else from the model itself.
 
 use std::path::PathBuf;
 use std::time::Instant;
 
-use emoji_lab::export::{Library, WebConfig, export_web_with};
+use emoji_lab::export::{Engine, GgufType, Library, OnnxVariant, WebConfig, export_web_with};
 use emoji_lab::files::write_bytes_atomic;
 use emoji_lab::model::{GenerationConfig, generate, load_model};
 use emoji_lab::task::Task;
@@ -37,6 +38,7 @@ fn main() -> Result<()> {
             "--library" => config.library = Library::Folder(value().into()),
             "--link" => config.library = Library::Link,
             "--license" => config.license = value(),
+            "--engine" => config.engine = engine(&value())?,
             "--expect" => expect = Some(PathBuf::from(value())),
             _ => plain.push(argument),
         }
@@ -52,7 +54,10 @@ fn main() -> Result<()> {
     say!("{} bytes in {} files", report.bytes(), report.files.len());
 
     if let Some(path) = expect {
-        let file = load_model(&format!("{out}/model.gguf"), &Device::Cpu)?;
+        let file = match config.engine {
+            Engine::Gguf(_) => load_model(&format!("{out}/model.gguf"), &Device::Cpu)?,
+            Engine::Onnx(_) => loaded,
+        };
         let task = Task::emoji();
         let mut answers = Map::new();
         for text in TEXTS {
@@ -63,4 +68,12 @@ fn main() -> Result<()> {
         write_bytes_atomic(&path, format!("{:#}\n", json!(answers)).as_bytes())?;
     }
     Ok(())
+}
+
+/// `Q8_0` is a GGUF's type, `q8` an ONNX model's.
+fn engine(name: &str) -> Result<Engine> {
+    match name.parse::<OnnxVariant>() {
+        Ok(variant) => Ok(Engine::Onnx(variant)),
+        Err(_) => Ok(Engine::Gguf(name.parse::<GgufType>()?)),
+    }
 }

@@ -39,7 +39,7 @@ pub fn answer(state: &State, request: &Request) -> Answer {
         ("POST", ["api", "repos", "create"]) => create(&mut store, &who, request, &state.endpoint()),
         ("POST", ["api", "validate-yaml"]) => validate(request),
         ("GET", ["api", "agent-harnesses"]) => Answer::json(json!({})),
-        (_, ["api", kind @ ("models" | "datasets"), owner, name, rest @ ..]) => {
+        (_, ["api", kind @ ("models" | "datasets" | "spaces"), owner, name, rest @ ..]) => {
             let target = target(kind, owner, name, rest);
             match may_see(&store, &target, &who) {
                 Ok(()) => repo_api(state, &mut store, &who, &target, request),
@@ -47,15 +47,15 @@ pub fn answer(state: &State, request: &Request) -> Answer {
             }
         }
         ("POST", [front @ .., owner, git, "info", "lfs", "objects", "batch"]) => {
-            let kind = if front == ["datasets"] { "datasets" } else { "models" };
+            let kind = front.first().copied().unwrap_or("models");
             let target = target(kind, owner, git.trim_end_matches(".git"), &[]);
             match may_write(&store, &target, &who) {
                 Ok(()) => upload::batch(state, &store, request),
                 Err(no) => no,
             }
         }
-        (_, ["datasets", owner, name, "resolve", rest @ ..]) => {
-            files::resolve(state, &store, &who, &target("datasets", owner, name, rest), request)
+        (_, [kind @ ("datasets" | "spaces"), owner, name, "resolve", rest @ ..]) => {
+            files::resolve(state, &store, &who, &target(kind, owner, name, rest), request)
         }
         (_, [owner, name, "resolve", rest @ ..]) => {
             files::resolve(state, &store, &who, &target("models", owner, name, rest), request)
@@ -155,10 +155,17 @@ fn create(store: &mut Store, who: &Caller, request: &Request, endpoint: &str) ->
             &format!("You don't have the rights to create a model under the namespace \"{owner}\""),
         );
     }
-    let kind = if text("type") == Some("dataset") { "datasets" } else { "models" };
+    let kind = match text("type") {
+        Some("dataset") => "datasets",
+        Some("space") => "spaces",
+        _ => "models",
+    };
+    if kind == "spaces" && !["static", "gradio", "docker"].contains(&text("sdk").unwrap_or_default()) {
+        return Answer::error(400, "", "A space needs an sdk");
+    }
     let id = format!("{owner}/{}", text("name").unwrap_or_default());
     let key = format!("{kind}/{id}");
-    let url = format!("{endpoint}/{}{id}", if kind == "datasets" { "datasets/" } else { "" });
+    let url = if kind == "models" { format!("{endpoint}/{id}") } else { format!("{endpoint}/{key}") };
     if store.repos.contains_key(&key) {
         return Answer {
             status: 409,

@@ -1,7 +1,7 @@
-//! wllama, which runs the model in the browser: which files of which release, and whether these are they.
+//! The library that runs the model in the browser: where its files come from, and whether these are they.
 //!
 //! The files are npm's. None of them is in this repository; each is known by its hash, wherever it comes
-//! from. Browsers without JSPI or 64-bit memory (Safari) take the build of the second package.
+//! from.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -14,11 +14,6 @@ use sha2::{Digest, Sha384};
 use super::npm;
 use crate::error::{Error, Result};
 
-/// What the page calls the library, and whose release this is.
-pub(super) const NAME: &str = "wllama";
-pub(super) const VERSION: &str = "3.13.0";
-/// The name of the licence's file beside the page.
-pub(super) const LICENCE: &str = "wllama-LICENSE.txt";
 /// Where a page that links to the library finds it.
 pub(super) const CDN: &str = "https://cdn.jsdelivr.net/npm/";
 
@@ -35,6 +30,19 @@ pub enum Library {
     /// None beside the page: it links to the files at cdn.jsdelivr.net, by version and hash. Whoever
     /// opens the page asks that server for them.
     Link,
+}
+
+/// A library, as it was released.
+#[derive(Debug)]
+pub(super) struct Release {
+    pub(super) name: &'static str,
+    pub(super) version: &'static str,
+    /// What its licence is called.
+    pub(super) licence: &'static str,
+    /// Whose work it is, in words, with what their licences ask to be handed on.
+    pub(super) notice: &'static str,
+    /// The licence's file is the first that the page does not load.
+    pub(super) packages: &'static [Package],
 }
 
 /// A package of npm.
@@ -60,58 +68,12 @@ pub(super) struct Part {
     pub(super) integrity: &'static str,
 }
 
-/// The pinned release. `npm view @wllama/wllama@VERSION dist.integrity` says the archives' hashes.
-pub(super) static PACKAGES: [Package; 2] = [
-    Package {
-        name: "@wllama/wllama",
-        version: VERSION,
-        integrity: "sha512-ZvoRdQAn+E+18EvQ9qS036gudiI9rbZRBJgG/qNICPPwrA0Y6SMMdbziz/j7K/0WxcbJlhaRraVIYsnEy732NA==",
-        parts: &[
-            Part {
-                key: "script",
-                file: "wllama.js",
-                inside: "esm/index.js",
-                bytes: 275_466,
-                integrity: "sha384-1IXHURZyRAYx2LmPev5lR2vQNJLbFjSGx7HKPHjrVdpGqgPnkJm6bhGWztq7dNBU",
-            },
-            Part {
-                key: "wasm",
-                file: "wllama.wasm",
-                inside: "esm/wasm/wllama.wasm",
-                bytes: 10_244_628,
-                integrity: "sha384-WKrRNgBRwQ97MWPBIuel3xEbflWmkojJdd4jKCpNISH26ujPRdF5Iqtw9QRPqSzl",
-            },
-            Part {
-                key: "",
-                file: LICENCE,
-                inside: "LICENCE",
-                bytes: 1071,
-                integrity: "sha384-gTPBtuBWriuqRePlbeC5Lk/+5r+SIsOFKmOII9TlFpIdVqxNThwVPAXrS7tgHIxo",
-            },
-        ],
-    },
-    Package {
-        name: "@wllama/wllama-compat",
-        version: VERSION,
-        integrity: "sha512-MSWwyzVXpwkstvIGzOsQ9jlRm8kY5S5J0Gdw4E6M9mXqhgO/5tj+YNfxSoqN1GvsAOwui95JPtwX3hO6VZkbzg==",
-        parts: &[
-            Part {
-                key: "other_script",
-                file: "wllama-compat.js",
-                inside: "wasm/wllama.js",
-                bytes: 173_601,
-                integrity: "sha384-qj77lXYFodEfG6vuW5WRFmVSKtWQepYXFKXhIbVxLRSdmgQm0Oj07Kfgv5J440nk",
-            },
-            Part {
-                key: "other_wasm",
-                file: "wllama-compat.wasm",
-                inside: "wasm/wllama.wasm",
-                bytes: 18_755_784,
-                integrity: "sha384-fQ0Go4eBGGO3i0VroQZYL5Cx1Mzk7RE8iUF+YNSf8sr/uvmtGJtpAvRIuqiwlG1Q",
-            },
-        ],
-    },
-];
+impl Release {
+    /// All its files, each with its package.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (&'static Package, &'static Part)> {
+        self.packages.iter().flat_map(|package| package.parts.iter().map(move |part| (package, part)))
+    }
+}
 
 impl Package {
     /// Its name and release.
@@ -139,32 +101,36 @@ pub(super) struct Found {
     pub(super) bytes: Vec<u8>,
 }
 
-/// The library's files for a page in `dir`, and where they came from, in words.
+/// The library's files for a page in `dir`, and where they came from, in words. `registry` says which one
+/// has a package.
 pub(super) fn find(
     library: &Library,
-    packages: &'static [Package],
+    release: &Release,
     dir: &Path,
-    registry: impl FnOnce() -> Result<String>,
+    registry: impl Fn(&Package) -> Result<String>,
 ) -> Result<(Vec<Found>, String)> {
     match library {
         Library::Link => Ok((vec![], format!("linked from {CDN}"))),
-        Library::Folder(folder) => Ok((in_folder(packages, folder)?, format!("from {}", folder.display()))),
-        Library::Npm => match left_by_an_export(packages, dir) {
+        Library::Folder(folder) => {
+            Ok((in_folder(release.packages, folder)?, format!("from {}", folder.display())))
+        }
+        Library::Npm => match left_by_an_export(release, dir) {
             Some(found) => Ok((found, "already there".to_string())),
             None => {
-                let registry = registry()?;
-                let found = npm::fetch(packages, &registry)?;
-                Ok((found, format!("fetched from {registry}")))
+                let mut from = release.packages.iter().map(registry).collect::<Result<Vec<_>>>()?;
+                let found = npm::fetch(release.packages, &from)?;
+                from.dedup();
+                Ok((found, format!("fetched from {}", from.join(" and "))))
             }
         },
     }
 }
 
 /// All files, if `dir` has them all.
-fn left_by_an_export(packages: &'static [Package], dir: &Path) -> Option<Vec<Found>> {
-    let parts = packages.iter().flat_map(|package| package.parts);
-    parts
-        .map(|part| {
+fn left_by_an_export(release: &Release, dir: &Path) -> Option<Vec<Found>> {
+    release
+        .parts()
+        .map(|(_, part)| {
             let bytes = read(&dir.join(part.file), part.bytes).ok()??;
             part.is(&bytes).then_some(Found { file: part.file, bytes })
         })

@@ -2,7 +2,7 @@
 //!
 //! ```no_run
 //! # use emoji_lab::prelude::*;
-//! # use emoji_lab::export::{Library, WebConfig, export_web_with};
+//! # use emoji_lab::export::{Engine, Library, WebConfig, export_web_with};
 //! let model = load_model("myemoji-merged", &Device::Cpu)?;
 //! let page = export_web(&model, "web")?;
 //! println!("{page}"); // `python3 -m http.server --directory web` shows it
@@ -12,51 +12,44 @@
 //!     library: Library::Folder("node_modules".into()),
 //!     ..WebConfig::default()
 //! };
-//! export_web_with(&model, "web", &config)?;
+//! export_web_with(&model, "moods", &config)?;
+//! // On a GPU where the visitor's browser has one; and published, once `dry_run` is out:
+//! let config = WebConfig { engine: Engine::Onnx(OnnxVariant::Q8), ..WebConfig::default() };
+//! let page = export_web_with(&model, "web-onnx", &config)?;
+//! let to = PushConfig { kind: PushKind::Space, repo_name: "myemoji-page".into(), ..PushConfig::default() };
+//! let to = PushConfig { dry_run: Some("dry".into()), ..to };
+//! println!("{}", push_to_hub(&login(None)?, "web-onnx", &to, &page)?);
 //! # Ok::<(), Error>(())
 //! ```
 //!
-//! The page asks the GGUF file beside it through wllama, llama.cpp in WebAssembly. Its own files are
+//! The page asks the model beside it through a library in WebAssembly, the [`Engine`]. Its own files are
 //! `page/*`, as they are; what differs from page to page is in `page.json`, which it reads as data.
 
+mod engine;
 mod library;
 mod npm;
+mod releases;
 mod report;
 mod settings;
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
+pub use engine::Engine;
 pub use library::Library;
 pub use report::{WebFile, WebReport};
 
-use super::{GgufConfig, GgufType, export_gguf_with};
 use crate::error::{Error, Result};
 use crate::files::{write_bytes_atomic, write_into_dir};
 use crate::model::Model;
 use crate::task::Task;
-use library::{CDN, PACKAGES, Package};
+use library::{CDN, Package, Release};
 
-/// The model's file beside the page.
-const MODEL: &str = "model.gguf";
 const SETTINGS: &str = "page.json";
 const INDEX: &str = "index.html";
-/// Larger files no browser takes in one piece.
-const LARGEST: u64 = 2_000_000_000;
-
-/// The page's own files.
-const PAGE: [(&str, &str); 5] = [
-    (INDEX, include_str!("page/index.html")),
-    ("style.css", include_str!("page/style.css")),
-    ("app.js", include_str!("page/app.js")),
-    ("answers.js", include_str!("page/answers.js")),
-    ("model.js", include_str!("page/model.js")),
-];
 
 /// The settings of [`export_web_with`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,8 +64,8 @@ pub struct WebConfig {
     /// The Hub's name of the model's licence, as on its card. If empty `gemma`, or `apache-2.0` for the
     /// model that comes with this crate.
     pub license: String,
-    /// How the model's matrices are stored.
-    pub gguf_type: GgufType,
+    /// What runs the model in the browser, and how the model is stored for it.
+    pub engine: Engine,
     /// The most tokens of an answer.
     pub max_new_tokens: usize,
     /// Where the library comes from that runs the model in the browser.
@@ -87,7 +80,7 @@ impl Default for WebConfig {
             title: String::new(),
             model_name: String::new(),
             license: String::new(),
-            gguf_type: GgufType::Q8_0,
+            engine: Engine::default(),
             max_new_tokens: 32,
             library: Library::Npm,
         }
@@ -113,60 +106,60 @@ pub fn export_web(model: &Model, dir: impl AsRef<Path>) -> Result<WebReport> {
 /// the folder holds another page, or if a setting cannot work; [`Error::Model`] and [`Error::Io`] as
 /// [`export_gguf`](super::export_gguf). The folder is as it was then.
 pub fn export_web_with(model: &Model, dir: impl AsRef<Path>, config: &WebConfig) -> Result<WebReport> {
-    write(model, dir.as_ref(), config, &PACKAGES, npm::registry)
+    write(model, dir.as_ref(), config, config.engine.release(), npm::registry)
 }
 
 fn write(
     model: &Model,
     dir: &Path,
     config: &WebConfig,
-    packages: &'static [Package],
-    registry: impl FnOnce() -> Result<String>,
+    release: &Release,
+    registry: impl Fn(&Package) -> Result<String>,
 ) -> Result<WebReport> {
     let started = Instant::now();
     if !(1..=1024).contains(&config.max_new_tokens) {
         return Err(Error::setting("max_new_tokens", config.max_new_tokens, "use a number from 1 to 1024"));
     }
-    refuse_other_pages(dir, packages)?;
-    let (found, whence) = library::find(&config.library, packages, dir, registry)?;
+    let page = config.engine.page();
+    refuse_other_pages(dir, config.engine, &page, release)?;
+    let (found, whence) = library::find(&config.library, release, dir, registry)?;
 
+    let readme = settings::readme(config);
     let mut files = vec![];
     let mut notes = vec![];
     write_into_dir(dir, INDEX, |stage| {
-        let gguf = GgufConfig { kind: config.gguf_type, modelfile: false, ..GgufConfig::default() };
-        let report = export_gguf_with(model, stage.join(MODEL), &gguf)?;
-        if report.bytes > LARGEST {
-            let help = "the model's file comes to more than 2 GB, which no browser loads: use a smaller type";
-            return Err(Error::setting("gguf_type", config.gguf_type, help));
-        }
-        notes = report.notes;
-        files.push(WebFile { name: MODEL, bytes: report.bytes });
-        let sha256 = hash(&stage.join(MODEL))?;
-        let settings = settings::settings(model, config, packages, report.bytes, &sha256)?;
-        let mut put = |name: &'static str, bytes: &[u8]| {
-            files.push(WebFile { name, bytes: bytes.len() as u64 });
+        let (of_model, of_export) = config.engine.write_model(model, stage)?;
+        notes = of_export;
+        let settings = settings::settings(model, config, release, &of_model)?;
+        files.extend(of_model.into_iter().map(|file| WebFile { name: file.name, bytes: file.bytes }));
+        let mut put = |name: &str, bytes: &[u8]| {
+            files.push(WebFile { name: name.to_string(), bytes: bytes.len() as u64 });
             write_bytes_atomic(stage.join(name), bytes)
         };
         for file in &found {
             put(file.file, &file.bytes)?;
         }
-        for (name, text) in PAGE {
-            match (name, &config.library) {
+        for (name, text) in &page {
+            match (*name, &config.library) {
                 (INDEX, Library::Link) => put(name, linking(text).as_bytes())?,
                 _ => put(name, text.as_bytes())?,
             }
         }
         put(SETTINGS, format!("{settings:#}\n").as_bytes())?;
-        put("NOTICE.txt", settings::notice(model, config).as_bytes())?;
-        put("README.md", settings::readme(config).as_bytes())
+        put("NOTICE.txt", settings::notice(model, config, release).as_bytes())?;
+        put("README.md", readme.as_bytes())
     })?;
 
     if config.library == Library::Link {
         notes.push(format!("Whoever opens the page fetches the library from {CDN}, by version and hash."));
     }
+    for left in config.engine.left(dir) {
+        notes.push(format!("{left} is of an earlier page. This one does not read it: it can go."));
+    }
     files.sort_by_key(|file| std::cmp::Reverse(file.bytes));
     let seconds = started.elapsed().as_secs_f64();
-    Ok(WebReport { dir: dir.to_path_buf(), files, library: whence, notes, seconds })
+    let library = format!("{} {}, {whence}", release.name, release.version);
+    Ok(WebReport { dir: dir.to_path_buf(), files, library, readme, notes, seconds })
 }
 
 /// The page's markup where the library comes from elsewhere: the policy lets it.
@@ -178,10 +171,10 @@ fn linking(index: &str) -> String {
 }
 
 /// A folder whose files of these names are not a page of ours is left alone.
-fn refuse_other_pages(dir: &Path, packages: &[Package]) -> Result<()> {
-    let parts = packages.iter().flat_map(|package| package.parts).map(|part| part.file);
-    let names =
-        PAGE.iter().map(|(name, _)| *name).chain(parts).chain([MODEL, SETTINGS, "NOTICE.txt", "README.md"]);
+fn refuse_other_pages(dir: &Path, engine: Engine, page: &[(&str, String)], release: &Release) -> Result<()> {
+    let own = page.iter().map(|(name, _)| *name).chain([SETTINGS, "NOTICE.txt", "README.md"]);
+    let parts = release.parts().map(|(_, part)| part.file);
+    let names = own.chain(parts).map(str::to_string).chain(engine.model_names());
     let Some(there) = names.into_iter().find(|name| fs::symlink_metadata(dir.join(name)).is_ok()) else {
         return Ok(());
     };
@@ -199,21 +192,7 @@ fn refuse_other_pages(dir: &Path, packages: &[Package]) -> Result<()> {
     }
 }
 
-/// The SHA-256 of a file, in hex.
-fn hash(path: &Path) -> Result<String> {
-    let read = || {
-        let mut file = File::open(path)?;
-        let (mut hash, mut piece) = (Sha256::new(), vec![0; 1 << 20]);
-        loop {
-            match file.read(&mut piece)? {
-                0 => return Ok(hash.finalize()),
-                count => hash.update(&piece[..count]),
-            }
-        }
-    };
-    let bytes = read().map_err(|e| Error::io(path, "reading the model again", e))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
+#[cfg(test)]
+mod engine_tests;
 #[cfg(test)]
 mod tests;

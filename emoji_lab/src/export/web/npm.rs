@@ -17,18 +17,23 @@ const REGISTRY: &str = "https://registry.npmjs.org/";
 /// No archive of the library is larger.
 const MOST: usize = 64 << 20;
 
-/// The registry: `npm_config_registry` in whatever case, `registry=` of the user's `.npmrc`, npm's own.
+/// The registry of a package: `npm_config_registry` in whatever case, `registry=` of the user's `.npmrc`
+/// (`@scope:registry=` before it), npm's own.
 ///
 /// # Errors
 /// [`Error::Setting`] for what is no http(s) address, or one that holds a password.
-pub(super) fn registry() -> Result<String> {
+pub(super) fn registry(package: &Package) -> Result<String> {
     let variables: Vec<(String, String)> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    registry_of(&variables, &|path| std::fs::read_to_string(path).ok())
+    registry_of(package.name, &variables, &|path| std::fs::read_to_string(path).ok())
 }
 
-fn registry_of(variables: &[(String, String)], read: &dyn Fn(&str) -> Option<String>) -> Result<String> {
+fn registry_of(
+    package: &str,
+    variables: &[(String, String)],
+    read: &dyn Fn(&str) -> Option<String>,
+) -> Result<String> {
     let set = |wanted: &str| {
         let found =
             variables.iter().find(|(name, value)| name.eq_ignore_ascii_case(wanted) && !value.is_empty());
@@ -43,7 +48,8 @@ fn registry_of(variables: &[(String, String)], read: &dyn Fn(&str) -> Option<Str
                 .rfind(|(name, _)| name.trim() == key)
                 .map(|(_, value)| value.trim().trim_matches(['"', '\'']).to_string())
         };
-        value("@wllama:registry").or_else(|| value("registry"))
+        let scope = package.split_once('/').map(|(scope, _)| format!("{scope}:registry"));
+        scope.and_then(|key| value(&key)).or_else(|| value("registry"))
     };
     let text = set("npm_config_registry").or_else(file).unwrap_or_else(|| REGISTRY.to_string());
     let bad = |shown: &str, help: &str| {
@@ -63,14 +69,14 @@ fn registry_of(variables: &[(String, String)], read: &dyn Fn(&str) -> Option<Str
     Ok(format!("{}/", url.as_str().trim_end_matches('/')))
 }
 
-/// The files of `packages`, from the registry.
+/// The files of `packages`, each from its registry.
 ///
 /// # Errors
 /// [`Error::Setting`] that says what is missing and why, and the ways round it.
-pub(super) fn fetch(packages: &'static [Package], registry: &str) -> Result<Vec<Found>> {
+pub(super) fn fetch(packages: &'static [Package], registries: &[String]) -> Result<Vec<Found>> {
     outside_runtime(|| {
         let mut found = vec![];
-        for package in packages {
+        for (package, registry) in packages.iter().zip(registries) {
             let archive = download(package, registry).map_err(|why| missing(package, &why))?;
             found.extend(unpack(package, &archive).map_err(|why| missing(package, &why))?);
         }
@@ -158,7 +164,7 @@ mod tests {
 
     fn registry(variables: &[(&str, &str)], npmrc: &str) -> Result<String> {
         let variables: Vec<_> = variables.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
-        registry_of(&variables, &|path| (path == "/h/.npmrc").then(|| npmrc.to_string()))
+        registry_of("@wllama/wllama", &variables, &|path| (path == "/h/.npmrc").then(|| npmrc.to_string()))
     }
 
     #[test]
@@ -169,6 +175,8 @@ mod tests {
         assert_eq!(registry(&[home], "a=b\nregistry = \"http://m:1/npm\"\n").unwrap(), "http://m:1/npm/");
         let scoped = "registry=http://m\n@wllama:registry=https://w/\n";
         assert_eq!(registry(&[home], scoped).unwrap(), "https://w/");
+        let plain = registry_of("onnxruntime-web", &[("HOME".into(), "/h".into())], &|_| Some(scoped.into()));
+        assert_eq!(plain.unwrap(), "http://m/");
         for name in ["npm_config_registry", "NPM_CONFIG_REGISTRY"] {
             assert_eq!(registry(&[home, (name, "https://e")], scoped).unwrap(), "https://e/");
         }

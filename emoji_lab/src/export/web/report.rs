@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use crate::display::{Align, Table, human_bytes, thousands};
+use crate::hub::RepositoryCard;
 
 /// A file of a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebFile {
-    /// Its name in the folder.
-    pub name: &'static str,
+    /// Its path in the folder.
+    pub name: String,
     /// Its size.
     pub bytes: u64,
 }
@@ -20,8 +21,10 @@ pub struct WebReport {
     pub dir: PathBuf,
     /// The files in it that are the page's, the largest first.
     pub files: Vec<WebFile>,
-    /// Where the library came from, as the end of "wllama 3.13.0, …".
+    /// The library and where it came from, as "wllama 3.13.0, already there".
     pub library: String,
+    /// Its `README.md`, whose first lines make a static Space of it.
+    pub readme: String,
     /// What the page's maker should know.
     pub notes: Vec<String>,
     /// How long it took, downloads included.
@@ -41,16 +44,16 @@ impl WebReport {
             .column("Bytes", Align::Right)
             .column("Size", Align::Right);
         for file in &self.files {
-            table = table.row([file.name.to_string(), thousands(file.bytes), human_bytes(file.bytes)]);
+            table = table.row([file.name.clone(), thousands(file.bytes), human_bytes(file.bytes)]);
         }
         let dir = self.dir.display();
         table = table
             .total(["Together", &thousands(self.bytes()), &human_bytes(self.bytes())])
-            .note(format!("Written to {dir} in {:.1} s. wllama {}.", self.seconds, self.library))
+            .note(format!("Written to {dir} in {:.1} s. {}.", self.seconds, self.library))
             .note(format!(
                 "Open it at http://localhost:8000 after: python3 -m http.server --directory \"{dir}\""
             ))
-            .note(format!("Publish it with: hf upload OWNER/NAME \"{dir}\" . --repo-type space"));
+            .note("Publish it with push_to_hub and PushKind::Space, this report as its card.");
         self.notes.iter().fold(table, |table, note| table.note(note.clone()))
     }
 
@@ -62,6 +65,17 @@ impl WebReport {
     /// The table as HTML.
     pub fn to_html(&self) -> String {
         self.table().to_html()
+    }
+}
+
+/// The page pushed as a Space: `PushConfig { kind: PushKind::Space, .. }`.
+impl RepositoryCard for WebReport {
+    fn readme(&self, _: &str) -> String {
+        self.readme.clone()
+    }
+
+    fn pictures(&self) -> Vec<(&'static str, String)> {
+        vec![]
     }
 }
 

@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::library::{self, Library, Package};
-use super::{MODEL, WebConfig};
+use super::WebConfig;
+use super::engine::{Engine, ModelFile};
+use super::library::{Library, Package, Part, Release};
 use crate::data::Message;
 use crate::error::{Error, Result};
 use crate::export::metadata::name_of;
@@ -14,43 +15,47 @@ pub(super) const FORMAT: &str = "emoji_lab page 1";
 /// A placeholder: letters, so that no template changes it.
 const PLACE: &str = "EmojiLabPromptPlace";
 
-/// `page.json` of a page for `model`, whose file has these bytes and this hash.
+/// `page.json` of a page for `model`, which lies in these files.
 pub(super) fn settings(
     model: &Model,
     config: &WebConfig,
-    packages: &[Package],
-    bytes: u64,
-    sha256: &str,
+    release: &Release,
+    of_model: &[ModelFile],
 ) -> Result<Value> {
     let (before, after) = prompt(model, &config.task.system_prompt)?;
     let (name, link) = name(model, config);
     let (terms, terms_url) = terms(model, config);
     let linked = config.library == Library::Link;
-    let mut files = Map::new();
-    for package in packages {
-        for part in package.parts.iter().filter(|part| !part.key.is_empty()) {
-            let url = if linked { package.link(part) } else { part.file.to_string() };
-            files.insert(part.key.to_string(), json!({"url": url, "integrity": part.integrity}));
-        }
-    }
-    let licence = match linked {
-        true => format!("{}{}@{}/LICENCE", library::CDN, "@wllama/wllama", library::VERSION),
-        false => library::LICENCE.to_string(),
+    let url = |package: &Package, part: &Part| match linked {
+        true => package.link(part),
+        false => part.file.to_string(),
     };
+    let mut files = Map::new();
+    for (package, part) in release.parts().filter(|(_, part)| !part.key.is_empty()) {
+        let file = json!({"url": url(package, part), "integrity": part.integrity});
+        files.insert(part.key.to_string(), file);
+    }
+    let licence = release.parts().find(|(_, part)| part.key.is_empty());
+    let licence = licence.map(|(package, part)| url(package, part)).unwrap_or_default();
+    let mut of_engine = json!({
+        "name": name, "url": link, "kind": config.engine.to_string(),
+        "bytes": of_model.iter().map(|file| file.bytes).sum::<u64>(),
+        "files": of_model.iter().map(ModelFile::to_json).collect::<Vec<_>>(),
+    });
+    if let (Some(all), Value::Object(more)) = (of_engine.as_object_mut(), config.engine.settings(model)?) {
+        all.extend(more);
+    }
     Ok(json!({
         "format": FORMAT,
         "title": title(config),
         "example": config.task.example.trim(),
         "prompt": {"before": before, "after": after},
         "max_new_tokens": config.max_new_tokens,
-        "model": {
-            "name": name, "url": link, "kind": config.gguf_type.as_str(),
-            "file": MODEL, "bytes": bytes, "sha256": sha256,
-        },
+        "model": of_engine,
         "terms": {"name": terms, "url": terms_url},
         "library": {
-            "name": library::NAME, "version": library::VERSION, "linked": linked, "files": files,
-            "licence": {"name": "MIT licence", "url": licence},
+            "name": release.name, "version": release.version, "linked": linked, "files": files,
+            "licence": {"name": release.licence, "url": licence},
         },
     }))
 }
@@ -157,25 +162,25 @@ fn yaml_string(text: &str) -> String {
 }
 
 /// `NOTICE.txt`: whose work lies in the folder.
-pub(super) fn notice(model: &Model, config: &WebConfig) -> String {
+pub(super) fn notice(model: &Model, config: &WebConfig, release: &Release) -> String {
     let (name, _) = name(model, config);
     let name: String = name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let form = match config.engine {
+        Engine::Gguf(_) => "GGUF",
+        Engine::Onnx(_) => "ONNX",
+    };
     let of_model = match license(model, config) {
-        "gemma" => {
+        "gemma" => format!(
             "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms\n\
-             The model's weights have been modified: converted to GGUF, and tuned where its name says so.\n"
-                .to_string()
-        }
+             The model's weights have been modified: converted to {form}, and tuned where its name says so.\n"
+        ),
         _ => {
             let (terms, url) = terms(model, config);
             format!("It is under {terms}{}{url}\n", if url.is_empty() { "" } else { ": " })
         }
     };
     format!(
-        "{MODEL}: {name}\n{of_model}\n\
-         wllama {}: https://github.com/ngxson/wllama, Copyright (c) 2024 Xuan Son NGUYEN, MIT licence\n\
-         In it llama.cpp: https://github.com/ggml-org/llama.cpp, Copyright (c) The ggml authors, MIT licence\n\n\
-         The page itself: emoji_lab, Apache License 2.0\n",
-        library::VERSION
+        "The model: {name}\n{of_model}\n{}\nThe page itself: emoji_lab, Apache License 2.0\n",
+        release.notice
     )
 }

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -62,10 +63,11 @@ fn take_place(part: &Path, path: &Path) -> io::Result<()> {
 }
 
 /// Writes files into the folder `dir`, which a person named: what else is in it stays, as with
-/// Python's `save_pretrained`. `fill` writes them into a folder that it is given; when all are on disk
-/// they take their places one by one, `last` at the end (what says that the others are there).
+/// Python's `save_pretrained`. `fill` writes them into a folder that it is given, or into folders in it;
+/// when all are on disk they take their places one by one, `last` at the end (what says that the others
+/// are there).
 ///
-/// `dir` is made if it is missing. If it is a link to a folder, they go to where it leads. A file that
+/// `dir` is made if it is missing, as are folders in it. If it is a link to a folder, they go to where it leads. A file that
 /// is a link is replaced by a file; what the link led to stays.
 ///
 /// # Errors
@@ -134,11 +136,11 @@ pub(crate) fn put_back_what_is_missing(dir: &Path) -> io::Result<()> {
         if !is_left {
             continue;
         }
-        for kept in fs::read_dir(entry.path())? {
-            let kept = kept?;
-            let path = dir.join(kept.file_name());
+        for name in files_in(&entry.path())? {
+            let path = dir.join(&name);
             if fs::symlink_metadata(&path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
-                fs::rename(kept.path(), path)?;
+                make_dirs(path.parent().unwrap_or(dir))?;
+                fs::rename(entry.path().join(&name), path)?;
             }
         }
     }
@@ -168,11 +170,8 @@ fn swap(dir: &Path, last: &str, stage: &Path, old: &Path) -> Result<(), (PathBuf
         move |e| (path, e)
     };
     sync(stage).map_err(at(dir))?;
-    let mut names = Vec::new();
-    for entry in fs::read_dir(stage).map_err(at(dir))? {
-        names.push(entry.map_err(at(dir))?.file_name());
-    }
-    names.sort_by_key(|name| (name == last, name.clone()));
+    let mut names = files_in(stage).map_err(at(dir))?;
+    names.sort_by_key(|name| (name == Path::new(last), name.clone()));
     // What cannot work is refused before anything has moved.
     for name in &names {
         let path = dir.join(name);
@@ -181,8 +180,12 @@ fn swap(dir: &Path, last: &str, stage: &Path, old: &Path) -> Result<(), (PathBuf
         }
     }
     fs::create_dir(old).map_err(at(dir))?;
-    let mut moved = Vec::new();
-    let move_all = |moved: &mut Vec<Move>| {
+    let (mut moved, mut made) = (Vec::new(), Vec::new());
+    let mut move_all = |moved: &mut Vec<Move>| {
+        for folder in folders_of(&names) {
+            made.extend(make_dirs(&dir.join(folder)).map_err(at(&dir.join(folder)))?);
+            fs::create_dir_all(old.join(folder)).map_err(at(dir))?;
+        }
         for name in &names {
             let path = dir.join(name);
             let kept = old.join(name);
@@ -197,13 +200,19 @@ fn swap(dir: &Path, last: &str, stage: &Path, old: &Path) -> Result<(), (PathBuf
             take_place().map_err(at(&dir.join(name)))?;
             step.came = true;
         }
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(at(dir))
+        for folder in folders_of(&names).into_iter().chain([Path::new("")]) {
+            File::open(dir.join(folder)).and_then(|dir| dir.sync_all()).map_err(at(dir))?;
+        }
+        Ok(())
     };
     let result = move_all(&mut moved);
     let lost: Vec<_> = match result {
         Ok(()) => Vec::new(),
         Err(_) => moved.iter().rev().filter_map(|step| step.undo().err()).collect(),
     };
+    if result.is_err() {
+        remove_empty(&made);
+    }
     match lost.into_iter().next() {
         // The only copy of a file: it stays where it is, and the error says where that is.
         Some(e) => {
@@ -215,6 +224,25 @@ fn swap(dir: &Path, last: &str, stage: &Path, old: &Path) -> Result<(), (PathBuf
             result
         }
     }
+}
+
+/// The files in a folder and in the folders in it, as paths in it.
+fn files_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = PathBuf::from(entry.file_name());
+        match entry.file_type()?.is_dir() {
+            true => found.extend(files_in(&entry.path())?.iter().map(|inside| name.join(inside))),
+            false => found.push(name),
+        }
+    }
+    Ok(found)
+}
+
+/// The folders that files of these names lie in, each once.
+fn folders_of(names: &[PathBuf]) -> BTreeSet<&Path> {
+    names.iter().filter_map(|name| name.parent()).filter(|folder| !folder.as_os_str().is_empty()).collect()
 }
 
 /// One file's way into its place.

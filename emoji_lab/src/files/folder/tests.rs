@@ -81,9 +81,9 @@ fn what_has_moved_is_put_back_when_the_next_move_fails() {
     fs::write(dir.join("a"), "old a").unwrap();
     fs::write(dir.join("config.json"), "old config").unwrap();
     let before = contents(&dir);
-    // The last one to move is gone from under it, and what is there cannot be kept aside either.
+    // The last one to move leads nowhere: it cannot be given the old one's permissions.
     fs::remove_file(stage.join("config.json")).unwrap();
-    fs::create_dir(stage.join("config.json")).unwrap();
+    std::os::unix::fs::symlink("nowhere", stage.join("config.json")).unwrap();
     assert!(swap(&dir, "config.json", &stage, &old).is_err());
     assert_eq!(contents(&dir), before);
 }
@@ -195,4 +195,61 @@ fn a_whole_folder_that_cannot_take_its_place_leaves_the_old_one() {
     assert!(write_dir_atomic(root.path().join("file"), fill("three")).is_err());
     assert_eq!(fs::read_to_string(root.path().join("file")).unwrap(), "x");
     assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2);
+}
+
+/// What lies below a folder, by its path in it.
+fn below(dir: &Path) -> BTreeMap<String, String> {
+    let names = files_in(dir).unwrap();
+    names.iter().map(|n| (n.display().to_string(), fs::read_to_string(dir.join(n)).unwrap())).collect()
+}
+
+#[test]
+fn files_go_into_folders_in_it_all_or_none() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("a");
+    let write = |text: &'static str| {
+        write_into_dir(&dir, "config.json", |stage| {
+            fs::create_dir_all(stage.join("onnx/deep")).unwrap();
+            for name in ["config.json", "onnx/model", "onnx/deep/data"] {
+                write_bytes_atomic(stage.join(name), text.as_bytes())?;
+            }
+            Ok(())
+        })
+    };
+    let all = |text: &str, more: &[(&str, &str)]| {
+        let mut all = map(&[("config.json", text), ("onnx/model", text), ("onnx/deep/data", text)]);
+        all.extend(map(more));
+        all
+    };
+    write("one").unwrap();
+    assert_eq!(below(&dir), all("one", &[]));
+    fs::write(dir.join("onnx/notes.txt"), "mine").unwrap();
+    write("two").unwrap();
+    assert_eq!(below(&dir), all("two", &[("onnx/notes.txt", "mine")]));
+    // A folder in the way of a file, far in: nothing has moved.
+    fs::remove_file(dir.join("onnx/model")).unwrap();
+    fs::create_dir(dir.join("onnx/model")).unwrap();
+    assert!(write("three").is_err());
+    fs::remove_dir(dir.join("onnx/model")).unwrap();
+    let mut left = all("two", &[("onnx/notes.txt", "mine")]);
+    left.remove("onnx/model");
+    assert_eq!(below(&dir), left);
+    // A file in the way of a folder, too; and folders that were made go again.
+    fs::remove_dir_all(dir.join("onnx")).unwrap();
+    fs::write(dir.join("onnx"), "mine").unwrap();
+    assert!(write("three").is_err());
+    assert_eq!(contents(&dir), map(&[("config.json", "two"), ("onnx", "mine")]));
+}
+
+#[test]
+fn what_a_killed_process_left_in_a_folder_comes_back() {
+    let root = tempfile::tempdir().unwrap();
+    let old = root.path().join(format!("{OLD}.{}-3.part", i32::MAX));
+    fs::create_dir_all(old.join("onnx")).unwrap();
+    fs::write(old.join("onnx/model"), "theirs").unwrap();
+    fs::write(old.join("config.json"), "theirs").unwrap();
+    fs::write(root.path().join("config.json"), "new").unwrap();
+    put_back_what_is_missing(root.path()).unwrap();
+    assert_eq!(fs::read_to_string(root.path().join("onnx/model")).unwrap(), "theirs");
+    assert_eq!(fs::read_to_string(root.path().join("config.json")).unwrap(), "new");
 }

@@ -1,6 +1,7 @@
 // The page: what is typed, what is shown. Texts of others are put in as text alone.
 import { WANTED, characters, isAllEmoji, suggestions } from "./answers.js";
-import { Trouble, kept, lacks, megabytes, ready } from "./model.js";
+import { Trouble, kept, megabytes } from "./files.js";
+import { lacks, ready } from "./model.js";
 
 /** The longest text that is asked about, in characters. */
 const LONGEST = 500;
