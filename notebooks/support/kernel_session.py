@@ -74,12 +74,12 @@ class CellResult:
         return "".join(o.text for o in self.outputs if o.output_type == "stream" and o.name == name)
 
 
-def start_session(kernels, folder, log, attempts=3):
+def start_session(kernels, folder, log, kernel="rust", attempts=3):
     """A KernelSession. A kernel compiles a line at its start, and on a busy machine one start in some
     thirty was seen to die of a failed link, so it gets another chance; the reason is printed."""
     for attempt in range(1, attempts + 1):
         try:
-            return KernelSession(kernels, folder, log)
+            return KernelSession(kernels, folder, log, kernel)
         except KernelFault as fault:
             if attempt == attempts:
                 raise
@@ -87,16 +87,20 @@ def start_session(kernels, folder, log, attempts=3):
 
 
 class KernelSession:
-    """A running kernel. Close it in a `finally`."""
+    """A running kernel. Close it in a `finally`.
 
-    def __init__(self, kernels, folder, log):
+    `kernels` is a folder of kernelspecs; None takes those that Jupyter finds by itself.
+    """
+
+    def __init__(self, kernels, folder, log, kernel="rust"):
         self.log = open(log, "w")
         self.count = 0
         self.interrupts = 0  # How often the person asked to stop; a signal handler counts.
         self.language_info = {}
         self.stamp = None  # A file that each cell writes when it begins to run, to tell compiling from running.
-        specs = KernelSpecManager(kernel_dirs=[str(kernels)], ensure_native_kernel=False)
-        self.manager = KernelManager(kernel_name="rust", kernel_spec_manager=specs)
+        chosen = {"kernel_dirs": [str(kernels)]} if kernels else {}
+        specs = KernelSpecManager(ensure_native_kernel=False, **chosen)
+        self.manager = KernelManager(kernel_name=kernel, kernel_spec_manager=specs)
         self.manager.start_kernel(cwd=str(folder), stdout=self.log, stderr=self.log)
         self.client = self.manager.blocking_client()
         self.client.start_channels()

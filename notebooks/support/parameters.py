@@ -57,14 +57,14 @@ def declared(source):
 
 
 def literal(name, kind, default, value):
-    """`value` as Rust writes it, of the kind that the default is of."""
+    """`value` as Rust writes it, of the kind that the default is of; a WrongParameter says why it cannot be."""
     if default.startswith('"'):
         shown = (c if c.isprintable() and c not in '"\\' else f"\\u{{{ord(c):x}}}" for c in value)
         return '"' + "".join(shown) + '"'
-    wrong = WrongParameter(f"{variable(name)}={value}: {name} is {default} by default, and this is of another kind")
+    wrong = WrongParameter(f"{name} is {default} by default, and this is of another kind")
     if default in ("true", "false"):
         if value.lower() not in WORDS:
-            raise WrongParameter(f"{variable(name)}={value}: {name} is yes or no")
+            raise WrongParameter(f"{name} is yes or no")
         return WORDS[value.lower()]
     if re.fullmatch(r"[iu](8|16|32|64|size)", kind):
         if not re.fullmatch(r"-?\d+" if kind[0] == "i" else r"\d+", value):
@@ -89,7 +89,10 @@ def settings(notebook, variables):
         value = variables.get(variable(name), "")
         if not value:
             continue
-        text = literal(name, kind, default, value)
+        try:
+            text = literal(name, kind, default, value)
+        except WrongParameter as reason:
+            raise WrongParameter(f"{variable(name)}={value}: {reason}") from None
         if text != default:
             lines.append(f"let {name}{': ' + kind if kind else ''} = {text};")
     return lines
