@@ -42,14 +42,16 @@ class Lab:
         self.token, self.port = secrets.token_hex(16), free_port()
         self.log = open(self.folder / "jupyterlab.log", "w+")
         command = [
-            venv / "bin" / "jupyter-lab", "--no-browser", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={self.port}",
+            *self.program(venv), "--no-browser", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={self.port}",
             "--ServerApp.port_retries=0", f"--ServerApp.root_dir={self.folder}",
-            # The page's own objects, to put source text into cells. Buttons and menus are pressed.
-            "--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly",
         ]  # fmt: skip
         if os.geteuid() == 0:
             command.append("--allow-root")
         self.process = subprocess.Popen(command, env=self.environment(), stdout=self.log, stderr=self.log)
+
+    def program(self, venv):
+        # The page's own objects, to put source text into cells. Buttons and menus are pressed.
+        return [venv / "bin" / "jupyter-lab", "--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly"]
 
     def environment(self):
         """No settings and no token from outside, and nothing written outside of our folder."""
@@ -88,7 +90,7 @@ class Lab:
                 time.sleep(0.2)
         words = self.last_words()
         self.__exit__()
-        raise RuntimeError(f"JupyterLab does not answer. Its last words: {words}")
+        raise RuntimeError(f"Jupyter does not answer. Its last words: {words}")
 
     def last_words(self):
         self.log.flush()
@@ -104,6 +106,24 @@ class Lab:
             self.process.wait()
         self.log.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Classic(Lab):
+    """The same with the classic Notebook; `kernels` is where Jupyter finds the kernel."""
+
+    def __init__(self, venv, kernels):
+        self.kernels = kernels
+        super().__init__(venv)
+
+    def program(self, venv):
+        return [venv / "bin" / "jupyter-nbclassic"]
+
+    def environment(self):
+        return {**super().environment(), "JUPYTER_PATH": str(self.kernels)}
+
+    @property
+    def address(self):
+        return f"http://127.0.0.1:{self.port}/notebooks/notebooks/lesson.ipynb?token={self.token}"
 
 
 def without_outputs(notebook):
