@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -50,6 +51,9 @@ def parse(arguments):
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any other parameter, as seed=7"
     )
     parser.add_argument(
+        "-p", action="append", default=[], nargs=2, metavar=("NAME", "VALUE"), help="the same as papermill writes it: -p seed 7"
+    )
+    parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where the results go (default: out/ beside the notebook); only results of earlier runs are replaced there"
     )
     parser.add_argument("--timeout", type=float, default=3600, metavar="S", help="seconds a cell may take; 0: any")
@@ -95,7 +99,7 @@ def notebook_settings(parser, args):
         settings["EMOJI_LAB_ROWS"] = str(args.rows)
     if args.epochs is not None:
         settings["EMOJI_LAB_EPOCHS"] = str(args.epochs)
-    for pair in args.set:
+    for pair in args.set + ["=".join(pair) for pair in args.p]:
         name, separator, value = pair.partition("=")
         if not separator or not name.replace("_", "").isalnum():
             parser.error(f"--set {pair}: expected NAME=VALUE, as in --set seed=7")
@@ -142,6 +146,7 @@ def start_lab(python, notebook):
 def main():
     parser, args = parse(sys.argv[1:])
     home = environment.home_directory()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if args.uninstall_kernel:
             environment.uninstall_for_user()
@@ -159,7 +164,9 @@ def main():
             check_names(parser, notebook, settings)
         elif settings:
             parser.error("--model, --data, --rows, --epochs and --set are for a run: in Jupyter, write them into the cell `parameters`")
-        python, evcxr = environment.ensure_all(home, lab=args.lab)
+        # A run with --cold measures how the first cell compiles the crate.
+        shown = None if args.install_kernel or args.cold else notebook
+        python, evcxr = environment.ensure_all(home, lab=args.lab, notebook=shown, cuda=args.cuda)
         if args.install_kernel:
             environment.install_for_user(home, python, evcxr)
         if args.lab:
@@ -170,6 +177,9 @@ def main():
     except environment.SetupError as error:
         print(f"run: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("run: interrupted; what is compiled is kept, and the next run goes on from there", file=sys.stderr)
+        return 130
     out = (args.out or notebook.parent / "out").resolve()
     os.environ.update(settings)
     os.environ.setdefault("EMOJI_LAB_OUTPUT", output_folder(notebook, out))
@@ -181,7 +191,7 @@ def main():
         command += ["--junit", str(args.junit.expanduser().resolve())]
     if not args.cold:
         os.execv(python, command)
-    with tempfile.TemporaryDirectory(prefix="emoji_lab-cold-", dir=home) as folder:
+    with tempfile.TemporaryDirectory(prefix="emoji_lab-cold-", dir=launch_kernel.own_home(home)) as folder:
         launch_kernel.write_cargo_config(Path(folder))
         return subprocess.call(command, env={**os.environ, "EVCXR_TMPDIR": f"{folder}/1"})
 

@@ -15,15 +15,28 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+
+import cargo_build
+import causes
+import launch_kernel
+import prebuild
 
 EVCXR_VERSION = "0.22.0"
 MINIMUM_PYTHON = (3, 10)
+MINIMUM_RUST, KERNELS_RUST = (1, 89), (1, 95)  # What the crate is written in, and what evcxr 0.22 is.
 HERE = Path(__file__).resolve().parent
+KERNEL_PROFILE = HERE / "kernel-profile.toml"
+SECONDS = json.loads((HERE / "build_seconds.json").read_text())
+# Megabytes that each takes while it is made; docs/start-up.md has what stays.
+ROOM = {"the kernel": 850, "the crate": 1600, "Jupyter's packages": 150}
+FULL = 5  # Megabytes that are free where something just failed for want of room: not every program says why.
 
 
 class SetupError(Exception):
@@ -43,12 +56,23 @@ def say(text):
     print(f"set-up: {text}", flush=True)
 
 
-def run(command, problem, **options):
-    """Runs a command with its output in view; a failure becomes a SetupError that says `problem`."""
+def run(command, problem, home, **options):
+    """Runs a command; a failure becomes a SetupError: one sentence if its cause is known, else what it said and `problem`."""
     try:
-        subprocess.run([str(word) for word in command], check=True, **options)
-    except (OSError, subprocess.CalledProcessError) as error:
+        done = subprocess.run([str(word) for word in command], stderr=subprocess.PIPE, text=True, **options)
+    except OSError as error:
         raise SetupError(f"{problem} ({error})") from None
+    if done.returncode:
+        raise failure(done.stderr.splitlines(), problem, home)
+
+
+def failure(said, problem, home):
+    """The SetupError for a command that failed and said so."""
+    word = "full" if causes.free(home) < FULL else causes.cause(said)
+    if word:
+        return SetupError(causes.sentence(word, problem, home))
+    shown = "\n".join(f"  {line}" for line in said[-20:])
+    return SetupError(f"{problem}; it said:\n{shown}")
 
 
 def first_line(command):
@@ -62,15 +86,47 @@ def first_line(command):
 
 @contextlib.contextmanager
 def only_one(home):
-    """Two runs at once: the second waits while the first installs."""
-    home.mkdir(parents=True, exist_ok=True)
-    with open(home / "setup.lock", "w") as lock:
+    """Two runs at once: the second waits while the first installs, and shows how far that is."""
+    with writing(home, home):
+        home.mkdir(parents=True, exist_ok=True)
+        lock = open(home / "setup.lock", "w")
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             say("waiting for another set-up to finish")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            wait_for(lock, home / "setup.status")
+        try:
+            yield
+        finally:
+            (home / "setup.status").unlink(missing_ok=True)
+
+
+def wait_for(lock, status):
+    """Waits for the lock; shows what the one that holds it says."""
+    line = cargo_build.Line()
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with contextlib.suppress(OSError):
+                line.show(f"waiting, another set-up is at work: {status.read_text().removeprefix('set-up: ')}")
+            time.sleep(0.5)
+        else:
+            line.end()
+            return
+
+
+@contextlib.contextmanager
+def writing(place, home):
+    """What the system says of a file that cannot be written, as a sentence."""
+    try:
         yield
+    except OSError as error:
+        word = causes.cause([str(error), f"os error {error.errno}"])
+        if word is None:
+            raise
+        raise SetupError(causes.sentence(word, f"cannot write {place}", home)) from None
 
 
 def ensure_venv(home, requirements):
@@ -86,29 +142,41 @@ def ensure_venv(home, requirements):
     alive = python.exists() and first_line([str(python), "-c", "print(1)"]) == "1"
     if alive and stamp.exists() and stamp.read_text() == wanted:
         return python
-    if not alive:
-        say(f"a Python virtual environment in {venv}")
+    # One that was cut off while it was made has no pip.
+    if not alive or first_line([str(python), "-m", "pip", "--version"]) is None:
         shutil.rmtree(venv, ignore_errors=True)
         run(
             [sys.executable, "-m", "venv", venv],
-            "Python cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv",
+            "Python cannot make a virtual environment (on Debian and Ubuntu: apt-get install python3-venv)",
+            home,
+            stdout=subprocess.DEVNULL,
         )
-    say(f"Jupyter's packages ({requirements.name})")
     run(
-        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements],
-        "pip could not install Jupyter's packages; it needs a package index (see PIP_INDEX_URL)",
+        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "2", "-r", requirements],
+        f"pip could not install Jupyter's packages ({requirements.name})",
+        home,
     )
     stamp.write_text(wanted)
     return python
 
 
-def ensure_rust():
+def rust_version():
+    """What `rustc --version` says, as numbers; None where it does not run."""
+    found = re.search(r"(\d+)\.(\d+)", first_line(["rustc", "--version"]) or "")
+    return found and (int(found[1]), int(found[2]))
+
+
+def ensure_rust(home):
     """rustc, cargo, a linker, and the standard library's source, which evcxr reads types from."""
     cargo_bin = Path(os.environ.get("CARGO_HOME") or Path.home() / ".cargo") / "bin"
     os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), str(cargo_bin)])
     for tool in ("rustc", "cargo"):
         if first_line([tool, "--version"]) is None:
             raise SetupError(f"{tool} does not run; install Rust (https://rustup.rs) and try again")
+    version, needed = rust_version(), MINIMUM_RUST if find_evcxr(home) else KERNELS_RUST
+    if version and version < needed:
+        wanted, there = (".".join(map(str, numbers)) for numbers in (needed, version))
+        raise SetupError(f"Rust {wanted} or newer is needed, this is {there}; with rustup: rustup update stable")
     if not any(map(shutil.which, ("cc", "gcc", "clang"))):
         raise SetupError("no C compiler; on Debian and Ubuntu: apt-get install gcc")
     sysroot = first_line(["rustc", "--print", "sysroot"])
@@ -123,7 +191,7 @@ def ensure_rust():
     )
     if shutil.which("rustup") is None:
         raise SetupError(problem)
-    run(["rustup", "component", "add", "rust-src"], problem)
+    run(["rustup", "component", "add", "rust-src"], problem, home, stdout=subprocess.DEVNULL)
     if not source.exists():
         raise SetupError(problem)
 
@@ -139,25 +207,25 @@ def is_our_evcxr(binary):
         return False
 
 
-def ensure_evcxr(home):
-    """The path of an evcxr_jupyter of the pinned version."""
-    ours = home / "cargo" / "bin" / "evcxr_jupyter"
-    on_path = shutil.which("evcxr_jupyter")
+def find_evcxr(home):
+    """The path of an evcxr_jupyter of the pinned version, ours or the one on the PATH; None if there is none."""
+    ours, on_path = our_evcxr(home), shutil.which("evcxr_jupyter")
     if is_our_evcxr(ours):
         return ours
-    if on_path and is_our_evcxr(on_path):
-        return Path(on_path).absolute()
-    say(f"evcxr_jupyter {EVCXR_VERSION}, the Rust kernel: compiled once, about 8 minutes on 2 cores")
+    return Path(on_path).absolute() if on_path and is_our_evcxr(on_path) else None
+
+
+def our_evcxr(home):
+    return home / "cargo" / "bin" / "evcxr_jupyter"
+
+
+def kernel_build(home):
+    """The Build that installs evcxr_jupyter; what is compiled stays until all of it is, so that the next run goes on."""
     root = home / "cargo"
     env = dict(os.environ, CARGO_TARGET_DIR=str(root / "target"))
-    run(
-        ["cargo", "install", "--locked", "--root", root, "--version", EVCXR_VERSION, "evcxr_jupyter"],
-        "cargo could not install evcxr_jupyter; the lines above say why",
-        env=env,
-        cwd=home,
-    )
-    shutil.rmtree(root / "target", ignore_errors=True)
-    return ours
+    command = ["cargo", "install", "--verbose", "--locked", "--config", KERNEL_PROFILE, "--root", root]
+    command += ["--version", EVCXR_VERSION, "evcxr_jupyter"]
+    return cargo_build.Build("the kernel", command, SECONDS["the kernel"], home, env)
 
 
 def write_if_changed(path, text):
@@ -194,7 +262,7 @@ def ensure_kernelspec(home, python, evcxr, kernels=None):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as scratch:
             env = dict(os.environ, JUPYTER_PATH=scratch)
-            run([evcxr, "--install"], "evcxr_jupyter does not run", env=env, stdout=subprocess.DEVNULL)
+            run([evcxr, "--install"], "evcxr_jupyter does not run", home, env=env, stdout=subprocess.DEVNULL)
             for resource in (Path(scratch) / "kernels" / "rust").iterdir():
                 if resource.name != "kernel.json":
                     shutil.copy2(resource, folder / resource.name)
@@ -247,13 +315,72 @@ def uninstall_for_user():
         say(f"no kernel of ours in {folder}")
 
 
-def ensure_all(home, lab=False):
-    """Everything a run needs; returns the virtual environment's Python and evcxr's path."""
-    with only_one(home):
-        ensure_rust()
-        python = ensure_venv(home, HERE / "requirements.txt")
-        if lab:
-            ensure_venv(home, HERE / "requirements-lab.txt")
-        evcxr = ensure_evcxr(home)
-        ensure_kernelspec(home, python, evcxr)
-    return python, evcxr
+def check_room(home, wanted):
+    """Refuses to begin what the disk has no room for; `wanted` are names of ROOM."""
+    needed, there = sum(ROOM[name] for name in wanted), causes.free(home)
+    if there < needed:
+        raise SetupError(
+            f"{', '.join(wanted)}: {needed} MB are needed at {home}, and {there} MB are free; make room there, "
+            "or name a folder on another disk in EMOJI_LAB_HOME"
+        )
+
+
+def crate_build(home, notebook, cuda, stack):
+    """The Build of the crate that a notebook asks for and that is not built yet, and what is to be noted then; else None."""
+    line = notebook and "EVCXR_TMPDIR" not in os.environ and prebuild.asked_for(notebook, cuda)
+    if not line:
+        return None, None
+    slot = stack.enter_context(prebuild.Slot(home, notebook))
+    if prebuild.is_built(slot.path, line):
+        return None, None
+    # As it is now: an edit while it is compiled is compiled again.
+    changed = prebuild.newest(prebuild.crate_of(line))
+    return prebuild.build(slot.path, line, SECONDS["the crate"], notebook.parent), lambda: prebuild.note(slot.path, line, changed)
+
+
+def ensure_all(home, lab=False, notebook=None, cuda=False):
+    """Everything a run of `notebook` needs; returns the virtual environment's Python and evcxr's path.
+
+    The kernel, the crate and Jupyter's packages need nothing of each other, and are made at the same time.
+    """
+    own = launch_kernel.own_home(home)
+    with only_one(own), writing(own, own), contextlib.ExitStack() as stack:
+        ensure_rust(home)
+        evcxr = find_evcxr(home)
+        if own != home:
+            check_shared(home, evcxr)
+        kernel = None if evcxr else kernel_build(home)
+        crate, note = crate_build(home, notebook, cuda, stack)
+        lists = ["requirements.txt"] + ["requirements-lab.txt"] * lab
+        packages = cargo_build.Other("Jupyter's packages", lambda: [ensure_venv(home, HERE / name) for name in lists][0])
+        builds = [build for build in (kernel, crate, packages) if build]
+        # What was begun has its room already.
+        begun = {"the kernel": home / "cargo" / "target", "the crate": crate and crate.cwd / "target", packages.name: home / "venv"}
+        check_room(own, [build.name for build in builds if not begun[build.name].exists()])
+        then = "the cells" if notebook else "that is all"
+        for build in cargo_build.run(builds, then, cargo_build.Line(own / "setup.status")):
+            if build is packages:
+                raise packages.error
+            if build is kernel or causes.cause(build.said):
+                raise failure(list(build.said), f"cargo could not compile {build.name}", own)
+            note = None
+            say("the crate does not compile; the notebook's first cell says why")
+        if crate and note:
+            note()
+        if kernel:
+            shutil.rmtree(home / "cargo" / "target", ignore_errors=True)
+            evcxr = our_evcxr(home)
+        if own == home:
+            ensure_kernelspec(home, packages.result, evcxr)
+        return packages.result, evcxr
+
+
+def check_shared(home, evcxr):
+    """Refuses a folder of someone else's that is not ready."""
+    stamp, wanted = home / "venv" / "installed-requirements.txt", HERE / "requirements.txt"
+    ready = evcxr and stamp.is_file() and stamp.read_text() == wanted.read_text()
+    if not ready:
+        raise SetupError(
+            f"{home} is someone else's, and not set up for this: have its owner run `notebooks/run --setup`, "
+            "or name a folder of your own in EMOJI_LAB_HOME"
+        )

@@ -6,7 +6,8 @@ becomes evcxr_jupyter by exec, so there is no extra process between Jupyter and 
 - Interrupts are polite. The kernel ignores SIGINT, the library handles it during long steps.
 - The build directory is a fixed one, so that compiled dependencies are there at the next start.
   evcxr allows one kernel a directory: each is held by a lock for as long as a process of the
-  kernel lives, and a second kernel takes the next directory, filled with a copy of the first.
+  kernel lives, and a second kernel takes the next directory, filled with what is compiled in the first. Where HOME belongs
+  to someone else (a teacher's, for a class), build directories are the user's own, filled from HOME's.
 - LD_LIBRARY_PATH names the toolchain's own libstd. Without it, cells that were built below the
   toolchain's top-level directory (both are in the home directory, as a rule) do not load:
   "dlopen failed".
@@ -33,33 +34,56 @@ import light_metadata
 LEVELS = {
     3: "emoji_lab gemm gemm-common gemm-f32 pulp",
     2: "tokenizers",
-    1: "candle-core candle-nn gemm-f16 aws-lc-sys minijinja minijinja-contrib xet-core-structures "
-    "xet-data zip",
+    1: "candle-core candle-nn gemm-f16 minijinja minijinja-contrib xet-core-structures xet-data zip "
+    "regex-automata regex-syntax aho-corasick fancy-regex safetensors serde_json rayon-core crc-fast nom",
     0: "candle-transformers hf-hub hf-xet xet-client xet-runtime redb reqwest reqwest-middleware h2 hyper hyper-util hyper-rustls rustls "
-    "rustls-webpki tokio-rustls aws-lc-rs gemm-c32 gemm-c64 gemm-f64 serde_yaml_ng unsafe-libyaml tracing-subscriber "
+    "rustls-webpki tokio-rustls aws-lc-rs aws-lc-sys gemm-c32 gemm-c64 gemm-f64 serde_yaml_ng unsafe-libyaml tracing-subscriber "
     "tracing-appender sysinfo statrs typed-path chrono time url idna icu_normalizer icu_properties icu_locale_core "
-    "encoding_rs raw-cpuid globset plotters",
+    "encoding_rs raw-cpuid globset plotters tokio tar futures-util http rustix base64",
 }
-CARGO_CONFIG = "# Written by emoji_lab's launch_kernel.py.\n" + "".join(
+# The parts that a crate is compiled in are not looked at once more together (thin LTO within a crate): a sixth of
+# the compilers' time.
+CARGO_CONFIG = """\
+# Written by emoji_lab's launch_kernel.py.
+[profile.dev]
+lto = "off"
+""" + "".join(
     f"[profile.dev.package.{name}]\nopt-level = {level}\ndebug-assertions = false\noverflow-checks = false\n"
     for level, names in LEVELS.items()
     for name in names.split()
 )
+LINKED = 100_000  # Bytes from which on a file of a build is a library, an object or a program, and linked.
 
 
-def rustc(*args):
-    """What rustc prints for `args`, or None where there is no rustc."""
+def rustc(*args, folder=None):
+    """What the rustc of `folder` (a file there may choose a toolchain) prints for `args`, or None where there is none."""
     try:
-        return subprocess.run(["rustc", *args], check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(["rustc", *args], check=True, capture_output=True, text=True, cwd=folder).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
-def copy_seed(seed, slot):
-    """Copies the build directory `seed`, which another kernel may be writing to, to `slot`.
+def link(source, target):
+    """A second name for a file that builds replace and never write into; else a symbolic link to it."""
+    try:
+        os.link(source, target)
+    except OSError:  # Another disk, or a file of another user.
+        os.symlink(os.path.realpath(source), target)
 
-    Cargo's fingerprints go first: one that is copied then vouches for a file that is older than
-    the copy, so a half-written file is never taken for a finished one, only built again.
+
+def is_replaced(path):
+    """Whether a build puts a new file in the place of this one; cargo's own notes are written into."""
+    notes = path.name in ("output", "stderr") or path.suffix in (".d", ".json", ".html", ".lock", ".timestamp")
+    return "target" in path.parts and ".fingerprint" not in path.parts and not notes
+
+
+def copy_seed(seed, slot):
+    """Fills the build directory `slot` with what is compiled in `seed`, which another kernel may be writing to.
+
+    Large files, nearly all of the bytes, are linked: compilers and linkers put a new file in an old one's place. Cargo's
+    fingerprints go first: one that is copied then vouches for a file that is older than the copy, so a
+    half-written file is never taken for a finished one, only built again. What speeds up the next edit of
+    the crate (`incremental`) stays behind.
     """
     part = slot.with_name(slot.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
@@ -67,11 +91,15 @@ def copy_seed(seed, slot):
     def only_fingerprints(folder, names):
         if ".fingerprint" in Path(folder).parts:
             return []
-        return [name for name in names if name != ".fingerprint" and not (Path(folder) / name).is_dir()]
+        return [name for name in names if name == "incremental" or name != ".fingerprint" and not (Path(folder) / name).is_dir()]
 
     def copy(source, target):
         try:
-            shutil.copy2(source, target)
+            if is_replaced(Path(source)) and os.path.getsize(source) >= LINKED:
+                link(source, target)
+            else:
+                shutil.copy2(source, target)
+                os.chmod(target, os.stat(target).st_mode | 0o200)  # A read-only seed makes no read-only copy.
         except FileNotFoundError:
             pass  # A temporary file of the other kernel's build.
 
@@ -79,7 +107,7 @@ def copy_seed(seed, slot):
     shutil.copytree(
         seed,
         part,
-        ignore=lambda _, names: [".fingerprint"] if ".fingerprint" in names else [],
+        ignore=lambda _, names: [name for name in names if name in (".fingerprint", "incremental")],
         copy_function=copy,
         dirs_exist_ok=True,
     )
@@ -109,12 +137,21 @@ def forget_another_crate(slot, folder):
     for depth in ("*", "*/*"):
         for fingerprint in slot.glob(f"target/{depth}/.fingerprint/emoji_lab-*"):
             shutil.rmtree(fingerprint, ignore_errors=True)
+    (slot / "built.json").unlink(missing_ok=True)  # prebuild.py's.
     last.write_text(str(crate))
 
 
-def build_directory(home, key):
-    """The first build directory that no other kernel holds; its lock is held from here on."""
-    root = home / "build" / key
+def own_home(home):
+    """`home` if it is this user's to write to, else the user's own: `home` then is shared, and only read."""
+    if not home.exists() or os.access(home, os.W_OK):
+        return home
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "emoji_lab"
+
+
+def build_directory(home, key, folder):
+    """The first build directory that no other kernel holds, and its lock; `folder` is where the notebook lies."""
+    root, shared = own_home(home) / "build" / key, home / "build" / key
     write_cargo_config(root)
     for number in range(1, 1000):
         slot = root / str(number)
@@ -124,18 +161,22 @@ def build_directory(home, key):
         except BlockingIOError:
             os.close(lock)
             continue
-        # Inherited by evcxr_jupyter and all that it starts: the last of them lets go of it.
-        os.set_inheritable(lock, True)
-        seed = root / "1"
-        if number > 1 and not slot.exists() and seed.exists():
+        seeds = [seed for seed in (root / "1", shared / "1") if seed != slot and seed.exists()]
+        if seeds and not slot.exists():
             try:
-                copy_seed(seed, slot)
+                copy_seed(seeds[0], slot)
             except (OSError, shutil.Error) as error:
-                print(f"launch_kernel: no copy of {seed}, starting cold: {error}", file=sys.stderr)
+                print(f"launch_kernel: no copy of {seeds[0]}, starting cold: {error}", file=sys.stderr)
         slot.mkdir(exist_ok=True)
-        forget_another_crate(slot, Path.cwd())
-        return slot
+        forget_another_crate(slot, folder)
+        return slot, lock
     raise SystemExit(f"launch_kernel: every build directory below {root} is in use")
+
+
+def host_and_key(version):
+    """The compiler's host, and the name of the build directories that are its own; `version` is what `rustc -vV` says."""
+    host = next(line.split()[1] for line in version.splitlines() if line.startswith("host:"))
+    return host, hashlib.sha256(version.encode()).hexdigest()[:12]
 
 
 def main():
@@ -149,22 +190,28 @@ def main():
     version, sysroot = rustc("-vV"), rustc("--print", "sysroot")
     if not version or not sysroot:
         raise SystemExit("launch_kernel: rustc does not run; install Rust (https://rustup.rs)")
-    host = next(line.split()[1] for line in version.splitlines() if line.startswith("host:"))
+    host, key = host_and_key(version)
     libraries = f"{sysroot}/lib/rustlib/{host}/lib"
     env["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [libraries, env.get("LD_LIBRARY_PATH")]))
     # evcxr sets RUST_BACKTRACE=1; this keeps the backtraces out of errors all the same.
     env.setdefault("RUST_LIB_BACKTRACE", "0")
-    key = hashlib.sha256(version.encode()).hexdigest()[:12]
-    # rust-analyzer, in the kernel, takes cargo from the toolchain that rustup is told to use.
-    if shutil.which("rustup", path=env["PATH"]) and env.get("EMOJI_LAB_ALL_CRATES", "") == "":
-        toolchain = home / "toolchains" / key
+    # rust-analyzer, in the kernel, takes cargo from the toolchain that rustup is told to use, or where there is no
+    # rustup from CARGO.
+    if env.get("EMOJI_LAB_ALL_CRATES", "") == "":
+        toolchain = own_home(home) / "toolchains" / key
         try:
             if light_metadata.toolchain(toolchain, sysroot, sys.executable):
-                env["RUSTUP_TOOLCHAIN"] = str(toolchain)
+                if shutil.which("rustup", path=env["PATH"]):
+                    env["RUSTUP_TOOLCHAIN"] = str(toolchain)
+                else:
+                    env["CARGO"] = str(toolchain / "bin" / "cargo")
         except OSError as error:
             print(f"launch_kernel: type inference reads all crates, since {error}", file=sys.stderr)
     if "EVCXR_TMPDIR" not in env:
-        env["EVCXR_TMPDIR"] = str(build_directory(home, key))
+        slot, lock = build_directory(home, key, Path.cwd())
+        # Inherited by evcxr_jupyter and all that it starts: the last of them lets go of it.
+        os.set_inheritable(lock, True)
+        env["EVCXR_TMPDIR"] = str(slot)
     # exec keeps an ignored signal ignored, in evcxr and in the compilers that it starts.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.execve(evcxr, [evcxr, "--control_file", connection_file], env)

@@ -17,6 +17,7 @@ from nbconvert import HTMLExporter
 
 from kernel_session import KernelFault, start_session
 from environment import home_directory
+from launch_kernel import own_home
 import junit
 import parameters
 import timings
@@ -289,8 +290,9 @@ def main():
     if args.cuda:
         ask_for_cuda(notebook)
     home = home_directory()
-    (home / "logs").mkdir(parents=True, exist_ok=True)
-    log = home / "logs" / f"kernel-{os.getpid()}.log"
+    logs = own_home(home) / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    log = logs / f"kernel-{os.getpid()}.log"
     code = code_cells(notebook)
     rows, total = [], len(code)
     try:

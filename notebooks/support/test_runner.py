@@ -1,6 +1,6 @@
 """Notebooks that fail, each in its own way, and what `notebooks/run` makes of them.
 
-    python3 notebooks/support/test_runner.py
+    python3 notebooks/support/test_runner.py [--without CLASS | CLASS…]
 
 Each test runs the command as a person would, and reads its exit code, what it printed and the
 notebook that it left. Uses only what the kernel itself needs, not the crate.
@@ -288,7 +288,7 @@ class Passing(unittest.TestCase):
         )
         show = 'println!("{gemma_model} {custom_dataset_path} {} {num_train_epochs:?} {seed} {send_it} {output_dir} {rate}", max_rows + 1);'
         awkward = 'a "b"\\ {c}\u202e'
-        options = ["--data", __file__, "--rows", "64", "--epochs", "1", "--set", "seed=7", "--set", "rate=1e-3"]
+        options = ["--data", __file__, "--rows", "64", "--epochs", "1", "-p", "seed", "7", "--set", "rate=1e-3"]
         run = Run((defaults, "parameters"), show, options=options, variables={"EMOJI_LAB_MODEL": awkward, "EMOJI_LAB_PUSH": "yes"})
         self.assertEqual(run.code, 0, run.log)
         self.assertEqual(run.text(2), f"{awkward} {Path(__file__).resolve()} 65 1.0 7 true out 0.001\n")
@@ -475,5 +475,14 @@ def clean_environment():
     return {name: value for name, value in os.environ.items() if name != "EVCXR_TMPDIR"}
 
 
-if __name__ == "__main__":
+def main():
+    """As unittest does it; `--without CLASS` takes all classes but one."""
+    if sys.argv[1:2] == ["--without"]:
+        classes = [name for name, kind in globals().items() if isinstance(kind, type) and issubclass(kind, unittest.TestCase)]
+        classes.remove(sys.argv[2])
+        sys.argv[1:] = classes
     unittest.main(verbosity=2)
+
+
+if __name__ == "__main__":
+    main()
