@@ -32,6 +32,10 @@ EVCXR_VERSION = "0.22.0"
 MINIMUM_PYTHON = (3, 10)
 MINIMUM_RUST, KERNELS_RUST = (1, 89), (1, 95)  # What the crate is written in, and what evcxr 0.22 is.
 HERE = Path(__file__).resolve().parent
+ASIDE = "kernel.json.before-emoji_lab"  # Where another kernel's file is kept.
+# Of evcxr's own for the classic Notebook: after each cell that is written it checks the code, for which all crates
+# are compiled once more, while the next cell waits for minutes.
+LINTER = ("kernel.js", "lint.js", "lint.css", "lint-LICENSE")
 KERNEL_PROFILE = HERE / "kernel-profile.toml"
 SECONDS = json.loads((HERE / "build_seconds.json").read_text())
 # Megabytes that each takes while it is made; docs/start-up.md has what stays.
@@ -264,8 +268,11 @@ def ensure_kernelspec(home, python, evcxr, kernels=None):
             env = dict(os.environ, JUPYTER_PATH=scratch)
             run([evcxr, "--install"], "evcxr_jupyter does not run", home, env=env, stdout=subprocess.DEVNULL)
             for resource in (Path(scratch) / "kernels" / "rust").iterdir():
-                if resource.name != "kernel.json":
+                if resource.name not in ("kernel.json", *LINTER):
                     shutil.copy2(resource, folder / resource.name)
+    if not (folder / ASIDE).exists():  # Else they are of the kernel that comes back one day.
+        for name in LINTER:
+            (folder / name).unlink(missing_ok=True)
     spec = json.dumps(kernelspec(home, python, evcxr), indent=2) + "\n"
     write_if_changed(folder / "kernel.json", spec)
     return folder
@@ -291,7 +298,7 @@ def is_our_spec(spec):
 def install_for_user(home, python, evcxr):
     """Makes the kernel `rust` known to the user's own Jupyter; keeps a foreign one aside."""
     folder = user_kernels() / "rust"
-    spec, aside = folder / "kernel.json", folder / "kernel.json.before-emoji_lab"
+    spec, aside = folder / "kernel.json", folder / ASIDE
     if spec.exists() and not is_our_spec(spec):
         shutil.copy2(spec, aside)
         say(f"the kernel that was there is kept as {aside}")
@@ -304,7 +311,7 @@ def install_for_user(home, python, evcxr):
 def uninstall_for_user():
     """Undoes install_for_user."""
     folder = user_kernels() / "rust"
-    aside = folder / "kernel.json.before-emoji_lab"
+    aside = folder / ASIDE
     if aside.exists():
         os.replace(aside, folder / "kernel.json")
         say(f"the earlier kernel is back in {folder}")

@@ -205,6 +205,7 @@ def main():
                     env["RUSTUP_TOOLCHAIN"] = str(toolchain)
                 else:
                     env["CARGO"] = str(toolchain / "bin" / "cargo")
+                    env["PATH"] = os.pathsep.join([str(toolchain / "bin"), env["PATH"]])
         except OSError as error:
             print(f"launch_kernel: type inference reads all crates, since {error}", file=sys.stderr)
     if "EVCXR_TMPDIR" not in env:

@@ -40,7 +40,8 @@ overflow-checks = true
 
 [dependencies]
 """
-STAMP = "built.json"  # In the build directory: what was built there last.
+# In the build directory: what was built there last, and of which versions.
+STAMP, LOCK = "built.json", "built.lock"
 
 
 def asked_for(notebook, cuda=False):
@@ -82,6 +83,7 @@ def is_built(slot, line):
 
 
 def note(slot, line, changed):
+    shutil.copy2(slot / "Cargo.lock", slot / LOCK)
     (slot / STAMP).write_text(json.dumps({"line": line, "newest": changed}))
 
 
@@ -98,6 +100,8 @@ def build(slot, line, seconds, folder):
     (slot / "src").mkdir(parents=True, exist_ok=True)
     (slot / "src" / "lib.rs").write_text("")
     (slot / "Cargo.toml").write_text(MANIFEST + line)
+    if (slot / LOCK).exists():
+        shutil.copy2(slot / LOCK, slot / "Cargo.lock")  # The versions that are compiled there.
     flags, before = linker(os.environ["PATH"])
     env = {
         **os.environ, "CARGO_TARGET_DIR": "target", "CARGO_BUILD_BUILD_DIR": "target",

@@ -24,6 +24,7 @@ import cargo_build
 import causes
 import environment
 import launch_kernel
+import light_metadata
 import prebuild
 
 RUN = Path(__file__).resolve().parent.parent / "run"
@@ -230,6 +231,7 @@ class Prebuilt(unittest.TestCase):
             (crate / "Cargo.toml").write_text("")
             (crate / "src" / "lib.rs").write_text("")
             line = f'emoji_lab = {{ path = "{crate}" }}\n'
+            (slot / "Cargo.lock").write_text("")
             self.assertFalse(prebuild.is_built(slot, line))
             prebuild.note(slot, line, prebuild.newest(crate))
             self.assertTrue(prebuild.is_built(slot, line))
@@ -237,6 +239,28 @@ class Prebuilt(unittest.TestCase):
             time.sleep(0.01)
             (crate / "src" / "lib.rs").write_text("// edited")
             self.assertFalse(prebuild.is_built(slot, line))
+
+
+class Versions(unittest.TestCase):
+    def test_those_that_are_compiled_come_back_and_no_others_are_touched(self):
+        sysroot = launch_kernel.rustc("--print", "sysroot")
+        with tempfile.TemporaryDirectory() as folder:
+            made, slot = Path(folder) / "made", Path(folder) / "1"
+            light_metadata.toolchain(made, sysroot, sys.executable)
+            slot.mkdir()
+            lock = slot / "Cargo.lock"
+
+            def after(manifest, there, built):
+                (slot / "Cargo.toml").write_text(manifest)
+                lock.write_text(there)
+                (slot / "built.lock").write_text(built)
+                subprocess.run([made / "bin" / "cargo", "--version"], cwd=slot, check=True, stdout=subprocess.DEVNULL)
+                return lock.read_text()
+
+            asks, built = 'emoji_lab = { path = "/x" }\n', '[[package]]\nname = "emoji_lab"\n'
+            self.assertEqual(after(asks, '[[package]]\nname = "ctx"\n', built), built)
+            self.assertEqual(after(asks, built + "# as cargo wrote it", built), built + "# as cargo wrote it")
+            self.assertEqual(after("[dependencies]\n", "empty", built), "empty")
 
 
 class Seeds(unittest.TestCase):
