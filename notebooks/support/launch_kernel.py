@@ -141,6 +141,12 @@ def forget_another_crate(slot, folder):
     last.write_text(str(crate))
 
 
+def is_behind(slot, seed):
+    """Whether `seed` was compiled anew (prebuild.py's stamp says so) after `slot` was filled from it, or was built."""
+    stamp, own = seed / "built.json", slot / "built.json"
+    return stamp.exists() and (not own.exists() or own.stat().st_mtime < stamp.stat().st_mtime)
+
+
 def own_home(home):
     """`home` if it is this user's to write to, else the user's own: `home` then is shared, and only read."""
     if not home.exists() or os.access(home, os.W_OK):
@@ -162,6 +168,8 @@ def build_directory(home, key, folder):
             os.close(lock)
             continue
         seeds = [seed for seed in (root / "1", shared / "1") if seed != slot and seed.exists()]
+        if seeds and slot.exists() and is_behind(slot, seeds[0]):
+            shutil.rmtree(slot, ignore_errors=True)  # Quicker than to compile in it what the seed has.
         if seeds and not slot.exists():
             try:
                 copy_seed(seeds[0], slot)

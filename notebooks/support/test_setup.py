@@ -287,6 +287,15 @@ class Seeds(unittest.TestCase):
             self.assertEqual((here / name).stat().st_mtime, (there / name).stat().st_mtime)
         self.assertFalse((here / "incremental").exists())
 
+    def test_one_that_was_filled_before_the_last_build_is_filled_again(self):
+        launch_kernel.copy_seed(self.seed, self.slot)
+        self.assertFalse(launch_kernel.is_behind(self.slot, self.seed))
+        (self.seed / "built.json").write_text("newer")
+        self.assertTrue(launch_kernel.is_behind(self.slot, self.seed))
+        time.sleep(0.01)
+        (self.slot / "built.json").write_text("its own")
+        self.assertFalse(launch_kernel.is_behind(self.slot, self.seed))
+
     def test_another_users_are_linked_by_name(self):
         with mock.patch("os.link", side_effect=PermissionError):
             launch_kernel.copy_seed(self.seed, self.slot)
