@@ -41,12 +41,8 @@ LEVELS = {
     "tracing-appender sysinfo statrs typed-path chrono time url idna icu_normalizer icu_properties icu_locale_core "
     "encoding_rs raw-cpuid globset plotters tokio tar futures-util http rustix base64",
 }
-# The parts that a crate is compiled in are not looked at once more together (thin LTO within a crate): a sixth of
-# the compilers' time.
 CARGO_CONFIG = """\
 # Written by emoji_lab's launch_kernel.py.
-[profile.dev]
-lto = "off"
 """ + "".join(
     f"[profile.dev.package.{name}]\nopt-level = {level}\ndebug-assertions = false\noverflow-checks = false\n"
     for level, names in LEVELS.items()
