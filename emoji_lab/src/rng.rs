@@ -54,6 +54,7 @@ impl Philox {
     /// The words of the blocks from `counter` on: word `w` of block `counter + i` is `[w][i]`. One step of the
     /// function is taken for all of them before the next, which compilers make vectors of.
     #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "four arrays at one place")]
     pub(crate) fn blocks<const N: usize>(&self, counter: u64) -> [[u32; N]; 4] {
         let words = |x: u64| [x as u32, (x >> 32) as u32];
         let ([s0, s1], mut key) = (words(self.stream), words(self.seed));

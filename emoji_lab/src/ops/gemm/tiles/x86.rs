@@ -316,9 +316,9 @@ macro_rules! tiles {
                     };
                 }
                 for column in 0..width {
+                    let start = to.start.wrapping_add(column * to.stride);
                     // SAFETY: inside of the tile, by the caller.
-                    let row =
-                        unsafe { std::slice::from_raw_parts_mut(to.start.add(column * to.stride), height) };
+                    let row = unsafe { std::slice::from_raw_parts_mut(start, height) };
                     for (place, room) in row.iter_mut().zip(room[column..].iter().step_by(WIDE * LANES)) {
                         *place = if to.accumulate { *place + room } else { *room };
                     }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::{Kernels, ROWS, Target};
-use crate::memory::{Memory, zeros};
+use crate::memory::Memory;
 use crate::quant::blocks::Kind;
 
 /// Values of rows that are unpacked at a time for many rows of x: they stay in a core's second cache.
@@ -170,16 +170,10 @@ impl Stored {
         });
     }
 
-    /// All of its values, row by row.
+    /// All of its values, row by row, to the bit as [`Kind::dequantize`] has them: a zero's sign, too, which no
+    /// product asks for.
     pub(crate) fn values(&self) -> Vec<f32> {
-        let mut values = zeros(self.outs * self.ins);
-        let rows = (UNPACKED / self.ins).max(1);
-        let kernels = Kernels::of_this_machine();
-        values.par_chunks_mut(rows * self.ins).enumerate().for_each(|(i, values)| {
-            let first = i * rows;
-            self.unpack(kernels, first..first + values.len() / self.ins, values);
-        });
-        values
+        self.kind.dequantize(self.bytes())
     }
 
     /// Hands out all of its values in order, in parts of whole rows, an even number of them but for the last.
@@ -189,14 +183,14 @@ impl Stored {
         for first in (0..self.outs).step_by(rows) {
             let last = self.outs.min(first + rows);
             let part = &mut values[..(last - first) * self.ins];
-            self.unpack(Kernels::of_this_machine(), first..last, part);
+            self.kind.dequantize_into(self.rows(first..last), part);
             f(part);
         }
     }
 
     /// The values of a row.
     pub(crate) fn row(&self, row: usize, values: &mut [f32]) {
-        self.unpack(Kernels::of_this_machine(), row..row + 1, values);
+        self.kind.dequantize_into(self.rows(row..row + 1), values);
     }
 
     /// The values of some rows.
