@@ -20,12 +20,12 @@ const VOCAB: usize = 262_144;
 const LAYERS: usize = 18;
 
 /// Milliseconds of `work`: the median of seven runs after one for nothing.
-fn milliseconds(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+fn milliseconds<T>(mut work: impl FnMut() -> Result<T>) -> Result<f64> {
     work()?;
     let mut times = vec![];
     for _ in 0..7 {
         let started = Instant::now();
-        work()?;
+        drop(work()?);
         times.push(started.elapsed().as_secs_f64() * 1e3);
     }
     times.sort_by(f64::total_cmp);
@@ -41,7 +41,7 @@ fn random(shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
 pub(crate) fn table() -> Result<Table> {
     let large = 2048;
     let (x, w) = (random((large, large))?, Weight::from(random((large, large))?));
-    let best = milliseconds(|| Ok(drop(forward(&x, &w, None)?)))?;
+    let best = milliseconds(|| Ok(forward(&x, &w, None)?))?;
     let flops = 2.0 * (large as f64).powi(3) / best;
     let numbers = vec![1u64; VOCAB * HIDDEN / 2];
     let sum =
@@ -82,29 +82,29 @@ pub(crate) fn table() -> Result<Table> {
         let lora = Lora { a: &a, b: &b, scale: 2.0, dropout };
         let gflop = 2e-9 * (TOKENS * outs * ins) as f64;
         let (_, u) = forward(&x, &w, Some(&lora))?;
-        let ms = milliseconds(|| Ok(drop(forward(&x, &w, Some(&lora))?)))?;
+        let ms = milliseconds(|| Ok(forward(&x, &w, Some(&lora))?))?;
         table = row(table, &format!("{name}, forward"), each * LAYERS, gflop, 4.0 * (outs * ins) as f64, ms);
         let gradients = || Gradients { dw: None, da: Some(&da), db: Some(&db) };
-        let ms = milliseconds(|| Ok(drop(backward(&dy, &x, u.as_ref(), &w, Some(&lora), gradients())?)))?;
+        let ms = milliseconds(|| Ok(backward(&dy, &x, u.as_ref(), &w, Some(&lora), gradients())?))?;
         table = row(table, &format!("{name}, backward"), each * LAYERS, gflop, 4.0 * (outs * ins) as f64, ms);
     }
     let (x, w) = (random((TOKENS, HIDDEN))?, random(HIDDEN)?);
     let (_, rstd) = rms_norm::forward(&x, &w, 1e-6)?;
     let ms = milliseconds(|| {
-        Ok(drop((rms_norm::forward(&x, &w, 1e-6)?, rms_norm::backward(&x, &x, &w, &rstd, None)?)))
+        Ok((rms_norm::forward(&x, &w, 1e-6)?, rms_norm::backward(&x, &x, &w, &rstd, None)?))
     })?;
     table = row(table, "norm, both ways", 4 * LAYERS, 0.0, 20.0 * (TOKENS * HIDDEN) as f64, ms);
     let (gate, up) = (random((TOKENS, INNER))?, random((TOKENS, INNER))?);
-    let ms = milliseconds(|| Ok(drop((geglu::forward(&gate, &up)?, geglu::backward(&gate, &gate, &up)?))))?;
+    let ms = milliseconds(|| Ok((geglu::forward(&gate, &up)?, geglu::backward(&gate, &gate, &up)?)))?;
     table = row(table, "GeGLU, both ways", LAYERS, 0.0, 32.0 * (TOKENS * INNER) as f64, ms);
 
     let (h, head) = (random((TOKENS, HIDDEN))?, random((VOCAB, HIDDEN))?);
     let targets: Vec<i64> = (0..TOKENS as i64).collect();
     let gflop = 2e-9 * (TOKENS * HIDDEN * VOCAB) as f64;
-    let ms = milliseconds(|| Ok(drop(loss_and_gradient(&h, &head, &targets, 1.0, None)?)))?;
+    let ms = milliseconds(|| Ok(loss_and_gradient(&h, &head, &targets, 1.0, None)?))?;
     table = row(table, "head and loss, frozen, both ways", 1, 2.0 * gflop, 8.0 * (HIDDEN * VOCAB) as f64, ms);
     let dw = head.zeros_like()?;
-    let ms = milliseconds(|| Ok(drop(loss_and_gradient(&h, &head, &targets, 1.0, Some(&dw))?)))?;
+    let ms = milliseconds(|| Ok(loss_and_gradient(&h, &head, &targets, 1.0, Some(&dw))?))?;
     let moved = 16.0 * (HIDDEN * VOCAB) as f64;
     table = row(table, "head and loss, trained (in its place)", 1, 3.0 * gflop, moved, ms);
     let flat = VOCAB * HIDDEN;
