@@ -13,7 +13,7 @@ const USES: &str = "
     memory:
     protobuf:
     python_json:
-    host:
+    host: memory
     display:
     error: display
     sniff: error
@@ -30,7 +30,7 @@ const USES: &str = "
     model: data device display error files host hub memory ops quant rng sniff task
     lora: display error files model ops quant rng sniff
     evaluate: data display error model rng task
-    train: data device display error evaluate files host lora memory model ops protobuf python_json quant rng
+    train: data device display error evaluate files host lora model ops protobuf python_json quant rng
     cuda: error gpu host model ops train
     plot: display error files train
     card: data display evaluate hub task train

@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 
+use crate::memory;
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Storage, Tensor};
 
 /// Calls `f` with the values of a contiguous f32 tensor on the CPU.
@@ -43,6 +44,11 @@ pub(crate) fn update(tensor: &Tensor, f: impl FnOnce(&mut [f32]) -> Result<()> +
 /// A new f32 tensor on the CPU, made of `values`.
 pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
     Tensor::from_vec(values, shape.into(), &Device::Cpu)
+}
+
+/// `len` zeros, in large pages where the system gives them.
+pub(crate) fn zeros(len: usize) -> Result<Tensor> {
+    tensor(memory::zeros(len), len)
 }
 
 /// Fails, with the op's name, on a device or type the op has no version for.

@@ -1,6 +1,6 @@
-//! Which rows a model is asked, and what this crate answers: shared by the tools beside it.
+//! What a tool is told, which rows it asks a model, and what this crate answers: shared by the tools beside it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use emoji_lab::data::{ChatDataset, Conversation, format_chat, held_out_rows, load_dataset, split_at_rows};
 use emoji_lab::model::{Gemma3, KvCache, Model};
@@ -10,6 +10,52 @@ use serde_json::{Value, json};
 
 /// The longest answer, in tokens.
 const LONGEST: usize = 24;
+
+/// What both exports are told.
+pub struct Options {
+    pub model: String,
+    pub out: PathBuf,
+    pub data: Option<String>,
+    pub split: Option<PathBuf>,
+    pub rows: usize,
+}
+
+impl Options {
+    /// From the arguments of this process: `MODEL OUT [--data DATA] [--split FILE] [--rows N]`, and options that
+    /// `other` takes, which says whether it knows one. `all` names them in an error.
+    pub fn read(all: &str, mut other: impl FnMut(&str, &str) -> Result<bool>) -> Result<Self> {
+        let (mut plain, mut data, mut split, mut rows) = (vec![], None, None, 24);
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            if !argument.starts_with("--") {
+                plain.push(argument);
+                continue;
+            }
+            let value = arguments.next().unwrap_or_default();
+            match argument.as_str() {
+                "--rows" => rows = number(&argument, &value)?,
+                "--data" => data = Some(value),
+                "--split" => split = Some(PathBuf::from(value)),
+                _ if other(&argument, &value)? => {}
+                _ => return Err(Error::setting("option", argument, all)),
+            }
+        }
+        let [model, out] = plain.try_into().map_err(|plain: Vec<String>| {
+            Error::setting("arguments", plain.join(" "), "give a model and a folder to write to")
+        })?;
+        Ok(Self { model, out: PathBuf::from(out), data, split, rows })
+    }
+
+    /// The rows that are asked.
+    pub fn questions(&self) -> Result<ChatDataset> {
+        questions(self.data.as_deref(), self.split.as_deref(), self.rows)
+    }
+}
+
+/// The whole number that is given for `option`.
+pub fn number(option: &str, value: &str) -> Result<usize> {
+    value.parse().map_err(|_| Error::setting("option", format!("{option} {value}"), "use a whole number"))
+}
 
 /// The first `count` rows of `data`, the embedded ones if there is none; with a `split` of those that are
 /// held out.

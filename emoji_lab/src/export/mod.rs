@@ -24,6 +24,7 @@ mod tensors;
 mod vocabulary;
 mod web;
 
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::Instant;
 
@@ -174,18 +175,28 @@ fn padded(bytes: u64) -> u64 {
 }
 
 fn write_file(path: &Path, head: &[u8], tensors: &[Stored], origin: &str) -> Result<()> {
-    // An error of ours goes round what the writer knows, which is the system's errors.
-    let mut ours = Ok(());
-    let written = write_atomic(path, |out| {
+    write_tensors(path, |out| {
         out.write_all(head)?;
         for tensor in tensors {
             if let Err(error) = tensor.write(out, origin)? {
-                ours = Err(error);
-                return Err(std::io::Error::other("a tensor cannot be written"));
+                return Ok(Err(error));
             }
             out.write_all(&[0; ALIGNMENT as usize][..(padded(tensor.bytes()) - tensor.bytes()) as usize])?;
         }
-        Ok(())
+        Ok(Ok(()))
+    })
+}
+
+/// Writes the file `path` as `write` does, whole or not at all: not if there is an error of the system, nor if there
+/// is one of ours, in the inner result, which goes round what the writer of files knows.
+fn write_tensors(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<Result<()>>) -> Result<()> {
+    let mut ours = Ok(());
+    let written = write_atomic(path, |out| {
+        ours = write(out)?;
+        match ours {
+            Ok(()) => Ok(()),
+            Err(_) => Err(io::Error::other("a tensor cannot be written")),
+        }
     });
     ours.and(written)
 }

@@ -47,14 +47,13 @@ pub fn merge_into(base: &Gemma3, adapter: &Adapter) -> Result<Gemma3> {
         let index = layer.index;
         for (which, linear) in layer.linears_mut() {
             let (a, b) = (get(Parameter::LoraA(index, which)), get(Parameter::LoraB(index, which)));
+            let weight = linear.weight.dense()?;
             let (Some(a), Some(b)) = (a, b) else {
-                if let Weight::Nf4(weight) = &linear.weight {
-                    linear.weight = weight.dequantize()?.into();
-                }
+                linear.weight = Weight::Dense(weight);
                 continue;
             };
-            let mut merged = (linear.weight.to_tensor()?
-                + (b.matmul(&a)? * adapter.config.module_scaling(index, which))?)?;
+            let mut merged =
+                (weight.to_tensor()? + (b.matmul(&a)? * adapter.config.module_scaling(index, which))?)?;
             if let Some(magnitude) = get(Parameter::LoraMagnitude(index, which)) {
                 merged = with_lengths(&merged, &magnitude)?;
             }

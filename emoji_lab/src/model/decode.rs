@@ -5,8 +5,11 @@ use candle_core::Tensor;
 use super::layer::Pass;
 use super::{Gemma3, KvCache};
 use crate::error::{Error, Result};
+use crate::host;
 use crate::ops::attention::Segment;
 use crate::ops::embedding;
+use crate::ops::lora_linear::{self, Weight};
+use crate::ops::replaced::put_columns;
 
 impl Gemma3 {
     /// Feeds the next tokens of the sequence in `cache`; returns the logits `[vocab]` that follow
@@ -64,5 +67,27 @@ impl Gemma3 {
     /// The rows of the head's weight for some tokens, `[tokens, hidden]`.
     pub(super) fn head_rows(&self, tokens: &[u32]) -> Result<Tensor> {
         Ok(embedding::forward_replaced(tokens, &self.head().value, self.rows_in_head()?, 1.0)?)
+    }
+
+    /// Logits `[rows, vocab]` of hidden states `[rows, hidden]`, each row's as if it were alone.
+    ///
+    /// # Errors
+    /// If the width is not the model's.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        let stored = self.on_device.on_host(self)?;
+        let head = self.head().value.clone();
+        let in_few_bits = stored.get(&head);
+        let logits = lora_linear::forward_stored(hidden, &Weight::Dense(head.clone()), in_few_bits, None)?;
+        if let Some(replaced) = self.rows_in_head()? {
+            let columns = lora_linear::forward_by_row(hidden, &replaced.rows().clone().into(), None)?;
+            let vocab = self.config.vocab_size;
+            host::read(&columns, |columns| {
+                host::update(&logits, |logits| {
+                    put_columns(logits, columns, replaced.ids(), vocab);
+                    Ok(())
+                })
+            })?;
+        }
+        Ok(logits)
     }
 }

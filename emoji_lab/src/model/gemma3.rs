@@ -15,13 +15,12 @@ use super::token_rows::TokenRows;
 use super::{Gemma3Config, PackedTokens, Weights};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::host;
+use crate::ops::embedding;
 use crate::ops::lazy::LazyTensor;
 use crate::ops::linear_cross_entropy::{self, Head, LossSum};
 use crate::ops::lora_linear::Weight;
-use crate::ops::replaced::{Replaced, put_columns};
+use crate::ops::replaced::Replaced;
 use crate::ops::rope::RopeTable;
-use crate::ops::{embedding, lora_linear};
 
 /// A Gemma 3 text model.
 ///
@@ -233,11 +232,7 @@ impl Gemma3 {
         }
         for layer in &self.layers {
             for (which, linear) in layer.linears() {
-                let weight = match &linear.weight {
-                    Weight::Dense(weight) => weight.clone(),
-                    Weight::Nf4(packed) => packed.dequantize()?.into(),
-                };
-                put(Parameter::Linear(layer.index, which), weight);
+                put(Parameter::Linear(layer.index, which), linear.weight.dense()?);
             }
             for (which, norm) in layer.norms() {
                 put(Parameter::Norm(layer.index, which), norm.weight.value.clone());
@@ -381,27 +376,5 @@ impl Gemma3 {
         )?;
         self.backward(tokens, tape, &d_hidden)?;
         Ok(loss)
-    }
-
-    /// Logits `[rows, vocab]` of hidden states `[rows, hidden]`, each row's as if it were alone.
-    ///
-    /// # Errors
-    /// If the width is not the model's.
-    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let stored = self.on_device.on_host(self)?;
-        let head = self.head().value.clone();
-        let in_few_bits = stored.get(&head);
-        let logits = lora_linear::forward_stored(hidden, &Weight::Dense(head.clone()), in_few_bits, None)?;
-        if let Some(replaced) = self.rows_in_head()? {
-            let columns = lora_linear::forward_by_row(hidden, &replaced.rows().clone().into(), None)?;
-            let vocab = self.config.vocab_size;
-            host::read(&columns, |columns| {
-                host::update(&logits, |logits| {
-                    put_columns(logits, columns, replaced.ids(), vocab);
-                    Ok(())
-                })
-            })?;
-        }
-        Ok(logits)
     }
 }

@@ -72,14 +72,10 @@ impl Linear {
 
     /// The same layer as one dense matrix, f32: the weight out of NF4, and `scale · B A` added to it.
     pub(crate) fn merged(&self) -> Result<Self> {
-        let Some(lora) = &self.lora else {
-            return Ok(match &self.weight {
-                Weight::Dense(weight) => Self::frozen(weight.clone(), self.number),
-                Weight::Nf4(packed) => Self::frozen(packed.dequantize()?, self.number),
-            });
-        };
+        let weight = self.weight.dense()?;
+        let Some(lora) = &self.lora else { return Ok(Self::frozen(weight, self.number)) };
         let added = (lora.b.value.matmul(&lora.a.value)? * lora.scale)?;
-        Ok(Self::frozen((self.weight.to_tensor()? + added)?, self.number))
+        Ok(Self::frozen((weight.to_tensor()? + added)?, self.number))
     }
 
     fn lora(&self, key: Option<DropoutKey>) -> Option<Lora<'_>> {

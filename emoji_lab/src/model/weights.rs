@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::Tensor;
-use rayon::prelude::*;
 
 use super::config::Gemma3Config;
 use super::folder;
@@ -13,7 +12,6 @@ use super::safetensors::{map_file, weights_from_bytes};
 use super::shards::{shards, shards_without_index};
 use super::wanted::{Wanted, missing, wrong_shape};
 use crate::error::{Error, Result};
-use crate::host;
 use crate::ops::lazy::LazyTensor;
 
 /// Named tensors (transformers' names, `model.layers.0.self_attn.q_proj.weight`), f32 on the CPU.
@@ -155,7 +153,7 @@ impl Weights {
         let (Some(head), Some(embedding)) = (self.find(LM_HEAD), self.find(EMBED_TOKENS)) else {
             return Ok(false);
         };
-        Ok(config.tie_word_embeddings && !are_equal(&head, &embedding)?)
+        Ok(config.tie_word_embeddings && !head.equals(&embedding)?)
     }
 
     /// Unties `config` if [`Self::has_own_head`], and says whether it did; else takes a stored copy
@@ -180,27 +178,6 @@ impl Weights {
         self.tensors.values().map(Tensor::elem_count).sum::<usize>()
             + unmade.map(|(_, weight)| weight.elem_count()).sum::<usize>()
     }
-}
-
-/// Whether two weights have the same shape and values.
-fn are_equal(one: &LazyTensor, two: &LazyTensor) -> Result<bool> {
-    if one.dims() != two.dims() {
-        return Ok(false);
-    }
-    if let (Some(one), Some(two)) = (one.stored(), two.stored())
-        && one.same_bytes(two)
-    {
-        return Ok(true);
-    }
-    let mut equal = false;
-    host::read(&one.to_tensor()?, |one| {
-        host::read(&two.to_tensor()?, |two| {
-            let same = |(a, b): (&f32, &f32)| a == b || a.to_bits() == b.to_bits();
-            equal = one.len() == two.len() && one.par_iter().zip(two).with_min_len(1 << 16).all(same);
-            Ok(())
-        })
-    })?;
-    Ok(equal)
 }
 
 fn file_name(path: &Path) -> String {
@@ -380,8 +357,8 @@ mod tests {
         std::fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
         let read = Weights::from_folder(folder.path(), &golden_config()).unwrap();
         for (name, tensor) in &golden_weights().tensors {
-            let (one, two) = (tensor.clone().into(), read.tensors[name].clone().into());
-            assert!(are_equal(&one, &two).unwrap(), "{name}");
+            let (one, two) = (LazyTensor::from(tensor.clone()), read.tensors[name].clone().into());
+            assert!(one.equals(&two).unwrap(), "{name}");
         }
     }
 

@@ -9,6 +9,7 @@ use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{Result, Tensor};
+use rayon::prelude::*;
 
 use super::gemm::Stored;
 use crate::host;
@@ -87,6 +88,27 @@ impl LazyTensor {
             (Some(tensor), _) | (None, Kind::Dense(tensor)) => Ok(tensor.clone()),
             (None, Kind::Stored(file)) => host::tensor(file.stored.values(), file.dims.as_slice()),
         }
+    }
+
+    /// Whether `other` has the same shape and values.
+    ///
+    /// # Errors
+    /// Only if candle fails.
+    pub(crate) fn equals(&self, other: &Self) -> Result<bool> {
+        if self.dims() != other.dims() {
+            return Ok(false);
+        }
+        if let (Some(one), Some(two)) = (self.stored(), other.stored())
+            && one.same_bytes(two)
+        {
+            return Ok(true);
+        }
+        host::read(&self.to_tensor()?, |one| {
+            host::read(&other.to_tensor()?, |two| {
+                let same = |(a, b): (&f32, &f32)| a == b || a.to_bits() == b.to_bits();
+                Ok(one.par_iter().zip(two).with_min_len(1 << 16).all(same))
+            })
+        })
     }
 
     /// Hands out all values in order, in parts of an even number of them but for the last.

@@ -10,7 +10,6 @@ use super::engine::{Engine, Settings, Step, StepResult, Ticket, check_finite, ch
 use super::layout::{Buffer, Layout, Slot, embedding_len};
 use crate::error::{Error, Result};
 use crate::host;
-use crate::memory::zeros;
 use crate::model::{DropoutKey, Gemma3};
 use crate::ops::adamw::{self, Rates};
 use crate::ops::grad_norm;
@@ -41,7 +40,7 @@ impl CpuEngine {
     /// Tensors are replaced in a copy of `model`, not changed, so it keeps the values it has.
     pub(super) fn new(model: &Gemma3, layout: &Layout, settings: Settings) -> Result<Self> {
         let values = layout.values_of(model)?;
-        let zeros = || host::tensor(zeros(layout.len()), layout.len());
+        let zeros = || host::zeros(layout.len());
         let (gradients, exp_avg, exp_avg_sq) = (zeros()?, zeros()?, zeros()?);
         let mut model = model.clone();
         layout.visit(&mut model, &mut |parameter, slot| {

@@ -6,7 +6,6 @@ use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
 use crate::host;
-use crate::memory::zeros;
 use crate::model::{Gemma3, Parameter, ParameterMut};
 
 /// Where a parameter lies in a buffer.
@@ -142,7 +141,7 @@ impl Layout {
 
     /// The parameters' values as `model` has them, flat f32, in memory of their own.
     pub(super) fn values_of(&self, model: &Gemma3) -> Result<Tensor> {
-        let values = host::tensor(zeros(self.len()), self.len())?;
+        let values = host::zeros(self.len())?;
         self.visit(&mut model.clone(), &mut |p, slot| {
             let own = p.value.to_tensor()?.to_dtype(DType::F32)?.flatten_all()?;
             Ok(values.slice_set(&own, 0, slot.offset)?)

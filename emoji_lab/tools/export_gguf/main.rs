@@ -24,58 +24,33 @@ use emoji_lab::display::{Align, Table, human_bytes};
 use emoji_lab::evaluate::{EvaluationConfig, evaluate};
 use emoji_lab::export::{GgufType, export_gguf};
 use emoji_lab::model::{Gemma3, Rounding, load_model, open_gguf};
-use emoji_lab::{Device, Error, Result, say};
+use emoji_lab::{Device, Result, say};
+use questions::Options;
 use serde_json::json;
 
-struct Options {
-    model: String,
-    out: PathBuf,
-    texts: Option<PathBuf>,
-    types: Vec<GgufType>,
-    data: Option<String>,
-    split: Option<PathBuf>,
-    rows: usize,
-}
-
-fn options() -> Result<Options> {
-    let mut plain = vec![];
-    let (mut texts, mut types, mut rows) = (None, GgufType::ALL.to_vec(), 24);
-    let (mut data, mut split) = (None, None);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        if !argument.starts_with("--") {
-            plain.push(argument);
-            continue;
-        }
-        let value = arguments.next().unwrap_or_default();
-        match argument.as_str() {
+/// Also the file of texts, and the types that are written.
+fn options() -> Result<(Options, Option<PathBuf>, Vec<GgufType>)> {
+    let (mut texts, mut types) = (None, GgufType::ALL.to_vec());
+    let all = "there are --texts, --types, --data, --split and --rows";
+    let options = Options::read(all, |option, value| {
+        match option {
             "--texts" => texts = Some(PathBuf::from(value)),
             "--types" => types = value.split(',').map(str::parse).collect::<Result<_>>()?,
-            "--rows" => {
-                rows = value.parse().map_err(|_| Error::setting("--rows", &value, "use a whole number"))?;
-            }
-            "--data" => data = Some(value),
-            "--split" => split = Some(PathBuf::from(value)),
-            _ => {
-                let help = "there are --texts, --types, --data, --split and --rows";
-                return Err(Error::setting("option", argument, help));
-            }
+            _ => return Ok(false),
         }
-    }
-    let [model, out] = plain.try_into().map_err(|plain: Vec<String>| {
-        Error::setting("arguments", plain.join(" "), "give a model and a folder to write to")
+        Ok(true)
     })?;
-    Ok(Options { model, out: PathBuf::from(out), texts, types, data, split, rows })
+    Ok((options, texts, types))
 }
 
 fn main() -> Result<()> {
-    let options = options()?;
+    let (options, texts, types) = options()?;
     let started = Instant::now();
     let model = load_model(&options.model, &Device::Cpu)?;
     say!("{} loaded in {:.1} s", options.model, started.elapsed().as_secs_f64());
 
-    let texts = expected::texts(&model, options.texts.as_deref())?;
-    let questions = questions::questions(options.data.as_deref(), options.split.as_deref(), options.rows)?;
+    let texts = expected::texts(&model, texts.as_deref())?;
+    let questions = options.questions()?;
     let prompts = questions::prompts(&model, &questions)?;
     let mut files = vec![];
     let mut table = Table::new("Exported")
@@ -86,7 +61,7 @@ fn main() -> Result<()> {
     if options.data.is_some() {
         table = table.column("Score of the answers [95 %]", Align::Right);
     }
-    for &kind in &options.types {
+    for &kind in &types {
         let path = options.out.join(format!("model-{kind}.gguf"));
         let report = export_gguf(&model, &path, kind)?;
         say!("{report}");

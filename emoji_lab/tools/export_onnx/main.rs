@@ -15,66 +15,40 @@
 mod questions;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use emoji_lab::export::{OnnxVariant, export_onnx};
 use emoji_lab::model::{Model, PackedTokens, load_model, write_safetensors};
 use emoji_lab::ops::IGNORE_INDEX;
 use emoji_lab::rng::Philox;
-use emoji_lab::{Device, Error, Result, Tensor, say};
+use emoji_lab::{Device, Result, Tensor, say};
+use questions::Options;
 use serde_json::json;
 
-struct Options {
-    model: String,
-    out: PathBuf,
-    variants: Vec<OnnxVariant>,
-    data: Option<String>,
-    split: Option<PathBuf>,
-    rows: usize,
-    logits: usize,
-}
-
-fn options() -> Result<Options> {
-    let mut plain = vec![];
-    let (mut variants, mut rows, mut logits) = (OnnxVariant::ALL.to_vec(), 24, 0);
-    let (mut data, mut split) = (None, None);
-    let mut arguments = std::env::args().skip(1);
-    let number = |value: &str| {
-        value.parse::<usize>().map_err(|_| Error::setting("number", value, "use a whole number"))
-    };
-    while let Some(argument) = arguments.next() {
-        if !argument.starts_with("--") {
-            plain.push(argument);
-            continue;
-        }
-        let value = arguments.next().unwrap_or_default();
-        match argument.as_str() {
+/// Which variants are written, and after how many tokens logits are.
+fn options() -> Result<(Options, Vec<OnnxVariant>, usize)> {
+    let (mut variants, mut logits) = (OnnxVariant::ALL.to_vec(), 0);
+    let all = "there are --variants, --data, --split, --rows and --logits";
+    let options = Options::read(all, |option, value| {
+        match option {
             "--variants" => variants = value.split(',').map(str::parse).collect::<Result<_>>()?,
-            "--rows" => rows = number(&value)?,
-            "--logits" => logits = number(&value)?,
-            "--data" => data = Some(value),
-            "--split" => split = Some(PathBuf::from(value)),
-            _ => {
-                let help = "there are --variants, --data, --split, --rows and --logits";
-                return Err(Error::setting("option", argument, help));
-            }
+            "--logits" => logits = questions::number(option, value)?,
+            _ => return Ok(false),
         }
-    }
-    let [model, out] = plain.try_into().map_err(|plain: Vec<String>| {
-        Error::setting("arguments", plain.join(" "), "give a model and a folder to write to")
+        Ok(true)
     })?;
-    Ok(Options { model, out: PathBuf::from(out), variants, data, split, rows, logits })
+    Ok((options, variants, logits))
 }
 
 fn main() -> Result<()> {
-    let options = options()?;
+    let (options, variants, logits) = options()?;
     let started = Instant::now();
     let model = load_model(&options.model, &Device::Cpu)?;
     say!("{} loaded in {:.1} s", options.model, started.elapsed().as_secs_f64());
-    say!("{}", export_onnx(&model, &options.out, &options.variants)?);
+    say!("{}", export_onnx(&model, &options.out, &variants)?);
 
-    let asked = questions::questions(options.data.as_deref(), options.split.as_deref(), options.rows)?;
+    let asked = options.questions()?;
     let prompts = questions::prompts(&model, &asked)?;
     let answers = questions::answers(&model.gemma, &model.stop_ids()?, &prompts)?;
     let mut rows = vec![];
@@ -87,8 +61,8 @@ fn main() -> Result<()> {
         );
     }
     questions::write(&options.out.join("ours.json"), &json!({"rows": rows}))?;
-    if options.logits > 0 {
-        write_logits(&options.out.join("ours.safetensors"), &model, options.logits)?;
+    if logits > 0 {
+        write_logits(&options.out.join("ours.safetensors"), &model, logits)?;
     }
     Ok(())
 }

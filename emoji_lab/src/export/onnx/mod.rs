@@ -37,12 +37,12 @@ pub use report::{OnnxFile, OnnxReport};
 pub use variant::OnnxVariant;
 
 use super::source::parameters;
+use super::write_tensors;
 use crate::error::{Error, Result};
-use crate::files::{write_atomic, write_bytes_atomic, write_into_dir};
+use crate::files::{write_bytes_atomic, write_into_dir};
 use crate::model::{Gemma3Config, Model};
 use blocks::BLOCK;
 use graph::Graph;
-use weights::Weights;
 
 /// What the width of a head must be a multiple of.
 const HEAD: usize = 16;
@@ -129,7 +129,7 @@ pub fn export_onnx_with(model: &Model, dir: impl AsRef<Path>, config: &OnnxConfi
             let (name, data) = (variant.file(), variant.data_file());
             let bytes = graph.file(&data);
             write_bytes_atomic(folder.join(name), &bytes)?;
-            write_weights(&folder.join(data), &graph.weights, &model.origin)?;
+            write_tensors(&folder.join(data), |out| graph.weights.write(out, &model.origin))?;
             let (graph_bytes, data_bytes) = (bytes.len() as u64, graph.weights.bytes());
             let seconds = started.elapsed().as_secs_f64();
             files.push(OnnxFile { variant: *variant, name, graph_bytes, data_bytes, seconds });
@@ -177,19 +177,6 @@ fn settings(model: &Model, variants: &[OnnxVariant]) -> Result<Value> {
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {
     write_bytes_atomic(path, format!("{value:#}\n").as_bytes())
-}
-
-fn write_weights(path: &Path, weights: &Weights<'_>, origin: &str) -> Result<()> {
-    // An error of ours goes round what the writer knows, which is the system's errors.
-    let mut ours = Ok(());
-    let written = write_atomic(path, |out| {
-        ours = weights.write(out, origin)?;
-        match ours {
-            Ok(()) => Ok(()),
-            Err(_) => Err(std::io::Error::other("a matrix cannot be written")),
-        }
-    });
-    ours.and(written)
 }
 
 /// Names what an earlier export left beside the files.

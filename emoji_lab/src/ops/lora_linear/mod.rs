@@ -48,14 +48,14 @@ impl Weight {
         }
     }
 
-    /// Its values in f32.
+    /// The weight out of NF4.
     ///
     /// # Errors
     /// Only if candle cannot make a tensor.
-    pub fn to_tensor(&self) -> Result<Tensor> {
+    pub fn dense(&self) -> Result<LazyTensor> {
         match self {
-            Self::Dense(w) => w.to_tensor(),
-            Self::Nf4(w) => w.dequantize(),
+            Self::Dense(w) => Ok(w.clone()),
+            Self::Nf4(w) => Ok(w.dequantize()?.into()),
         }
     }
 

@@ -150,7 +150,7 @@ impl Target {
 
 /// Which instructions there are.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Kernels {
+pub(super) enum Kernels {
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
@@ -159,7 +159,7 @@ enum Kernels {
 }
 
 impl Kernels {
-    fn of_this_machine() -> Self {
+    pub(super) fn of_this_machine() -> Self {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             return if is_x86_feature_detected!("avx512f") { Self::Avx512 } else { Self::Avx2 };

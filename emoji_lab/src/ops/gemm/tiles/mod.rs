@@ -4,10 +4,11 @@
 //! has as many rows as a vocabulary, and the other a hundred tokens: copying costs about as much as multiplying.
 //! Here a tile of the result is a few rows by a few vectors, and of its two operands
 //!
-//! * one gives numbers that are multiplied with whole vectors: read where they lie, or copied in small blocks if
-//!   they are the tokens;
-//! * the other gives vectors of numbers that lie side by side. It is read where it lies, too; where its numbers lie
-//!   one below another (`x wᵀ`), the product is turned around, so that it is the tokens that are copied.
+//! * one gives numbers that are multiplied with whole vectors: copied in small blocks if they are the tokens, read
+//!   where they lie if they are a weight;
+//! * the other gives vectors of numbers that lie side by side, copied in strips if several tiles read them. Where a
+//!   weight's numbers lie one below another (`x wᵀ`), the product is turned around, so that it is the tokens that
+//!   are copied and the weight gives the numbers.
 //!
 //! The order in which an element is summed up does not depend on the number of threads.
 

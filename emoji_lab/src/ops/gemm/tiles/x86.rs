@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::super::rows;
 use super::{Target, WIDE};
 
 /// Which instructions there are.
@@ -13,10 +14,10 @@ pub(super) enum Kernels {
 
 impl Kernels {
     pub(super) fn of_this_machine() -> Option<Self> {
-        match is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            true if is_x86_feature_detected!("avx512f") => Some(Self::Avx512),
-            true => Some(Self::Avx2),
-            false => None,
+        match rows::Kernels::of_this_machine() {
+            rows::Kernels::Avx512 => Some(Self::Avx512),
+            rows::Kernels::Avx2 => Some(Self::Avx2),
+            rows::Kernels::Portable => None,
         }
     }
 
