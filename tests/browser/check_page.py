@@ -234,6 +234,7 @@ class Checks(Looks):
         """texts of a person, a model and a file do nothing, and fit"""
         for folder in ["hostile", "long"]:
             tab = self.tab(self.plain.at(f"{folder}/"), viewport=WIDTHS["phone"])
+            tab.locator("#form").wait_for()  # The page has read its settings then.
             if folder == "hostile":
                 assert tab.locator("h1").inner_text().split() == EVIL[1].split()
                 assert tab.locator("#terms").inner_text() == EVIL[0] and not tab.locator("#terms a, #model a").count()
