@@ -22,14 +22,14 @@ import parameters
 # The lesson's steps in the order of the Python notebook.
 STEPS = [
     "setup", "parameters", "login", "dataset", "custom-dataset", "model", "format", "test-base", "quant-config",
-    "lora-config", "sft-config", "trainer", "train", "plot", "merge", "compare", "measure", "sweep", "best", "suggest", "push", "page",
+    "lora-config", "sft-config", "trainer", "train", "plot", "merge", "compare", "measure", "sweep", "best", "suggest", "push", "export", "onnx", "page", "serve",
 ]  # fmt: skip
 SECTIONS = [
     "Set up the development environment", "Enable Hugging Face permissions", "Load the dataset",
     "Use your own dataset", "Load the model", "Format the training dataset", "test the base model",
     "Fine-tune the model", "Configure the tuning job", "Start training", "Plot the training results",
     "How to read the curves", "Merge the adapters", "Test the fine-tuned model", "Measure it", "Do better than the recipe", "Three suggestions",
-    "Save your model and upload it", "A page of your own", "Summary and next steps",
+    "Save your model and upload it", "Take it with you", "A page of your own", "Summary and next steps",
 ]  # fmt: skip
 
 

@@ -81,7 +81,7 @@ class Checks:
 
         page.wait("train", 600, look)
         page.wait("push", 300)
-        page.wait("page", 60)
+        page.wait("serve", 60)
         code = [cell for cell in page.cells() if cell["type"] == "code"]
         counts = [cell["prompt"].strip("[]: \n") for cell in code]
         # They need not begin at 1: the kernel counts what JupyterLab asks it at first.

@@ -4,7 +4,8 @@
 // Where an answer differs, the step at which it does so is looked at: how far our likeliest token's
 // logit was above the next one's. Below the type's margin it is a near tie, which two programs that
 // round otherwise may decide otherwise (llama.cpp rounds what a matrix is multiplied with to the
-// matrix's type: to 8 bits and a scale for Q8_0 and Q4_0). It is shown, and counted.
+// matrix's type: to 8 bits and a scale for Q8_0 and Q4_0). It is shown, and counted. The values of these two
+// are there as F32, too, with which both programs compute alike.
 import {existsSync, readFileSync} from "node:fs";
 import {join} from "node:path";
 import {getLlama, LlamaLogLevel} from "node-llama-cpp";
@@ -15,6 +16,8 @@ const RULES = {
     F32: {margin: 0.001, share: 1},
     F16: {margin: 0.05, share: 0.9},
     BF16: {margin: 0.2, share: 0.9},
+    "F32 of Q8_0": {margin: 0.001, share: 1},
+    "F32 of Q4_0": {margin: 0.001, share: 1},
     Q8_0: {margin: 0.5, share: 0.8},
     Q4_0: {margin: 0.7, share: 0.6},
 };

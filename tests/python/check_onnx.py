@@ -5,7 +5,8 @@
 
 DIR is what `cargo run --release -p emoji_lab --example export_onnx -- MODEL DIR --logits 200` writes: the
 model in every variant, and in `ours.json` and `ours.safetensors` what this crate computes. With --large, of a
-model whose logits are not there, only losses and answers are compared, and the table of sizes is printed.
+model whose logits are not there, only losses and answers are compared, the table of sizes is printed, and the
+greedy answers of every variant come to lie in `answers.json`, for the example judge_answers.
 """
 
 import argparse
@@ -31,6 +32,8 @@ LOGITS = 1e-4
 LOSS = {"fp32": 1e-3, "q8": 0.03, "q4": 0.25}
 # Two likeliest tokens that are nearer than this may change places in another order of sums.
 NEAR = 1e-3
+# The longest answer that export_onnx writes, in tokens.
+LONGEST = 24
 
 
 def golden(root):
@@ -169,13 +172,19 @@ def check_losses(root, variant):
     return within(apart, LOSS[variant])
 
 
-def check_answers(root, variant):
-    """Greedy answers; where one parts, our two likeliest tokens were near each other there."""
-    rows, session, equal, wrong = rows_of(root), open_graph(path_of(root, variant)), 0, []
+@functools.cache
+def answers(root, variant):
+    """Greedy answers to the rows, of at most LONGEST tokens, each with the token that ends it."""
+    session = open_graph(path_of(root, variant))
     stop = json.loads((root / "config.json").read_text())["eos_token_id"]
-    for index, row in enumerate(rows):
+    return [session.greedy(row["prompt"], stop, LONGEST) for row in rows_of(root)]
+
+
+def check_answers(root, variant):
+    """Where a greedy answer parts from ours, our two likeliest tokens were near each other there."""
+    rows, equal, wrong = rows_of(root), 0, []
+    for index, (row, theirs) in enumerate(zip(rows, answers(root, variant))):
         ours, margins = row["answer"]["ids"], row["answer"]["margins"]
-        theirs = session.greedy(row["prompt"], stop, len(ours))
         at = next((at for at, (a, b) in enumerate(zip(ours, theirs)) if a != b), None)
         if at is None:
             need(len(ours) == len(theirs), f"row {index}: {len(theirs)} tokens, ours {len(ours)}")
@@ -369,6 +378,8 @@ def main():
         return 1 if bad + self_test(args.dir) else 0
     if args.large:
         print_sizes(args.dir)
+        found = {variant: answers(args.dir, variant) for variant in FILES}
+        (args.dir / "answers.json").write_text(json.dumps(found))
     print(f"\n{len(rows) - bad} checks passed, {bad} failed")
     return 1 if bad else 0
 

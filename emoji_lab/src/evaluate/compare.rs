@@ -1,5 +1,7 @@
 //! Evaluations side by side.
 
+use std::borrow::Borrow;
+
 use super::evaluation::Evaluation;
 use crate::display::{Align, Table};
 use crate::error::{Error, Result};
@@ -12,15 +14,17 @@ use crate::task::Unit;
 ///
 /// # Errors
 /// [`Error::Setting`] if there is none, or they are not of the same rows by the same measures.
-pub fn compare_evaluations<S: AsRef<str>>(evaluations: &[(S, &Evaluation)]) -> Result<Table> {
+pub fn compare_evaluations<S: AsRef<str>, E: Borrow<Evaluation>>(evaluations: &[(S, E)]) -> Result<Table> {
+    let evaluations: Vec<(&str, &Evaluation)> =
+        evaluations.iter().map(|(name, evaluation)| (name.as_ref(), evaluation.borrow())).collect();
     let Some(((first_name, first), others)) = evaluations.split_first() else {
         return Err(Error::setting("evaluations", "none", "give at least one, as [(\"base\", &base)]"));
     };
     for (name, other) in others {
         if other.measures != first.measures {
             let help =
-                format!("\"{}\" has other measures: evaluate all by the same judge", first_name.as_ref());
-            return Err(Error::setting("evaluations", name.as_ref(), help));
+                format!("\"{first_name}\" has other measures: evaluate all by the same judge");
+            return Err(Error::setting("evaluations", name, help));
         }
     }
     let measures = &first.measures;
@@ -40,7 +44,7 @@ pub fn compare_evaluations<S: AsRef<str>>(evaluations: &[(S, &Evaluation)]) -> R
         table = table.column("tokens", Align::Right);
     }
     for (i, (name, evaluation)) in evaluations.iter().enumerate() {
-        let mut cells = vec![name.as_ref().to_string(), evaluation.score().to_string()];
+        let mut cells = vec![name.to_string(), evaluation.score().to_string()];
         if i > 0 {
             cells.push(format!("{:+}", evaluation.difference(first)?.score));
         } else if !others.is_empty() {
@@ -58,9 +62,8 @@ pub fn compare_evaluations<S: AsRef<str>>(evaluations: &[(S, &Evaluation)]) -> R
     if let (Some(best), false) = (best, others.is_empty()) {
         table = table.highlight(best, "best");
         table = table.note(format!(
-            "Gain: over {}, the mean difference row by row; an interval that leaves 0 out is more than the \
-             choice of rows.",
-            first_name.as_ref()
+            "Gain: over {first_name}, the mean difference row by row; an interval that leaves 0 out is more than \
+             the choice of rows."
         ));
     }
     Ok(table)

@@ -31,7 +31,9 @@ use std::time::Instant;
 pub use gguf_type::GgufType;
 pub use onnx::{OnnxConfig, OnnxFile, OnnxReport, OnnxVariant, export_onnx, export_onnx_with};
 pub use report::{ExportReport, TypeCount};
-pub use web::{Engine, Library, WebConfig, WebFile, WebReport, export_web, export_web_with};
+pub use web::{
+    Engine, Library, ServedPage, WebConfig, WebFile, WebReport, export_web, export_web_with, serve_page,
+};
 
 use crate::error::{Error, Result};
 use crate::files::{write_atomic, write_bytes_atomic, write_into_dir};

@@ -38,6 +38,11 @@ pub struct ExportReport {
 }
 
 impl ExportReport {
+    /// The file's size for people, as "278.1 MiB".
+    pub fn size(&self) -> String {
+        human_bytes(self.bytes)
+    }
+
     /// The report as a table.
     pub fn table(&self) -> Table {
         let name = self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy();

@@ -10,8 +10,9 @@
 //! asked. In the folder `OUT` come to lie one `.gguf` a type, with its `Modelfile`, and `expected.json`: the
 //! token ids of the texts (`text` and `prompt` of each line of `--texts`, and odd ones that are made up
 //! here), and for each file the greedy answers to the first `N` rows, computed by this crate from the values
-//! that the file holds. `tests/node` compares them with llama.cpp. With `--data` the table also has the
-//! answers' score.
+//! that the file holds. `tests/node` compares them with llama.cpp, which rounds to eight bits what it multiplies
+//! eight and four bits with; so the values of these files are also written as F32, for it to compute with them
+//! as this crate does. With `--data` the table also has the answers' score.
 
 mod expected;
 #[path = "../questions.rs"]
@@ -76,6 +77,12 @@ fn main() -> Result<()> {
         let gemma = Gemma3::new(&exact.config, &exact.weights, &Device::Cpu)?;
         drop(exact.weights);
         let answers = questions::answers(&gemma, &exact.config.eos_token_ids, &prompts)?;
+        if matches!(kind, GgufType::Q8_0 | GgufType::Q4_0) {
+            let unpacked = options.out.join(format!("model-{kind}-values.gguf"));
+            export_gguf(&load_model(&path.display().to_string(), &Device::Cpu)?, &unpacked, GgufType::F32)?;
+            let kind = format!("F32 of {kind}");
+            files.push(json!({"kind": kind, "file": name(&unpacked), "answers": answers}));
+        }
         files.push(json!({"kind": kind.as_str(), "file": name(&path), "answers": answers}));
     }
     let all = json!({"texts": texts, "prompts": prompts, "files": files});

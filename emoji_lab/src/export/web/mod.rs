@@ -2,10 +2,11 @@
 //!
 //! ```no_run
 //! # use emoji_lab::prelude::*;
-//! # use emoji_lab::export::{Engine, Library, WebConfig, export_web_with};
+//! # use emoji_lab::export::{Engine, Library, WebConfig, export_web_with, serve_page};
 //! let model = load_model("myemoji-merged", &Device::Cpu)?;
 //! let page = export_web(&model, "web")?;
 //! println!("{page}"); // `python3 -m http.server --directory web` shows it
+//! println!("{}", serve_page(&page)?); // and so does this process
 //! // Another task, by its own words, and the library from a folder:
 //! let config = WebConfig {
 //!     task: Task::one_of("Say the mood of this text in one word: ", ["joy", "sadness"]),
@@ -30,6 +31,7 @@ mod library;
 mod npm;
 mod releases;
 mod report;
+mod serve;
 mod settings;
 
 use std::fs;
@@ -41,6 +43,7 @@ use serde_json::Value;
 pub use engine::Engine;
 pub use library::Library;
 pub use report::{WebFile, WebReport};
+pub use serve::{ServedPage, serve_page};
 
 use crate::error::{Error, Result};
 use crate::files::{write_bytes_atomic, write_into_dir};
