@@ -22,8 +22,7 @@ pub fn compare_evaluations<S: AsRef<str>, E: Borrow<Evaluation>>(evaluations: &[
     };
     for (name, other) in others {
         if other.measures != first.measures {
-            let help =
-                format!("\"{first_name}\" has other measures: evaluate all by the same judge");
+            let help = format!("\"{first_name}\" has other measures: evaluate all by the same judge");
             return Err(Error::setting("evaluations", name, help));
         }
     }

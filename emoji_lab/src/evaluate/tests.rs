@@ -117,7 +117,12 @@ fn what_cannot_be_compared_says_why() {
         );
         assert!(compare_evaluations(&[("one", &one), ("other", &other)]).is_err());
     }
-    assert!(compare_evaluations::<&str, &Evaluation>(&[]).unwrap_err().to_string().contains("setting evaluations"));
+    assert!(
+        compare_evaluations::<&str, &Evaluation>(&[])
+            .unwrap_err()
+            .to_string()
+            .contains("setting evaluations")
+    );
     let config = EvaluationConfig { judge: Some(Arc::new(Lengths)), ..Default::default() };
     let lengths = judge_answers("lengths", &all, &["a"; 4], &config).unwrap();
     assert!(one.difference(&lengths).unwrap_err().to_string().contains("by characters"));

@@ -68,8 +68,10 @@ pub fn serve_page(page: &WebReport) -> Result<ServedPage> {
     // The working directory may change while the page is there.
     let dir = page.dir.canonicalize().map_err(failed)?;
     let names = page.files.iter().map(|file| file.name.as_str());
-    let paths: BTreeMap<String, PathBuf> =
-        names.map(|name| (format!("/{name}"), dir.join(name))).chain([("/".into(), dir.join(super::INDEX))]).collect();
+    let paths: BTreeMap<String, PathBuf> = names
+        .map(|name| (format!("/{name}"), dir.join(name)))
+        .chain([("/".into(), dir.join(super::INDEX))])
+        .collect();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
     let port = listener.local_addr().map_err(failed)?.port();
     let shared = Arc::new(Shared { paths, port });
@@ -189,7 +191,9 @@ mod tests {
             seconds: 0.0,
         };
         std::fs::create_dir(dir.join("onnx")).unwrap();
-        for (name, text) in [("index.html", "<p>page"), ("app.js", "1"), ("onnx/model.onnx", "model"), ("secret", "s")] {
+        for (name, text) in
+            [("index.html", "<p>page"), ("app.js", "1"), ("onnx/model.onnx", "model"), ("secret", "s")]
+        {
             std::fs::write(dir.join(name), text).unwrap();
         }
         serve_page(&report).unwrap()
@@ -214,10 +218,23 @@ mod tests {
         let page = served(dir.path());
         let index = get(&page, "/");
         assert!(index.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/html"), "{index}");
-        assert!(index.contains("Cross-Origin-Embedder-Policy: require-corp") && index.ends_with("<p>page"), "{index}");
+        assert!(
+            index.contains("Cross-Origin-Embedder-Policy: require-corp") && index.ends_with("<p>page"),
+            "{index}"
+        );
         assert!(get(&page, "/app.js?v=1").contains("text/javascript"));
         assert!(get(&page, "/onnx/model.onnx").ends_with("\r\n\r\nmodel"));
-        let paths = ["/secret", "/../secret", "/onnx/../secret", "/gone.js", "/onnx", "", "//", "/%2e%2e/secret", "secret"];
+        let paths = [
+            "/secret",
+            "/../secret",
+            "/onnx/../secret",
+            "/gone.js",
+            "/onnx",
+            "",
+            "//",
+            "/%2e%2e/secret",
+            "secret",
+        ];
         for path in paths {
             assert!(get(&page, path).starts_with("HTTP/1.1 404 "), "{path}");
         }
@@ -244,7 +261,10 @@ mod tests {
     fn a_folder_that_is_gone_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let page = served(dir.path());
-        assert!(page.to_html().contains(&format!("<iframe src=\"{}\"", page.url)) && page.to_text().contains(&page.url));
+        assert!(
+            page.to_html().contains(&format!("<iframe src=\"{}\"", page.url))
+                && page.to_text().contains(&page.url)
+        );
         let hostile = ServedPage { dir: PathBuf::from("\"><script>"), ..page };
         assert!(!hostile.to_html().contains("<script>"));
         let report = WebReport {
