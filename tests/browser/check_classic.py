@@ -12,6 +12,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+from checks import run_checks
 from check_lab import CHROMIUM, TRAIN, TRAINER, WINDOW
 from page import look, shown
 from server import ROOT, Classic
@@ -95,23 +96,15 @@ def main():
     parser.add_argument("--out", type=Path, default=ROOT / "notebooks" / "out" / "browser")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    failed, order = 0, ("run_all", "pictures", "interrupt")
     with Classic(args.venv, args.kernels) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=args.chromium, args=CHROMIUM, chromium_sandbox=False)
         page = browser.new_context(viewport=WINDOW).new_page()
         page.goto(server.address)
         page.wait_for_function(READY, timeout=300_000)
         checks = Checks(page, args.out)
-        for name in order:
-            check = getattr(checks, name)
-            try:
-                print(f"browser: {check.__doc__}: ok ({check()})", flush=True)
-            except Exception as error:
-                failed += 1
-                page.screenshot(path=args.out / f"failed-classic-{name}.png")
-                print(f"browser: {check.__doc__}: FAILED: {type(error).__name__}: {error}", flush=True)
+        picture = lambda name: page.screenshot(path=args.out / f"failed-classic-{name}.png")  # noqa: E731
+        failed = run_checks("browser", checks, ["run_all", "pictures", "interrupt"], picture)
         browser.close()
-    print(f"browser: {len(order) - failed} checks passed, {failed} failed")
     return 1 if failed else 0
 
 

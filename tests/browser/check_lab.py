@@ -11,11 +11,11 @@ import shutil
 import subprocess
 import sys
 import time
-import traceback
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+from checks import run_checks
 from page import CUT, FAINT, NotebookPage, look, shown
 from server import ROOT, Lab
 
@@ -117,6 +117,18 @@ class Checks:
         page.theme(THEMES["light"])
         assert not problems, "\n    ".join(problems[:12])
         return f"{len(TABLES)} tables and the plot, twice"
+
+    def page_in_its_cell(self):
+        """the exported page opens in the cell that serves it"""
+        cell = self.page.node("serve")
+        cell.locator("summary").click()
+        frame = cell.frame_locator("iframe")
+        # It is there once the page's script has read its settings: Jupyter lets both of them through.
+        frame.locator("#form").wait_for(timeout=30_000)
+        self.page.shot(cell.locator(".jp-Cell-outputArea"), "page-in-its-cell")
+        # The next checks look at the lesson as it was.
+        cell.locator("summary").click()
+        return frame.locator("#title").text_content()
 
     def export(self, name):
         """The notebook as it is now, as a page; its path."""
@@ -300,7 +312,7 @@ class Checks:
 
 
 ORDER = [
-    "run_all", "pictures", "html_export", "hostile_text", "interrupt", "nothing_to_resume", "failing_cell",
+    "run_all", "pictures", "page_in_its_cell", "html_export", "hostile_text", "interrupt", "nothing_to_resume", "failing_cell",
     "prompt", "second_interrupt", "page_errors",
 ]  # fmt: skip
 
@@ -314,7 +326,6 @@ def main():
     args.out = args.out.resolve()
     shutil.rmtree(args.out, ignore_errors=True)
     args.out.mkdir(parents=True)
-    failed = 0
     with Lab(args.venv) as lab, sync_playwright() as playwright:
         # Chromium's sandbox wants rights that root in a container does not have.
         browser = playwright.chromium.launch(
@@ -322,19 +333,9 @@ def main():
         )
         tab = browser.new_context(viewport=WINDOW).new_page()
         checks = Checks(lab, NotebookPage(tab, lab.address, args.out), browser, args)
-        for name in ORDER:
-            check = getattr(checks, name)
-            try:
-                print(f"browser: {check.__doc__}: ok ({check()})", flush=True)
-            except Exception as error:
-                failed += 1
-                tab.screenshot(path=args.out / f"failed-{name}.png")
-                print(f"browser: {check.__doc__}: FAILED: {type(error).__name__}: {error}", flush=True)
-                if not isinstance(error, AssertionError):
-                    traceback.print_exc(limit=-3, file=sys.stdout)
+        failed = run_checks("browser", checks, ORDER, lambda name: tab.screenshot(path=args.out / f"failed-{name}.png"))
         browser.close()
     print(f"screenshots: {args.out}")
-    print(f"browser: {len(ORDER) - failed} checks passed, {failed} failed")
     return 1 if failed else 0
 
 

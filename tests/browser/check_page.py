@@ -13,11 +13,11 @@ import json
 import shutil
 import sys
 import time
-import traceback
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+from checks import run_checks
 from page import CUT
 from page_looks import WIDTHS, Looks
 from page_site import EVIL, LONG, Isolated, Pages, Plain, Recorder
@@ -349,7 +349,7 @@ def main():
         pages.make_faults()
         pages.make_hostile()
         pages.make_large()
-    failed, recorder, plain = 0, Recorder(), Plain(args.site)
+    recorder, plain = Recorder(), Plain(args.site)
     try:
         with sync_playwright() as playwright:
             # Chromium's sandbox wants rights that root in a container does not have.
@@ -365,20 +365,11 @@ def main():
             if "on_gpu" in order:
                 with_gpu = [flag for flag in flags if flag != "--disable-gpu"] + SOFTWARE_GPU
                 checks.with_gpu = playwright.chromium.launch(**{**launch, "args": with_gpu})
-            for name in order:
-                check = getattr(checks, name)
-                try:
-                    print(f"page, {pages.engine}: {check.__doc__}: ok ({check()})", flush=True)
-                except Exception as error:
-                    failed += 1
-                    print(f"page, {pages.engine}: {check.__doc__}: FAILED: {type(error).__name__}: {error}", flush=True)
-                    if not isinstance(error, AssertionError):
-                        traceback.print_exc(limit=-3, file=sys.stdout)
+            failed = run_checks(f"page, {pages.engine}", checks, order)
             browser.close()
     finally:
         plain.stop()
     print(f"screenshots: {out}")
-    print(f"page, {pages.engine}: {len(order) - failed} checks passed, {failed} failed")
     return 1 if failed else 0
 
 
