@@ -51,8 +51,8 @@ impl WebReport {
             .total(["Together", &thousands(self.bytes()), &human_bytes(self.bytes())])
             .note(format!("Written to {dir} in {:.1} s. {}.", self.seconds, self.library))
             .note(format!(
-                "serve_page shows it from here; from anywhere else, at http://localhost:8000, does: \
-                 python3 -m http.server --directory \"{dir}\""
+                "serve_page opens it from this kernel. Elsewhere: python3 -m http.server --directory \"{dir}\", \
+                 then http://localhost:8000."
             ))
             .note("Publish it with push_to_hub and PushKind::Space, this report as its card.");
         self.notes.iter().fold(table, |table, note| table.note(note.clone()))
