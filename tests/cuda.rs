@@ -7,6 +7,8 @@
 
 #[path = "cuda_batch.rs"]
 mod batch;
+#[path = "cuda_ranks.rs"]
+mod ranks;
 
 use candle_core::Tensor;
 use emoji_lab::lora::{LoraConfig, TokenIndices};

@@ -7,7 +7,7 @@ use emoji_lab::lora::LoraConfig;
 use emoji_lab::model::load_model;
 use emoji_lab::quant::QuantConfig;
 use emoji_lab::task::Task;
-use emoji_lab::train::{SftConfig, SftTrainer};
+use emoji_lab::train::{DeviceMemory, SftConfig, SftTrainer};
 use emoji_lab::{DType, Result};
 
 use crate::table::Table;
@@ -64,7 +64,7 @@ fn once(gguf: &str, options: &Options, table: &mut Table) -> Result<()> {
     for entry in trainer.log_history() {
         println!("{}", serde_json::to_string(entry).unwrap_or_default());
     }
-    let bytes: usize = trainer.finetune().device_memory().iter().map(|(_, bytes)| bytes).sum();
+    let bytes: usize = trainer.finetune().device_memory().iter().map(DeviceMemory::bytes).sum();
     table.memory.add(bytes as f64 / 1e9);
     let started = Instant::now();
     let loss = trainer.evaluate()?;

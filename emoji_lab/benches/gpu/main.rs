@@ -12,6 +12,7 @@
 mod generation;
 mod lesson;
 mod random;
+mod sizes;
 mod steps;
 mod table;
 
@@ -72,7 +73,7 @@ fn run(options: &Options) -> Result<()> {
     println!("{}, computing in {}", options.device, options.device.dtype().as_str());
     match &options.gguf {
         None => {
-            let model = random::model(&options.device)?;
+            let model = sizes::model(&options.device)?;
             if options.only.as_deref() != Some("steps") {
                 generation::bench(&model)?;
             }

@@ -91,7 +91,7 @@ pub fn bench(model: &Gemma3, batches: &[Batch], rounds: usize, optimizer: AdamW)
     let floor_ms = floor / (BANDWIDTH * 1e9);
     println!("floor of a step: {:.2} GB read and written, {floor_ms:.2} ms at {BANDWIDTH} TB/s", floor / 1e9);
     let mut bytes = 0;
-    for (what, part) in finetune.device_memory() {
+    for (what, part) in finetune.device_memory().into_iter().flat_map(|memory| memory.parts) {
         println!("{what:<30} {:>8.1} MB", part as f64 / 1e6);
         bytes += part;
     }

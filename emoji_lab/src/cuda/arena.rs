@@ -6,6 +6,7 @@ use super::stored::Stored;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::gpu::memory::Memory;
+use crate::gpu::nccl::Numbers;
 use crate::gpu::pinned::Pinned;
 use crate::gpu::pointer::{Compute, DevicePtr};
 use crate::ops::grad_norm::cuda::{RANGE_PARTIALS, Range, SquaresByRange};
@@ -75,6 +76,14 @@ impl DeviceArena {
     /// The values of what begins at `offset` (not of the head), on the GPU.
     pub(super) fn value_ptr(&self, offset: usize) -> DevicePtr<f32> {
         self.values.ptr().at(&self.gpu, self.beside_head(offset))
+    }
+
+    /// The gradients that several GPUs add up: the head's, which are complete before the layers', and all
+    /// others.
+    pub(super) fn travelling(&self) -> [Numbers; 2] {
+        let in_head = self.head.1 - self.head.0;
+        let head = Numbers::compute(&self.gpu, self.head_gradients.ptr(), in_head);
+        [head, Numbers::f32(self.gradients.ptr(), self.len - in_head)]
     }
 
     /// Bytes of values, gradients and moments.

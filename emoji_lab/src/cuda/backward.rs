@@ -1,7 +1,7 @@
 //! The backward pass: thirteen launches a layer.
 
 use super::forward::Pass;
-use super::network::{DOWN, GATE_UP, Layer, O, QKV, SHARED};
+use super::network::{DOWN, GATE_UP, Layer, Network, O, QKV, SHARED};
 use crate::error::Result;
 use crate::gpu::gemm::{Out, gemm, matrix};
 use crate::gpu::pointer::{Compute, DevicePtr};
@@ -33,11 +33,39 @@ impl Pass<'_> {
         Branch { rows: Some(a.down), weight: Some(n.post_feedforward), rstd: Some(a.rstd_down) }
     }
 
+    /// Where the gradient of the rows that are looked up is added, where they are trained.
+    pub(super) fn d_table(network: &Network) -> Option<TableGradient> {
+        let rows_alone = network.trained_rows.as_ref().map(|rows| TableGradient::F32(rows.gradients));
+        network.vocabulary.d_lookup.or(rows_alone)
+    }
+
     /// Gradients of all adapters, and of the embedding where it is trained, from `d_hidden`.
     ///
     /// # Safety
     /// As [`Self::forward`], which must have run with the same inputs, and [`Self::head`] after it.
     pub(super) unsafe fn backward(&self) -> Result<()> {
+        let (s, i) = (&self.network.sizes, self.inputs);
+        // SAFETY: the caller's.
+        unsafe { self.layers_back()? };
+        let Some(d_table) = Self::d_table(self.network) else { return Ok(()) };
+        let gradient = LookupGradient {
+            d_table,
+            ids: i.rows,
+            order: i.order,
+            runs: i.runs,
+            dx: self.activations.d_stream,
+            width: s.hidden,
+            scale: s.embedding_scale,
+        };
+        // SAFETY: the caller's.
+        unsafe { gradient.launch(self.gpu, self.tokens) }
+    }
+
+    /// The same without the rows that are looked up: their vectors' gradient is left in `d_stream`.
+    ///
+    /// # Safety
+    /// As [`Self::backward`].
+    pub(super) unsafe fn layers_back(&self) -> Result<()> {
         let (gpu, s, i) = (self.gpu, &self.network.sizes, self.inputs);
         let (rows, step) = (self.tokens, i.step);
         let all = &self.activations.layers;
@@ -162,20 +190,7 @@ impl Pass<'_> {
                 };
                 norm.launch(gpu, rows)?;
             }
-            self.wait_for(above.as_ref())?;
-            let rows_alone =
-                self.network.trained_rows.as_ref().map(|rows| TableGradient::F32(rows.gradients));
-            let Some(d_table) = self.network.vocabulary.d_lookup.or(rows_alone) else { return Ok(()) };
-            let gradient = LookupGradient {
-                d_table,
-                ids: i.rows,
-                order: i.order,
-                runs: i.runs,
-                dx: d_stream,
-                width: s.hidden,
-                scale: s.embedding_scale,
-            };
-            gradient.launch(gpu, rows)
+            self.wait_for(above.as_ref())
         }
     }
 }

@@ -10,12 +10,14 @@ use super::arena::DeviceArena;
 use super::forward::{Keep, Pass};
 use super::limits::{self, Plan};
 use super::network::Network;
+use super::ranks::Together;
 use super::step::{Inputs, SLOTS};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::driver_errors::caught;
 use crate::gpu::graph::capture;
 use crate::gpu::memory::{Memory, clear};
+use crate::gpu::pointer::DevicePtr;
 use crate::host;
 use crate::model::Gemma3;
 use crate::ops::adamw::Factors;
@@ -30,9 +32,17 @@ use crate::train::{Batch, Slot};
 
 /// What a graph does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Work {
+pub(super) enum Work {
     /// Forward and backward of a micro-batch; `first` overwrites the gradients.
-    Gradients { first: bool },
+    Gradients {
+        first: bool,
+    },
+    /// The part of it before the layers' backward pass, and the rest but for the rows looked up: the last
+    /// micro-batch's where GPUs train together (`ranks.rs`).
+    Head {
+        first: bool,
+    },
+    Layers,
     /// Norm, clipping and AdamW.
     Update,
     /// Both, for one batch a step.
@@ -57,6 +67,8 @@ pub(crate) struct CudaFinetune {
     network: Network,
     arena: DeviceArena,
     room: Option<Room>,
+    /// Where it is one of several GPUs.
+    pub(super) together: Option<Together>,
     graphs: HashMap<(usize, Work), CudaGraph>,
     partials: Memory<f64>,
     result: Memory<StepResult>,
@@ -81,13 +93,20 @@ pub(crate) struct CudaFinetune {
 unsafe impl Send for CudaFinetune {}
 
 /// What depends on the longest batch.
-struct Room {
-    activations: Activations,
-    inputs: Inputs,
+pub(super) struct Room {
+    pub(super) activations: Activations,
+    pub(super) inputs: Inputs,
+}
+
+impl Room {
+    /// Where the losses are added up.
+    pub(super) fn loss(&self) -> DevicePtr<f64> {
+        StepResult::loss_of(self.activations.loss)
+    }
 }
 
 /// Token counts that share a graph: few graphs, little padding.
-fn padded(tokens: usize) -> usize {
+pub(super) fn padded(tokens: usize) -> usize {
     let unit = match tokens {
         0..=64 => 8,
         65..=256 => 16,
@@ -142,6 +161,7 @@ impl CudaFinetune {
             network,
             arena,
             room: None,
+            together: None,
             graphs: HashMap::new(),
             settings,
             adapter_scale,
@@ -162,6 +182,27 @@ impl CudaFinetune {
     /// The arena's buffers.
     pub(crate) fn arena(&self) -> &DeviceArena {
         &self.arena
+    }
+
+    pub(super) fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    pub(super) fn room(&self) -> Option<&Room> {
+        self.room.as_ref()
+    }
+
+    pub(super) fn hidden(&self) -> usize {
+        self.network.sizes.hidden
+    }
+
+    pub(super) fn embedding_scale(&self) -> f32 {
+        self.network.sizes.embedding_scale
+    }
+
+    /// Where the gradient of the rows that are looked up is added, where they are trained.
+    pub(super) fn d_table(&self) -> Option<TableGradient> {
+        Pass::d_table(&self.network)
     }
 
     /// Makes room for batches of `tokens` tokens, if there is not enough. What steps on their way give is
@@ -202,11 +243,8 @@ impl CudaFinetune {
     }
 
     fn send(&mut self, batches: &[Batch], step: &engine::Step) -> Result<Ticket> {
-        self.gpu.bind()?;
-        self.check_batches(batches)?;
         let longest = batches.iter().map(|b| b.tokens.len()).max().unwrap_or(0);
-        self.make_room(longest)?;
-        self.take((self.sent + 1).saturating_sub(SLOTS))?;
+        self.make_ready(batches, longest)?;
         let many = batches.len() > 1;
         let work = |i: usize| if many { Work::Gradients { first: i == 0 } } else { Work::Step };
         // All graphs before anything is sent: making one is what may fail.
@@ -217,34 +255,60 @@ impl CudaFinetune {
             self.prepare(0, Work::Update)?;
         }
         for (i, batch) in batches.iter().enumerate() {
-            let of_embedding =
-                Factors::new(&self.settings.optimizer, step.embedding_learning_rate, step.number);
-            let header = Step {
-                embedding_decay: of_embedding.decay,
-                embedding_step_size: of_embedding.step_size,
-                seed: self.settings.seed,
-                pass: step.first_pass + i as u64,
-                loss_factor: (1.0 / step.targets as f64) as f32,
-                max_grad_norm: self.settings.max_grad_norm as f32,
-                factors: Factors::new(&self.settings.optimizer, step.learning_rate, step.number),
-                first_micro: i32::from(i == 0),
-            };
             let tokens = padded(batch.tokens.len());
-            if many && i > 0 {
-                // The slot's page-locked memory is written again only when the card has read it.
-                self.gpu.synchronize()?;
-            }
-            let slot = self.sent;
-            if let Some(room) = &mut self.room {
-                let trained = self.network.trained_ids();
-                room.inputs.send(slot, &header, &batch.tokens, &batch.targets, tokens, trained)?;
-            }
-            self.gradients_of = None;
+            self.send_inputs(batch, i, step, tokens)?;
             self.replay(tokens, work(i))?;
         }
         if many {
             self.replay(0, Work::Update)?;
         }
+        self.ask_for_result()
+    }
+
+    /// What comes before a step's graphs are made: batches that can be computed, of `longest` tokens at
+    /// most, room for them, and a free slot.
+    pub(super) fn make_ready(&mut self, batches: &[Batch], longest: usize) -> Result<()> {
+        self.gpu.bind()?;
+        self.check_batches(batches)?;
+        self.make_room(longest)?;
+        self.take((self.sent + 1).saturating_sub(SLOTS))
+    }
+
+    /// Sends micro-batch `i` of a step, filled up to `tokens`.
+    pub(super) fn send_inputs(
+        &mut self,
+        batch: &Batch,
+        i: usize,
+        step: &engine::Step,
+        tokens: usize,
+    ) -> Result<()> {
+        let of_embedding = Factors::new(&self.settings.optimizer, step.embedding_learning_rate, step.number);
+        let header = Step {
+            embedding_decay: of_embedding.decay,
+            embedding_step_size: of_embedding.step_size,
+            seed: self.settings.seed,
+            pass: step.pass(i),
+            last_pass: step.last_pass,
+            loss_factor: (1.0 / step.targets as f64) as f32,
+            max_grad_norm: self.settings.max_grad_norm as f32,
+            factors: Factors::new(&self.settings.optimizer, step.learning_rate, step.number),
+            first_micro: i32::from(i == 0),
+        };
+        if i > 0 {
+            // The slot's page-locked memory is written again only when the card has read it.
+            self.gpu.synchronize()?;
+        }
+        let slot = self.sent;
+        if let Some(room) = &mut self.room {
+            let trained = self.network.trained_ids();
+            room.inputs.send(slot, &header, &batch.tokens, &batch.targets, tokens, trained)?;
+        }
+        self.gradients_of = None;
+        Ok(())
+    }
+
+    /// Asks for the result of the step whose update was just sent.
+    pub(super) fn ask_for_result(&mut self) -> Result<Ticket> {
         let ticket = Ticket(self.sent);
         if let Some(room) = &mut self.room {
             // SAFETY: the result that the update writes.
@@ -383,6 +447,9 @@ impl CudaFinetune {
             ("moments", moments),
             ("cuBLAS workspace", self.gpu.blas().workspace_bytes()),
         ];
+        if let Some(together) = &self.together {
+            report.push(("what all GPUs looked up", together.bytes()));
+        }
         if let Some(room) = &self.room {
             report.push(("activations", room.activations.bytes()));
         }
@@ -390,7 +457,7 @@ impl CudaFinetune {
     }
 
     /// Captures the graph of `work` for `tokens` tokens, if there is none yet.
-    fn prepare(&mut self, tokens: usize, work: Work) -> Result<()> {
+    pub(super) fn prepare(&mut self, tokens: usize, work: Work) -> Result<()> {
         if self.graphs.contains_key(&(tokens, work)) {
             return Ok(());
         }
@@ -407,7 +474,9 @@ impl CudaFinetune {
         // is run once for nothing, on whatever tokens lie there.
         match work {
             Work::Step => self.enqueue(tokens, Work::Gradients { first: true })?,
-            Work::Gradients { first: true } | Work::Loss => self.enqueue(tokens, work)?,
+            Work::Gradients { first: true } | Work::Head { .. } | Work::Layers | Work::Loss => {
+                self.enqueue(tokens, work)?;
+            }
             Work::Gradients { first: false } | Work::Update => {}
         }
         let graph = capture(&self.gpu, || self.enqueue(tokens, work))?;
@@ -415,7 +484,7 @@ impl CudaFinetune {
         Ok(())
     }
 
-    fn replay(&self, tokens: usize, work: Work) -> Result<()> {
+    pub(super) fn replay(&self, tokens: usize, work: Work) -> Result<()> {
         match self.graphs.get(&(tokens, work)) {
             Some(graph) => graph.launch().map_err(|e| self.gpu.error(e.0)),
             None => Err(Error::training("a graph was not made", "This is a fault of emoji_lab")),
@@ -442,17 +511,24 @@ impl CudaFinetune {
                     pass.forward()?;
                     pass.head(false, false)
                 }
-                Work::Gradients { first } => self.gradients(&pass, first),
+                Work::Gradients { first } => {
+                    self.up_to_the_head(&pass, first)?;
+                    pass.backward()
+                }
+                Work::Head { first } => self.up_to_the_head(&pass, first),
+                Work::Layers => pass.layers_back(),
                 Work::Update => self.update(room),
                 Work::Step => {
-                    self.gradients(&pass, true)?;
+                    self.up_to_the_head(&pass, true)?;
+                    pass.backward()?;
                     self.update(room)
                 }
             }
         }
     }
 
-    unsafe fn gradients(&self, pass: &Pass<'_>, first: bool) -> Result<()> {
+    /// Forward, and back through the head.
+    unsafe fn up_to_the_head(&self, pass: &Pass<'_>, first: bool) -> Result<()> {
         let s = &self.network.sizes;
         // SAFETY: the caller's; the gradient of the whole embedding is where the network says.
         unsafe {
@@ -464,8 +540,7 @@ impl CudaFinetune {
             if let (true, Some(rows)) = (first, self.network.trained_rows.as_ref().filter(|r| !r.in_head)) {
                 clear(&self.gpu, rows.gradients, rows.ids.len() * s.hidden)?;
             }
-            pass.head(true, first)?;
-            pass.backward()
+            pass.head(true, first)
         }
     }
 
@@ -478,7 +553,7 @@ impl CudaFinetune {
             others: arena.gradients.ptr(),
             len: arena.len - (last - first),
             partials: self.partials.ptr(),
-            loss: StepResult::loss_of(room.activations.loss),
+            loss: room.loss(),
             step,
             result,
         };

@@ -13,6 +13,7 @@
 //! | `arena.rs`, `stored.rs` | what is trained: values, gradients and moments, and their forms |
 //! | `step.rs` | what changes from step to step |
 //! | `finetune.rs` | graphs, optimizer steps, evaluation |
+//! | `ranks.rs` | several GPUs that train together |
 //! | `decode.rs`, `sampler.rs`, `generator.rs` | generation with a key/value cache: a token's pass, its choice, the sequence |
 //! | `rows.rs`, `batch.rs` | the same for many sequences side by side: a step's pass, and who has which row |
 
@@ -28,6 +29,7 @@ mod generator;
 mod head;
 mod limits;
 mod network;
+mod ranks;
 mod rows;
 mod sampler;
 mod step;

@@ -54,6 +54,8 @@ pub struct Gpu {
     dtype: DType,
     /// Whether work goes to the side stream.
     on_side: bool,
+    /// GPUs that share its work, each alone.
+    pub(super) others: Arc<[Gpu]>,
 }
 
 struct Shared {
@@ -214,7 +216,7 @@ impl Gpu {
             shared_bytes,
             ordinal,
         };
-        Ok(Self { shared: Arc::new(shared), streams, dtype, on_side: false })
+        Ok(Self { shared: Arc::new(shared), streams, dtype, on_side: false, others: [].into() })
     }
 
     /// The same GPU computing in `dtype`.
@@ -239,7 +241,13 @@ impl Gpu {
                 return Err(Error::setting("dtype", dtype.as_str(), help));
             }
         }
-        Ok(Self { dtype, ..self.clone() })
+        let others = self.others.iter().map(|gpu| gpu.with_dtype(dtype)).collect::<Result<_>>()?;
+        Ok(Self { dtype, others, ..self.clone() })
+    }
+
+    /// The same GPU, whose work these others share.
+    pub(super) fn sharing_with(&self, others: &[Self]) -> Self {
+        Self { others: others.into(), ..self.clone() }
     }
 
     /// The same GPU with streams of its own.
@@ -393,6 +401,11 @@ impl Gpu {
         )
     }
 
+    /// Its number.
+    pub(super) fn ordinal(&self) -> usize {
+        self.shared.ordinal
+    }
+
     /// `cuda:0`.
     pub(crate) fn short_name(&self) -> String {
         self.shared.device.clone()
@@ -432,7 +445,8 @@ impl fmt::Display for Gpu {
         if let Ok((_, total)) = self.memory() {
             write!(f, ", {:.0} GiB", total as f64 / f64::from(1 << 30))?;
         }
-        write!(f, ")")
+        write!(f, ")")?;
+        self.others.iter().try_for_each(|gpu| write!(f, ", {gpu}"))
     }
 }
 

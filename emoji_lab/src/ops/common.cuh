@@ -104,10 +104,11 @@ struct Step {
     // As in `factors`, for the embedding and the head.
     float embedding_decay;
     float embedding_step_size;
+    uint64_t last_pass;     // of the optimizer step, on whatever GPU
 };
-MIRRORED(Step, 64,
+MIRRORED(Step, 72,
          AT(seed, 0) AT(pass, 8) AT(loss_factor, 16) AT(max_grad_norm, 20) AT(factors, 24) AT(first_micro, 52)
-         AT(embedding_decay, 56) AT(embedding_step_size, 60))
+         AT(embedding_decay, 56) AT(embedding_step_size, 60) AT(last_pass, 64))
 
 // What the host reads of an optimizer step.
 struct StepResult {

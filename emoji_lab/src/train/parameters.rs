@@ -72,12 +72,13 @@ pub(super) fn report(finetune: &Finetune) -> ParameterReport {
         trained("Other trained weights", &|slot| !slot.is_adapter() && !slot.is_embedding()),
     ];
     let mut notes = vec!["Activations, which grow with the batch, come on top.".to_string()];
-    let on_card: usize = finetune.device_memory().iter().map(|(_, bytes)| bytes).sum();
-    if on_card > 0 {
-        notes.push(format!(
-            "On the GPU, with activations and working copies: {:.2} GB.",
-            on_card as f64 / 1e9
-        ));
+    let on_gpus: Vec<String> = finetune
+        .device_memory()
+        .iter()
+        .map(|memory| format!("{:.2} GB on {}", memory.bytes() as f64 / 1e9, memory.device))
+        .collect();
+    if !on_gpus.is_empty() {
+        notes.push(format!("With activations and working copies: {}.", on_gpus.join(", ")));
     }
     ParameterReport { rows: rows.into_iter().filter(|row| row.parameters > 0).collect(), notes }
 }

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::batch::Batch;
-use super::engine::{Engine, Step, StepResult, Ticket};
+use super::engine::{DeviceMemory, Engine, Step, StepResult, Ticket};
 use super::finetune::Finetune;
 use super::layout::{Buffer, Slot};
 use crate::error::{Error, Result};
@@ -68,7 +68,11 @@ impl Engine for Rehearsal {
         self.engine.gradient_squares()
     }
 
-    fn memory(&self) -> Vec<(&'static str, usize)> {
+    fn memory(&self) -> Vec<DeviceMemory> {
         self.engine.memory()
+    }
+
+    fn ranks(&self) -> usize {
+        self.engine.ranks()
     }
 }

@@ -46,7 +46,7 @@ __device__ __forceinline__ void store_moments(float *m_to, float *v_to, const fl
 __device__ __forceinline__ void store_moments(bf16 *m_to, bf16 *v_to, const float (&m)[4], const float (&v)[4],
                                               const Step &s, size_t i) {
     uint32_t r[4], a[4], b[4];
-    philox(s.seed, dropout_stream(&s, 0xffff), i / 4, r);
+    philox(s.seed, s.last_pass << 16 | 0xffff, i / 4, r);
 #pragma unroll
     for (int n = 0; n < 4; n++) a[n] = rounded(m[n], r[n] & 0xffff), b[n] = rounded(v[n], r[n] >> 16);
     __stcs((uint2 *)m_to, make_uint2(a[0] | a[1] << 16, a[2] | a[3] << 16));
