@@ -53,7 +53,7 @@ fn recipes() -> Vec<(&'static str, Shape, LoraConfig, QuantConfig)> {
     let some: Vec<u32> = (0..VOCAB as u32).filter(|id| id % 3 != 1).collect();
     vec![
         ("adapters and embedding", SHAPES[0], whole.clone(), QuantConfig::default()),
-        ("the same, sizes of 270M", SHAPES[3], whole, QuantConfig::default()),
+        ("the same, sizes of 270M", SHAPES[3], whole.clone(), QuantConfig::default()),
         ("rows, tied", SHAPES[0], of_rows(some.clone()), QuantConfig::default()),
         ("rows, own head", SHAPES[1], of_rows(some), QuantConfig::none()),
         ("adapters alone", SHAPES[2], adapters, QuantConfig::default()),

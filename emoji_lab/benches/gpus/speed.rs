@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use emoji_lab::data::format_chat;
 use emoji_lab::quant::QuantConfig;
-use emoji_lab::train::{Batch, Finetune, SftConfig, SftTrainer};
+use emoji_lab::train::{Batch, Finetune, SftConfig, SftTrainer, Strategy};
 use emoji_lab::{Device, Result};
 
 use crate::{Options, recipes};
@@ -18,7 +18,6 @@ struct Speed {
     step_ms: f64,
     /// Bytes of gradients that are added up over all GPUs.
     travels: usize,
-    loss: f64,
 }
 
 /// Prints a table: a line for each recipe and batch.
@@ -31,7 +30,11 @@ pub fn bench(options: &Options, all: &Device) -> Result<()> {
     for (name, lora) in recipes() {
         for size in [4, 16] {
             let measure = |model| -> Result<Speed> {
-                let args = SftConfig { per_device_train_batch_size: size, ..SftConfig::default() };
+                let args = SftConfig {
+                    per_device_train_batch_size: size,
+                    eval_strategy: Strategy::No,
+                    ..SftConfig::default()
+                };
                 let quant = QuantConfig::default();
                 let mut trainer = SftTrainer::new(model, &chat, None, &quant, Some(&lora), &args)?;
                 let batches = trainer.epoch_batches(0);
@@ -44,14 +47,12 @@ pub fn bench(options: &Options, all: &Device) -> Result<()> {
                 _ => f64::NAN,
             };
             lines.push(format!(
-                "{name:<16} batch {size:>2}: 1 GPU {:>7.0} rows/s ({:.2} ms a step, loss {:.4}), {count} GPUs {:>7.0} \
-                 rows/s ({:.2} ms, loss {:.4}): {:.2} ×; adding up {:.1} MB alone takes {floor:.2} ms; rounds {:.0?} {:.0?}",
+                "{name:<16} batch {size:>2}: 1 GPU {:>5.0} rows/s ({:.2} ms a step), {count} GPUs {:>5.0} rows/s \
+                 ({:.2} ms): {:.2} ×; adding up {:.1} MB alone takes {floor:.2} ms; rounds {:.0?} {:.0?}",
                 best(&single),
                 single.step_ms,
-                single.loss,
                 best(&several),
                 several.step_ms,
-                several.loss,
                 best(&several) / best(&single),
                 several.travels as f64 / 1e6,
                 single.rows,
@@ -71,7 +72,7 @@ fn measure(finetune: &mut Finetune, batches: &[Batch], rounds: usize) -> Result<
     // Steps with a batch for every GPU alone: what is left of an epoch is not what is measured.
     let whole = batches.len() / ranks * ranks;
     let rows: usize = batches[..whole].iter().map(|batch| batch.rows).sum();
-    let mut speed = Speed { rows: vec![], step_ms: f64::INFINITY, travels: 0, loss: f64::NAN };
+    let mut speed = Speed { rows: vec![], step_ms: f64::INFINITY, travels: 0 };
     for round in 0..=rounds {
         let started = Instant::now();
         let mut pending = VecDeque::new();
@@ -79,12 +80,12 @@ fn measure(finetune: &mut Finetune, batches: &[Batch], rounds: usize) -> Result<
             while !finetune.has_room()
                 && let Some(step) = pending.pop_front()
             {
-                speed.loss = finetune.wait(step)?.loss;
+                finetune.wait(step)?;
             }
             pending.push_back(finetune.submit(step, 5e-5)?);
         }
         for step in pending {
-            speed.loss = finetune.wait(step)?.loss;
+            finetune.wait(step)?;
         }
         let seconds = started.elapsed().as_secs_f64();
         if round > 0 {

@@ -96,6 +96,13 @@ impl Streams {
     }
 }
 
+impl Drop for Streams {
+    /// cuBLAS gives back what it has on the GPU that is the thread's: with several it may be another by now.
+    fn drop(&mut self) {
+        let _ = self.main.context().bind_to_thread();
+    }
+}
+
 #[derive(Clone, Copy)]
 pub(crate) struct Function(pub(crate) sys::CUfunction);
 
