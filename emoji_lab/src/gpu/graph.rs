@@ -28,9 +28,17 @@ pub(super) fn no_capture_elsewhere() -> Option<RwLockReadGuard<'static, ()>> {
 pub(crate) fn capture(gpu: &Gpu, enqueue: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
     let _alone = CAPTURE.write().unwrap_or_else(PoisonError::into_inner);
     CAPTURES.set(true);
-    let graph = capture_alone(gpu, enqueue);
-    CAPTURES.set(false);
-    graph
+    let _over = Over;
+    capture_alone(gpu, enqueue)
+}
+
+/// Ends what [`CAPTURES`] says, after a panic too.
+struct Over;
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        CAPTURES.set(false);
+    }
 }
 
 fn capture_alone(gpu: &Gpu, enqueue: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {

@@ -155,7 +155,7 @@ unsafe fn find<F: Copy>(library: &Library, name: &str) -> std::result::Result<F,
 fn version_of_nccl(number: c_int) -> String {
     match number {
         ..=0 => "of an unknown version".into(),
-        ..10_000 => format!("{}.{}.{}", number / 1000, number % 1000 / 100, number % 100),
+        1..10_000 => format!("{}.{}.{}", number / 1000, number % 1000 / 100, number % 100),
         _ => format!("{}.{}.{}", number / 10_000, number % 10_000 / 100, number % 100),
     }
 }
@@ -211,6 +211,7 @@ impl Communicator {
     /// # Safety
     /// They must be this GPU's, and all GPUs be asked for the same, in the same order.
     pub(crate) unsafe fn sum(&self, gpu: &Gpu, numbers: Numbers) -> Result<()> {
+        self.usable()?;
         let Numbers { start, len, kind } = numbers;
         if len == 0 {
             return Ok(());
@@ -227,6 +228,7 @@ impl Communicator {
     /// # Safety
     /// As [`Self::sum`], with room for all of them.
     pub(crate) unsafe fn gather(&self, gpu: &Gpu, own: Numbers, to: Numbers) -> Result<()> {
+        self.usable()?;
         let (stream, start) = (gpu.raw_stream().cast(), own.start as *const c_void);
         let (to, kind) = (to.start as *mut c_void, own.kind as c_int);
         // SAFETY: the caller's.
@@ -255,6 +257,14 @@ impl Communicator {
     /// Whether it was ended.
     pub(crate) fn was_aborted(&self) -> bool {
         self.aborted.load(Ordering::SeqCst)
+    }
+
+    /// That NCCL still knows it.
+    fn usable(&self) -> Result<()> {
+        match self.was_aborted() {
+            false => Ok(()),
+            true => Err(Error::device(&self.device, "it was let go by NCCL", "Look at the other GPUs")),
+        }
     }
 
     fn check(&self, code: Code) -> Result<()> {
@@ -341,7 +351,13 @@ mod tests {
             // Whatever the driver says of it: it ends.
             println!("let go: {:?}", waiting.join().unwrap());
         });
-        assert!(connected[0].was_aborted());
+        let said = sum_of_none(&connected[0], &gpus[0]).unwrap_err().to_string();
+        assert!(said.contains("let go"), "{said}");
+    }
+
+    fn sum_of_none(own: &Communicator, gpu: &Gpu) -> Result<()> {
+        // SAFETY: no numbers.
+        unsafe { own.sum(gpu, Numbers::f32(DevicePtr::nowhere(), 0)) }
     }
 
     /// The C library has none of NCCL's functions.
