@@ -191,6 +191,8 @@ impl Rank for CudaRank {
     }
 
     fn submit_together(&mut self, share: &Share) -> Result<Ticket> {
+        #[cfg(test)]
+        tests::rehearse(&self.device, share.step.number)?;
         let sent = self.engine.caught(|finetune| finetune.send_share(share));
         let ticket = self.unless_let_go(sent)?;
         self.engine.expect(ticket, &share.step, share.tokens());
@@ -287,3 +289,7 @@ pub(super) fn engine(
         .collect::<Result<Vec<_>>>()?;
     Ok(Box::new(Ranks::new(ranks, Box::new(Connected(connected)))?))
 }
+
+#[cfg(test)]
+#[path = "ranks_tests.rs"]
+mod tests;

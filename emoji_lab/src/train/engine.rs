@@ -125,6 +125,11 @@ pub(crate) trait Engine: Debug + Send + Sync {
     /// Memory of each device; none where it is the host's.
     fn memory(&self) -> Vec<DeviceMemory>;
 
+    /// Whether anything can be asked of it any more; the error says why not.
+    fn usable(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// How many devices take turns at a step's batches.
     fn ranks(&self) -> usize {
         1

@@ -66,6 +66,7 @@ impl SftTrainer {
     /// checkpoint to go back to after an error; [`Error::Io`] if a checkpoint cannot be written.
     /// Checkpoints written before stay.
     pub fn train(&mut self) -> Result<TrainOutput> {
+        self.finetune.engine.usable()?;
         self.back_to_a_whole_step()?;
         let mut ahead = VecDeque::new();
         self.run(&mut ahead).map_err(|error| {

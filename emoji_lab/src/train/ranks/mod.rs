@@ -84,17 +84,13 @@ impl Ranks {
 
     /// What each rank, by its number, was told to do, all at the same time.
     fn each<R: Send + 'static>(&self, work: impl FnMut(usize) -> Work<R>) -> Result<Vec<R>> {
-        if self.broken.load(Ordering::Relaxed) {
-            return Err(self.let_go());
-        }
+        self.usable()?;
         self.gathered(self.tell(work, |_| ()))
     }
 
     /// The same, of work in which ranks wait for each other: if it fails on one, all are let go.
     fn together<R: Send + 'static>(&self, work: impl FnMut(usize) -> Work<R>) -> Result<Vec<R>> {
-        if self.broken.load(Ordering::Relaxed) {
-            return Err(self.let_go());
-        }
+        self.usable()?;
         let results = self.tell(work, |result| {
             if matches!(result, Err(Error::Device { .. })) {
                 self.abort();
@@ -168,9 +164,7 @@ impl Ranks {
 
     /// The first rank's answer; all have the same.
     fn first<R: Send + 'static>(&self, work: Work<R>) -> Result<R> {
-        if self.broken.load(Ordering::Relaxed) {
-            return Err(self.let_go());
-        }
+        self.usable()?;
         let worker = &self.workers[0];
         let (to, from) = channel();
         worker.tell(0, to, work);
@@ -285,6 +279,10 @@ impl Engine for Ranks {
 
     fn memory(&self) -> Vec<DeviceMemory> {
         self.each(|_| Box::new(|rank| Ok(rank.memory()))).unwrap_or_default().concat()
+    }
+
+    fn usable(&self) -> Result<()> {
+        if self.broken.load(Ordering::Relaxed) { Err(self.let_go()) } else { Ok(()) }
     }
 
     fn ranks(&self) -> usize {
