@@ -8,7 +8,8 @@ use cudarc::driver::{CudaGraph, sys};
 use super::Gpu;
 use crate::error::Result;
 
-/// While one thread captures, cuBLAS may fail in another: products wait for its end.
+/// While one thread captures, cuBLAS may fail in another: products wait for its end. It is a precaution for
+/// threads with a GPU each, and not enough for two trainers on one GPU at the same time (`docs/gpu-log.md`).
 static CAPTURE: RwLock<()> = RwLock::new(());
 
 thread_local! {
