@@ -214,8 +214,9 @@ __device__ __forceinline__ float4 kept(float4 x, const uint8_t *mask, int i) {
     return make_float4(bits & 1 ? x.x : 0.0f, bits & 2 ? x.y : 0.0f, bits & 4 ? x.z : 0.0f, bits & 8 ? x.w : 0.0f);
 }
 
-const int MAX_U = 192;       // three adapters of rank 64
-const int MAX_PARTS = 4;
+// Places for dot products in parts: a row is shared by 2 or 4 warps where there are as many for every four
+// dot products, 16 warps at most.
+const int MAX_PARTIAL = 64;
 
 // u = dropout(row) Aᵀ for every adapter of a group, into `u` [count · padded]. `row` [width] and
 // `masks` are in shared memory and complete. A warp makes four dot products at a time, and where
@@ -223,7 +224,7 @@ const int MAX_PARTS = 4;
 // time, so there are many under way.
 template <class T>
 __device__ __forceinline__ void adapters_down(const Adapters &l, const float *row, const uint8_t *masks, int width, T *u) {
-    __shared__ float partial[MAX_PARTS][MAX_U];
+    __shared__ float partial[MAX_PARTIAL];
     const int thread = threadIdx.y * blockDim.x + threadIdx.x, warps = blockDim.x * blockDim.y / 32;
     const int lane = thread & 31, total = l.count * l.padded, quads = total / 4;
     const int parts = warps >= 4 * quads ? 4 : warps >= 2 * quads ? 2 : 1;
@@ -250,13 +251,17 @@ __device__ __forceinline__ void adapters_down(const Adapters &l, const float *ro
 #pragma unroll
         for (int n = 0; n < 4; n++) {
             const float sum = warp_sum(sums[n]);
-            if (lane == n) partial[part][d + n] = j + n < l.rank ? sum : 0.0f;
+            if (lane != n) continue;
+            const float value = j + n < l.rank ? sum : 0.0f;
+            if (parts == 1) u[d + n] = from_f32<T>(l.dropout.threshold != 0 ? value * l.dropout.keep_scale : value);
+            else partial[part * total + d + n] = value;
         }
     }
+    if (parts == 1) return;
     __syncthreads();
     for (int d = thread; d < total; d += warps * 32) {
         float sum = 0.0f;
-        for (int part = 0; part < parts; part++) sum += partial[part][d];
+        for (int part = 0; part < parts; part++) sum += partial[part * total + d];
         u[d] = from_f32<T>(l.dropout.threshold != 0 ? sum * l.dropout.keep_scale : sum);
     }
 }
