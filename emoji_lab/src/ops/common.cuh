@@ -206,6 +206,18 @@ __device__ __forceinline__ void begin(const Adapters &adapters, const Step *step
 // Four consecutive floats; `i` is a multiple of four, and rows are 16-byte aligned.
 __device__ __forceinline__ float4 four(const float *x, int i) { return *(const float4 *)(x + i); }
 
+// Eight consecutive values, aligned.
+__device__ __forceinline__ void load_eight(float (&v)[8], const float *x) {
+    const float4 a = four(x, 0), b = four(x, 4);
+    v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+}
+__device__ __forceinline__ void load_eight(float (&v)[8], const bf16 *x) {
+    __align__(16) bf16 values[8];
+    *(uint4 *)values = *(const uint4 *)x;
+#pragma unroll
+    for (int n = 0; n < 8; n++) v[n] = to_f32(values[n]);
+}
+
 __device__ __forceinline__ float dot4(float4 a, float4 b) { return a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w; }
 
 // What dropout leaves of four elements from `i` on (without its factor).
