@@ -3,10 +3,10 @@
 use emoji_lab::rng::Philox;
 use emoji_lab::train::{Batch, Row};
 
-/// 569 batches, as one epoch of Google's rows has: 29 tokens per row on average, 20 to 45.
-pub fn batches(rows_a_batch: usize, vocab: u64) -> Vec<Batch> {
+/// `count` batches, of which one epoch of Google's rows has 569 of four: 29 tokens per row on average, 20 to 38.
+pub fn batches(count: usize, rows_a_batch: usize, vocab: u64) -> Vec<Batch> {
     let mut random = Philox::new(2, 0);
-    (0..569)
+    (0..count)
         .map(|_| {
             let rows: Vec<Row> = (0..rows_a_batch)
                 .map(|_| {

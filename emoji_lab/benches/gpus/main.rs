@@ -78,7 +78,7 @@ impl Options {
                 None => embedded.tokenizer,
             };
             let (generation_config, origin) = (embedded.generation_config, "random weights".into());
-            return Ok(Model { gemma: sizes::model(device)?, tokenizer, generation_config, origin });
+            return Ok(Model { gemma: sizes::model("270m", device)?, tokenizer, generation_config, origin });
         };
         load_model(gguf, device)
     }

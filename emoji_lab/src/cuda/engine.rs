@@ -89,6 +89,10 @@ impl Engine for CudaEngine {
         self.own().reserve(tokens)
     }
 
+    fn reserve_sums(&mut self) -> Result<()> {
+        self.own().reserve_sums()
+    }
+
     fn submit(&mut self, batches: &[Batch], step: &Step) -> Result<Ticket> {
         let ticket = self.own().submit(batches, step)?;
         let tokens = batches.iter().map(|batch| batch.tokens.len()).sum();

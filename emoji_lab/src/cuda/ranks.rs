@@ -73,6 +73,9 @@ impl CudaFinetune {
     fn prepare_share(&mut self, share: &Share) -> Result<()> {
         let longest = share.longest.iter().copied().max().unwrap_or(0);
         self.make_ready(&share.batches, longest)?;
+        if share.batches.len() > 1 {
+            self.make_sums()?;
+        }
         let (gpu, hidden, looks_up) = (self.gpu().clone(), self.hidden(), self.d_table().is_some());
         if let Some(together) = self.together.as_mut().filter(|_| looks_up) {
             together.make_room(&gpu, padded(longest), hidden)?;
@@ -84,7 +87,7 @@ impl CudaFinetune {
                 self.prepare(tokens, Work::Gradients { first })?;
             } else {
                 self.prepare(tokens, Work::Head { first })?;
-                self.prepare(tokens, Work::Layers)?;
+                self.prepare(tokens, Work::Layers { first })?;
             }
         }
         self.prepare(0, Work::Update)
@@ -104,7 +107,7 @@ impl CudaFinetune {
             self.replay(tokens, Work::Head { first })?;
             let beside = self.gpu().fork()?;
             self.add_up_head(&beside)?;
-            self.replay(tokens, Work::Layers)?;
+            self.replay(tokens, Work::Layers { first })?;
             // After the layers', and after the head's: it is the same stream.
             let beside = self.gpu().fork()?;
             self.add_up_rest(&beside, tokens)?;
@@ -116,21 +119,29 @@ impl CudaFinetune {
         self.ask_for_result()
     }
 
+    /// How many elements the head has, if it is trained.
+    fn trained_head(&self) -> usize {
+        let s = &self.network.sizes;
+        self.network.vocabulary.trained_head.map_or(0, |_| s.vocab * s.hidden)
+    }
+
     fn add_up_head(&self, gpu: &Gpu) -> Result<()> {
         let Some(together) = &self.together else { return Ok(()) };
-        let [head, _] = self.arena().travelling();
+        let [head, ..] = self.arena.travelling(self.trained_head());
         // SAFETY: the arena's, which has the same form on all ranks.
         unsafe { together.own.sum(gpu, head) }
     }
 
     fn add_up_rest(&self, gpu: &Gpu, tokens: usize) -> Result<()> {
         let Some(together) = &self.together else { return Ok(()) };
-        let ([_, rest], Some(room)) = (self.arena().travelling(), self.room()) else { return Ok(()) };
+        let [_, matrices, others] = self.arena.travelling(self.trained_head());
+        let Some(room) = &self.room else { return Ok(()) };
         let (inputs, hidden) = (&room.inputs, self.hidden());
         together.own.grouped(|| {
             // SAFETY: buffers have the same form on all ranks, and there is room for what all of them send.
             unsafe {
-                together.own.sum(gpu, rest)?;
+                together.own.sum(gpu, matrices)?;
+                together.own.sum(gpu, others)?;
                 together.own.sum(gpu, Numbers::f64(room.loss(), 1))?;
                 if let Some((_, all)) = together.lookups.as_ref().filter(|_| self.d_table().is_some()) {
                     let ranks = together.ranks;
@@ -161,7 +172,7 @@ impl CudaFinetune {
                 runs: all.runs.at(gpu, rank * tokens),
                 dx: all.dx.at(gpu, rank * tokens * hidden),
                 width: hidden,
-                scale: self.embedding_scale(),
+                scale: self.network.sizes.embedding_scale,
             };
             // SAFETY: every rank's tokens, which it has looked at, and their gradients.
             unsafe { gradient.launch(gpu, tokens)? };
@@ -211,6 +222,10 @@ impl Engine for CudaRank {
                 None => Ok(()),
             }
         })
+    }
+
+    fn reserve_sums(&mut self) -> Result<()> {
+        self.engine.reserve_sums()
     }
 
     /// Steps are the others' too: [`Rank::submit_together`].

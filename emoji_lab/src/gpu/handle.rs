@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::fmt;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::DType;
@@ -72,6 +73,8 @@ struct Shared {
     /// Bytes of shared memory that a block may ask for.
     shared_bytes: usize,
     ordinal: usize,
+    /// Bytes of this process' buffers.
+    held: AtomicUsize,
 }
 
 /// Two streams and a cuBLAS handle. Each trainer and each generator has its own, so that two
@@ -222,6 +225,7 @@ impl Gpu {
             driver,
             shared_bytes,
             ordinal,
+            held: AtomicUsize::new(0),
         };
         Ok(Self { shared: Arc::new(shared), streams, dtype, on_side: false, others: [].into() })
     }
@@ -288,6 +292,11 @@ impl Gpu {
     pub fn memory(&self) -> Result<(usize, usize)> {
         self.bind()?;
         self.shared.context.mem_get_info().map_err(|e| self.error(e.0))
+    }
+
+    /// How many bytes this process' buffers take, counted where they are made and freed.
+    pub(crate) fn held(&self) -> &AtomicUsize {
+        &self.shared.held
     }
 
     pub(crate) fn overlaps_kernels(&self) -> bool {

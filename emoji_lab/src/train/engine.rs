@@ -93,6 +93,11 @@ pub(crate) trait Engine: Debug + Send + Sync {
     /// Makes room for batches of up to `tokens` tokens, so that none is made in the middle of a run.
     fn reserve(&mut self, tokens: usize) -> Result<()>;
 
+    /// Makes room for the sums of several batches' gradients, as [`reserve`](Self::reserve) does for batches.
+    fn reserve_sums(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// Begins one optimizer step over `batches`, whose gradients are added up. An engine may still be
     /// at it when this returns. After an error nothing of this step is applied.
     fn submit(&mut self, batches: &[Batch], step: &Step) -> Result<Ticket>;

@@ -33,6 +33,8 @@ pub struct Finetune {
     /// Optimizer steps, since this was made, that moved the parameters: a warmup's first has a
     /// learning rate of 0.
     moved: usize,
+    /// Whether steps are of several batches.
+    adds_up: bool,
 }
 
 /// A step that was sent off by [`Finetune::submit`].
@@ -97,6 +99,7 @@ impl Finetune {
             steps: 0,
             passes: 0,
             moved: 0,
+            adds_up: false,
         })
     }
 
@@ -248,6 +251,20 @@ impl Finetune {
     /// [`Error::Device`] if the GPU has too little memory; never on the CPU.
     pub fn reserve(&mut self, tokens: usize) -> Result<()> {
         self.engine.reserve(tokens)
+    }
+
+    /// The same for steps of several batches, whose gradients are added up.
+    ///
+    /// # Errors
+    /// As [`Self::reserve`].
+    pub fn reserve_sums(&mut self) -> Result<()> {
+        self.adds_up = true;
+        self.engine.reserve_sums()
+    }
+
+    /// Whether [`Self::reserve_sums`] was called.
+    pub(super) fn adds_up(&self) -> bool {
+        self.adds_up
     }
 
     /// One optimizer step over `batches`, whose gradients are added up first

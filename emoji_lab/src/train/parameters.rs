@@ -36,11 +36,13 @@ pub(super) fn report(finetune: &Finetune) -> ParameterReport {
         row.weight_bytes += parameters * F32;
         Ok(())
     });
-    // On a GPU the head's gradient is of the compute type.
-    let head_gradient = model.device().dtype().size_in_bytes() as u64;
+    // On a GPU the gradients of head and matrices are of the compute type, unless several are added up.
+    let of_gradient = if finetune.adds_up() { F32 } else { model.device().dtype().size_in_bytes() as u64 };
     let head = model.head_parameter();
-    let gradient_bytes =
-        |slot: &Slot| slot.len() as u64 * if slot.parameter == head { head_gradient } else { F32 };
+    let gradient_bytes = |slot: &Slot| {
+        let of_products = slot.parameter == head || matches!(slot.parameter, Parameter::Linear(..));
+        slot.len() as u64 * if of_products { of_gradient } else { F32 }
+    };
     // The CPU keeps moments in f32 tensors, however they are rounded.
     let small = model.device().is_cuda() && finetune.optimizer().state_dtype == DType::BF16;
     let state_bytes = if small { 2 } else { F32 };

@@ -33,6 +33,10 @@ impl Engine for Rehearsal {
         self.engine.reserve(tokens)
     }
 
+    fn reserve_sums(&mut self) -> Result<()> {
+        self.engine.reserve_sums()
+    }
+
     fn submit(&mut self, batches: &[Batch], step: &Step) -> Result<Ticket> {
         if self.fails_at == Some(step.number) {
             self.fails_at = None;

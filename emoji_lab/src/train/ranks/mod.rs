@@ -203,6 +203,11 @@ impl Engine for Ranks {
         Ok(())
     }
 
+    fn reserve_sums(&mut self) -> Result<()> {
+        self.each(|_| Box::new(|rank| rank.reserve_sums()))?;
+        Ok(())
+    }
+
     fn submit(&mut self, batches: &[Batch], step: &Step) -> Result<Ticket> {
         let mut shares: Vec<std::sync::Arc<Share>> =
             shares(batches, step, self.workers.len()).into_iter().map(Into::into).collect();
