@@ -7,6 +7,10 @@
 
 #[path = "cuda_batch.rs"]
 mod batch;
+#[path = "cuda_ranks.rs"]
+mod ranks;
+#[path = "cuda_whole.rs"]
+mod whole;
 
 use candle_core::Tensor;
 use emoji_lab::lora::{LoraConfig, TokenIndices};
@@ -137,13 +141,17 @@ fn close(what: &str, ours: &Finetune, theirs: &Finetune, buffer: Buffer, toleran
 
 fn compare(shape: &Shape, lora: &LoraConfig, quant: &QuantConfig, accumulated: usize, device: &Device) {
     let base = model(shape, 7);
-    let of = |device: &Device| start(&base.to_device(device), lora, quant, DType::F32);
-    let (mut gpu, mut host) = (of(device), of(&Device::Cpu));
-    let steps = batches(4 * accumulated, 3);
     let label = format!(
         "{} heads of {}, r {}, {} × accumulated, 4 bit {}",
         shape.heads, shape.dim, lora.r, accumulated, quant.load_in_4bit
     );
+    let of = |device: &Device| start(&base.to_device(device), lora, quant, DType::F32);
+    compare_steps(&label, of(device), of(&Device::Cpu), accumulated);
+}
+
+/// Four steps of a trainer on the GPU and of the same on the CPU.
+fn compare_steps(label: &str, mut gpu: Finetune, mut host: Finetune, accumulated: usize) {
+    let steps = batches(4 * accumulated, 3);
     for (i, step) in steps.chunks(accumulated).enumerate() {
         let (ours, theirs) = (gpu.step(step, 1e-3).unwrap(), host.step(step, 1e-3).unwrap());
         assert_eq!(ours.tokens, theirs.tokens);
@@ -199,6 +207,9 @@ fn steps_are_the_cpus() {
         compare(shape, &rows, &QuantConfig::none(), 3, &device);
         compare(shape, &some, &QuantConfig::default(), 1, &device);
         compare(shape, &high, &QuantConfig::none(), 3, &device);
+        for r in [65, 128, 256] {
+            compare(shape, &LoraConfig { r, ..whole.clone() }, &QuantConfig::default(), 1, &device);
+        }
     }
 }
 
@@ -521,8 +532,8 @@ fn sizes_beyond_the_kernels_are_named() {
         }
     }
     let base = model(&small, 7).to_device(&device);
-    let text = of_or_refusal(&base, &LoraConfig { r: 65, ..LoraConfig::default() }).unwrap_err();
-    assert!(text.starts_with("setting r = 65: "), "{text}");
+    let text = of_or_refusal(&base, &LoraConfig { r: 20_000, ..LoraConfig::default() }).unwrap_err();
+    assert!(text.starts_with("setting r = 20000: ") && text.contains("a rank of up to"), "{text}");
 }
 
 /// Steps that are sent ahead give what they give one by one, whatever is asked for in between.

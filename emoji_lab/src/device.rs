@@ -15,7 +15,7 @@ pub enum Device {
     /// The processor, in f32.
     #[default]
     Cpu,
-    /// An NVIDIA GPU. Cells share it: cloning is a reference to the same one.
+    /// An NVIDIA GPU, or several that share work. Cells share it: cloning is a reference to the same one.
     #[cfg(feature = "cuda")]
     Cuda(Gpu),
 }
@@ -50,20 +50,65 @@ impl Device {
         ))
     }
 
-    /// `"cpu"`, `"cuda"`, `"cuda:1"`, or `"auto"` for [`best_device`].
+    /// The GPUs of these numbers as one device, which share work: each takes its
+    /// `per_device_train_batch_size` rows of a step, and gradients are added up by NCCL; evaluation rows and
+    /// answers are dealt out to them. A step of two is that of one with twice the
+    /// `gradient_accumulation_steps`.
     ///
     /// # Errors
-    /// [`Error::Setting`] for another name; what [`Self::cuda`] returns.
+    /// As [`Self::cuda`]; [`Error::Setting`] if none is named, or one twice; [`Error::Device`] if several are
+    /// named and NCCL (libnccl.so.2) is missing or too old.
+    pub fn cuda_list(ordinals: &[usize]) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        return Ok(Self::Cuda(Gpu::open_several(ordinals)?));
+        #[cfg(not(feature = "cuda"))]
+        Self::cuda(ordinals.first().copied().unwrap_or(0))
+    }
+
+    /// All GPUs that the driver shows, as [`Self::cuda_list`] has them.
+    ///
+    /// # Errors
+    /// As [`Self::cuda_list`].
+    pub fn cuda_all() -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        let count = Gpu::count();
+        #[cfg(not(feature = "cuda"))]
+        let count = 0;
+        // Where there is none, opening the first says why.
+        Self::cuda_list(&(0..count.max(1)).collect::<Vec<_>>())
+    }
+
+    /// `"cpu"`, `"cuda"`, `"cuda:1"`, `"cuda:0,1"` for two GPUs, `"cuda:all"`, or `"auto"` for
+    /// [`best_device`].
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for another name; what [`Self::cuda`] and [`Self::cuda_list`] return.
     pub fn by_name(name: &str) -> Result<Self> {
-        let ordinal = match name {
+        let ordinals: Option<Vec<usize>> = match name {
             "auto" | "" => return best_device(),
             "cpu" => return Ok(Self::Cpu),
-            "cuda" => Some(0),
-            _ => name.strip_prefix("cuda:").and_then(|n| n.parse().ok()),
+            "cuda" => Some(vec![0]),
+            "cuda:all" => return Self::cuda_all(),
+            _ => name
+                .strip_prefix("cuda:")
+                .and_then(|list| list.split(',').map(|n| n.trim().parse().ok()).collect()),
         };
-        match ordinal {
-            Some(ordinal) => Self::cuda(ordinal),
-            None => Err(Error::setting("device", name, "use auto, cpu, cuda, or cuda:1 for the second GPU")),
+        match ordinals {
+            Some(ordinals) => Self::cuda_list(&ordinals),
+            None => Err(Error::setting(
+                "device",
+                name,
+                "use auto, cpu, cuda, cuda:1 for the second GPU, cuda:0,1 for two, or cuda:all",
+            )),
+        }
+    }
+
+    /// How many devices share its work: 1, or as many GPUs as were named.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Cpu => 1,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(gpu) => gpu.devices(),
         }
     }
 
@@ -110,5 +155,26 @@ impl fmt::Display for Device {
             #[cfg(feature = "cuda")]
             Self::Cuda(gpu) => write!(f, "{gpu}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        assert!(matches!(Device::by_name("cpu"), Ok(Device::Cpu)));
+        assert_eq!(Device::Cpu.count(), 1);
+        for name in ["gpu", "cuda:", "cuda:x", "cuda:0,", "cuda:0;1", "cuda:-1", "cuda:0,all"] {
+            let said = Device::by_name(name).unwrap_err().to_string();
+            assert!(said.starts_with(&format!("setting device = {name}: use auto")), "{said}");
+        }
+        // A list is taken for one, with GPUs or without.
+        let is_gpus = |name: &str| match Device::by_name(name) {
+            Ok(device) => device.is_cuda(),
+            Err(error) => matches!(error, Error::Device { .. }),
+        };
+        assert!(["cuda:all", "cuda:0,1", "cuda:1, 0", "cuda"].into_iter().all(is_gpus));
     }
 }

@@ -1,7 +1,9 @@
 //! The TRL runs: every folder with a `trace.json`, replayed from `init/` on `batches.safetensors`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use candle_core::Tensor;
 use emoji_lab::lora::{Adapter, merge_into};
 use emoji_lab::model::Gemma3;
 use emoji_lab::ops::adamw::AdamW;
@@ -33,7 +35,7 @@ pub fn check(options: &Options, base: Option<&Gemma3>, report: &mut Report) -> R
             continue;
         };
         report.guard(&name, |report| replay(&name, &run, base, options.tolerances(), report));
-        if options.device.is_cuda() {
+        if options.device.is_cuda() || !run.join("init").is_dir() {
             continue;
         }
         if run.join("final").is_dir() && run.join("merged.safetensors").is_file() {
@@ -50,10 +52,13 @@ fn number(args: &Value, name: &str, default: f64) -> f64 {
     args[name].as_f64().unwrap_or(default)
 }
 
+/// Whether a run trained every parameter, without adapters: it starts from the base.
+fn is_whole(trace: &Value) -> bool {
+    trace["whole"].as_bool() == Some(true)
+}
+
 /// The trainer at `init/`, under the trace's settings.
 fn start(run: &Path, trace: &Value, base: &Gemma3) -> Result<Finetune> {
-    let init = Adapter::load(run.join("init"))?;
-    init.check_fits(base.config())?;
     let args = &trace["args"];
     let optimizer = AdamW {
         beta1: number(args, "adam_beta1", 0.9),
@@ -62,12 +67,17 @@ fn start(run: &Path, trace: &Value, base: &Gemma3) -> Result<Finetune> {
         weight_decay: number(args, "weight_decay", 0.0),
         ..AdamW::default()
     };
+    let max_grad_norm = number(args, "max_grad_norm", 1.0);
+    if is_whole(trace) {
+        return Finetune::new(base, &QuantConfig::none(), None, optimizer, max_grad_norm, 0);
+    }
+    let init = Adapter::load(run.join("init"))?;
+    init.check_fits(base.config())?;
     let mut lora = init.config.lora.clone();
     lora.ensure_weight_tying = init.config.tied;
     let quant =
         if trace["quant"].as_bool() == Some(true) { QuantConfig::default() } else { QuantConfig::none() };
-    let mut finetune =
-        Finetune::new(base, &quant, Some(&lora), optimizer, number(args, "max_grad_norm", 1.0), 0)?;
+    let mut finetune = Finetune::new(base, &quant, Some(&lora), optimizer, max_grad_norm, 0)?;
     finetune.load(init.tensors.iter().map(|(n, t)| (n.as_str(), t)))?;
     Ok(finetune)
 }
@@ -117,18 +127,29 @@ fn replay(name: &str, run: &Path, base: &Gemma3, tolerances: Tolerances, report:
         }
     }
     if !run.join("final").is_dir() {
-        report.skip(&format!("{name}: final adapter"), "no folder final/");
+        report.skip(&format!("{name}: final values"), "no folder final/");
         return Ok(());
     }
-    let expected = Adapter::load(run.join("final"))?;
-    // Over all LoRA tensors, and over the embeddings, not tensor by tensor: AdamW divides by the root
-    // of the second moment, so where a gradient is nearly zero its rounding decides the direction.
-    let mut parts = [("LoRA", vec![], vec![]), ("embeddings", vec![], vec![])];
+    let expected: BTreeMap<String, Tensor> = if is_whole(&trace) {
+        let model = Tensors::open(&run.join("final/model.safetensors"))?;
+        model.names().into_iter().map(|n| Ok((n.to_string(), model.get(n)?))).collect::<Result<_>>()?
+    } else {
+        Adapter::load(run.join("final"))?.tensors
+    };
+    // Over all tensors of a kind, not tensor by tensor: AdamW divides by the root of the second moment, so
+    // where a gradient is nearly zero its rounding decides the direction.
+    let mut parts = ["LoRA", "embeddings", "norms", "matrices"].map(|kind| (kind, vec![], vec![]));
+    let kind = |name: &str| match () {
+        () if name.contains(".lora_") => 0,
+        () if name.contains("embed_tokens") || name.contains("lm_head") => 1,
+        () if name.contains("norm") => 2,
+        () => 3,
+    };
     let mut compared = 0;
     for slot in finetune.slots() {
-        let Some(theirs) = expected.tensors.get(&slot.name) else { continue };
+        let Some(theirs) = expected.get(&slot.name) else { continue };
         compared += 1;
-        let (_, ours_part, theirs_part) = &mut parts[usize::from(!slot.name.contains(".lora_"))];
+        let (_, ours_part, theirs_part) = &mut parts[kind(&slot.name)];
         ours_part.extend(finetune.value(slot)?.flatten_all()?.to_vec1::<f32>()?);
         theirs_part.extend(theirs.flatten_all()?.to_vec1::<f32>()?);
     }
@@ -139,7 +160,7 @@ fn replay(name: &str, run: &Path, base: &Gemma3, tolerances: Tolerances, report:
     );
     for (what, ours, theirs) in parts.iter().filter(|(_, ours, _)| !ours.is_empty()) {
         report.error(
-            &format!("{name}: final adapter, {what}, relative"),
+            &format!("{name}: final values, {what}, relative"),
             relative(ours, theirs),
             tolerances.adapter,
         );

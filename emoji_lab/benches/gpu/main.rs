@@ -1,98 +1,124 @@
 //! How fast training and generation are on a GPU, with the floor beside it.
 //!
-//! `cargo bench -p emoji_lab --features cuda --bench gpu -- [--gguf FILE] [--data CSV]
-//!  [--split JSON] [--dtype bf16|f32] [--moments f32|bf16] [--device cuda:0]
-//!  [--rounds 3] [--only steps|generation] [--out DIR]`
+//! ```text
+//! cargo bench -p emoji_lab --features cuda --bench gpu -- [--size 270m|1b|4b|12b] [--model MODEL]
+//!     [--data CSV] [--split JSON] [--trains google|rows|adapters|whole] [--rank 16] [--rows 4]
+//!     [--accumulated 1] [--moments f32|bf16] [--nf4 yes|no] [--checkpoints yes|no] [--batches 569]
+//!     [--dtype bf16|f32] [--device cuda:0] [--rounds 3] [--only steps|generation] [--out DIR]
+//! ```
 //!
-//! Without `--gguf` the model has Gemma 3 270M's sizes and random weights, and rows are random
-//! tokens of the real rows' lengths: speed does not depend on the values. With `--gguf` and `--data`
-//! the whole lesson is timed, twice, and a table ends it: measured, asked for, and the floor. A
+//! Without `--model` it is one of Gemma 3's sizes with random weights, and rows are random tokens of the
+//! real rows' lengths: speed does not depend on the values. With `--model` (what `load_model` takes) and
+//! `--data` the whole lesson is timed, twice, and a table ends it: measured, asked for, and the floor. A
 //! step's time is taken by device events, and is the median of all steps.
 
 mod generation;
 mod lesson;
 mod random;
+mod recipe;
+mod sizes;
 mod steps;
 mod table;
 
 use std::process::ExitCode;
 
-use emoji_lab::ops::adamw::AdamW;
-use emoji_lab::{DType, Device, Result};
-
-const USAGE: &str = "usage: cargo bench -p emoji_lab --features cuda --bench gpu -- [--gguf FILE [--data CSV] [--split JSON]] [--dtype bf16|f32] [--moments f32|bf16] [--device cuda:0] [--rounds 3] [--only steps|generation] [--out DIR]";
+use emoji_lab::{DType, Device, Error, Result};
+use recipe::Recipe;
 
 /// What the command line says.
 pub struct Options {
-    gguf: Option<String>,
+    size: String,
+    model: Option<String>,
     data: Option<String>,
     split: Option<String>,
     out: String,
     rounds: usize,
+    batches: usize,
+    checkpoints: bool,
     only: Option<String>,
     device: Device,
-    moments: DType,
+    recipe: Recipe,
 }
 
-impl Options {
-    fn optimizer(&self) -> AdamW {
-        AdamW { state_dtype: self.moments, ..AdamW::default() }
-    }
-}
-
-fn options() -> Option<Options> {
-    let (mut gguf, mut data, mut split) = (None, None, None);
-    let (mut device, mut dtype, mut out) = ("cuda".to_string(), None, "bench-gpu-run".to_string());
-    let (mut rounds, mut only, mut moments) = (3, None, DType::F32);
+fn options() -> Result<Options> {
+    let recipe = Recipe {
+        trains: "google".into(),
+        rank: 16,
+        rows: 4,
+        accumulated: 1,
+        moments: DType::F32,
+        four_bit: true,
+    };
+    let mut o = Options {
+        size: "270m".into(),
+        model: None,
+        data: None,
+        split: None,
+        out: "bench-gpu-run".into(),
+        rounds: 3,
+        batches: 569,
+        checkpoints: true,
+        only: None,
+        device: Device::Cpu,
+        recipe,
+    };
+    let (mut device, mut dtype) = ("cuda".to_string(), None);
     // `cargo bench` says `--bench` to it.
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     while let Some(arg) = args.next() {
+        let value = args.next().unwrap_or_default();
+        let wrong = |help: &str| Error::setting("option", format!("{arg} {value}"), help);
+        let number = || value.parse().map_err(|_| wrong("give a whole number"));
+        let a_type = || value.parse::<DType>().map_err(|_| wrong("give f32 or bf16"));
         match arg.as_str() {
-            "--gguf" => gguf = Some(args.next()?),
-            "--data" => data = Some(args.next()?),
-            "--split" => split = Some(args.next()?),
-            "--device" => device = args.next()?,
-            "--out" => out = args.next()?,
-            "--only" => only = Some(args.next()?),
-            "--rounds" => rounds = args.next()?.parse().ok()?,
-            "--moments" => moments = args.next()?.parse().ok()?,
-            "--dtype" => dtype = Some(args.next()?.parse::<DType>().ok()?),
-            _ => return None,
+            "--size" => o.size = value,
+            "--model" => o.model = Some(value),
+            "--data" => o.data = Some(value),
+            "--split" => o.split = Some(value),
+            "--device" => device = value,
+            "--out" => o.out = value,
+            "--only" => o.only = Some(value),
+            "--trains" => o.recipe.trains = value,
+            "--nf4" => o.recipe.four_bit = value == "yes",
+            "--checkpoints" => o.checkpoints = value == "yes",
+            "--rounds" => o.rounds = number()?,
+            "--batches" => o.batches = number()?,
+            "--rank" => o.recipe.rank = number()?,
+            "--rows" => o.recipe.rows = number()?,
+            "--accumulated" => o.recipe.accumulated = number()?,
+            "--moments" => o.recipe.moments = a_type()?,
+            "--dtype" => dtype = Some(a_type()?),
+            _ => return Err(wrong("the top of benches/gpu/main.rs names them")),
         }
     }
-    let device = Device::by_name(&device).and_then(|device| match dtype {
-        Some(dtype) => device.with_dtype(dtype),
-        None => Ok(device),
-    });
-    let device = device.map_err(|error| eprintln!("{error}")).ok()?;
-    Some(Options { gguf, data, split, out, rounds, only, device, moments })
+    o.device = Device::by_name(&device)?;
+    if let Some(dtype) = dtype {
+        o.device = o.device.with_dtype(dtype)?;
+    }
+    Ok(o)
 }
 
 fn run(options: &Options) -> Result<()> {
     println!("{}, computing in {}", options.device, options.device.dtype().as_str());
-    match &options.gguf {
-        None => {
-            let model = random::model(&options.device)?;
-            if options.only.as_deref() != Some("steps") {
-                generation::bench(&model)?;
-            }
-            model.release_device();
-            if options.only.as_deref() == Some("generation") {
-                return Ok(());
-            }
-            let batches = random::batches(4, 262_144);
-            steps::bench(&model, &batches, options.rounds, options.optimizer()).map(|_| ())
-        }
-        Some(gguf) => lesson::bench(gguf, options),
+    if let Some(model) = &options.model {
+        return lesson::bench(model, options);
     }
+    let model = sizes::model(&options.size, &options.device)?;
+    if options.only.as_deref() != Some("steps") {
+        generation::bench(&model)?;
+        generation::side_by_side(&model)?;
+    }
+    model.release_device();
+    if options.only.as_deref() == Some("generation") {
+        return Ok(());
+    }
+    let vocab = model.config().vocab_size as u64;
+    let batches = random::batches(options.batches, options.recipe.rows, vocab);
+    steps::bench(&model, &batches, options.rounds, &options.recipe).map(|_| ())
 }
 
 fn main() -> ExitCode {
-    let Some(options) = options() else {
-        eprintln!("{USAGE}");
-        return ExitCode::from(2);
-    };
-    match run(&options) {
+    match options().and_then(|options| run(&options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");

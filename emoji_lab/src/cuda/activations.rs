@@ -72,6 +72,10 @@ pub(super) struct Buffers {
     pub(super) d_hidden: DevicePtr<f32>,
     /// The gradient of the stream.
     pub(super) d_stream: DevicePtr<f32>,
+    /// Terms of the gradients of the norms of queries and keys, where those are trained, `[tokens, heads · dim]`
+    /// and `[tokens, kv_heads · dim]`.
+    pub(super) terms_q: DevicePtr<f32>,
+    pub(super) terms_k: DevicePtr<f32>,
     /// Rows of logits, then of their gradients.
     pub(super) logits: DevicePtr<Compute>,
     /// The columns of the head's rows that are trained, each row as long as [`columns_ld`] says.
@@ -87,15 +91,26 @@ pub(super) struct Buffers {
 /// All of them, in one piece of device memory.
 pub(super) type Activations = Placed<Buffers>;
 
-/// Rows of logits at a time: 67 MB of them with Gemma 3's vocabulary.
+/// Bytes of logits at a time, whatever the batch: 128 rows with Gemma 3's vocabulary.
 const LOGIT_BYTES: usize = 128 * 262_144 * 2;
+/// And the most for long batches: every block of rows reads the head twice, and reads and writes its gradient.
+const MOST_LOGIT_BYTES: usize = 8 * LOGIT_BYTES;
+/// A batch of more tokens than this is long.
+const LONG: usize = 256;
+
+/// Rows of `bytes` each that the logits of `tokens` tokens, the longest batch, have at a time. Not fewer to make
+/// blocks of one length: most batches are shorter, and are to be one block.
+fn logit_rows(tokens: usize, bytes: usize, training: bool) -> usize {
+    let most = if training && tokens > LONG { MOST_LOGIT_BYTES } else { LOGIT_BYTES };
+    (most / bytes).clamp(1, tokens.max(1))
+}
 
 impl Activations {
     /// For up to `tokens` tokens. `training` says that there is a backward pass, and how many of the head's
     /// rows are trained where not all are.
     pub(super) fn new(gpu: &Gpu, s: &Sizes, tokens: usize, training: Option<usize>) -> Result<Self> {
         let row = s.vocab * gpu.size();
-        let logit_rows = (LOGIT_BYTES / row).clamp(1, tokens);
+        let logit_rows = logit_rows(tokens, row, training.is_some());
         Self::poisoned(gpu, &format!("activations of {tokens} tokens"), |layout| {
             Buffers::place(layout, s, tokens, logit_rows, training)
         })
@@ -143,6 +158,8 @@ impl Buffers {
             hidden: rows(layout, tokens, s.hidden),
             d_hidden: rows(layout, gradient_rows, s.hidden),
             d_stream: rows(layout, gradient_rows, s.hidden),
+            terms_q: rows(layout, if s.whole { gradient_rows } else { 0 }, s.heads * s.dim),
+            terms_k: rows(layout, if s.whole { gradient_rows } else { 0 }, s.kv_heads * s.dim),
             losses: rows(layout, tokens, 1),
             logits: rows(layout, logit_rows, s.vocab),
             columns: rows(layout, logit_rows, columns),
@@ -193,5 +210,24 @@ impl LayerGradients {
             d_qkv: rows(layout, tokens, s.qkv()),
             d_normed: rows(layout, tokens, s.hidden + in_tail),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logits_in_blocks() {
+        let gemma = 262_144 * 2;
+        assert_eq!(logit_rows(116, gemma, true), 116);
+        assert_eq!(logit_rows(138, gemma, true), 128);
+        assert_eq!(logit_rows(464, gemma, true), 464);
+        assert_eq!(logit_rows(1856, gemma, true), 1024);
+        assert_eq!(logit_rows(100_000, gemma, true), 1024);
+        assert_eq!(logit_rows(100_000, gemma, false), 128);
+        // A vocabulary larger than any: a row at a time.
+        assert_eq!(logit_rows(100, 2 * MOST_LOGIT_BYTES, true), 1);
+        assert_eq!(logit_rows(100, 520 * 4, true), 100);
     }
 }

@@ -2,104 +2,232 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use super::places::{Place, Places};
 use super::stored::Stored;
 use crate::error::Result;
 use crate::gpu::Gpu;
+use crate::gpu::gemm::{Out, matrix};
 use crate::gpu::memory::Memory;
+use crate::gpu::nccl::Numbers;
 use crate::gpu::pinned::Pinned;
 use crate::gpu::pointer::{Compute, DevicePtr};
-use crate::ops::grad_norm::cuda::{RANGE_PARTIALS, Range, SquaresByRange};
+use crate::ops::adamw::cuda::Piece;
+use crate::ops::embedding::cuda::{Table, TableGradient};
+use crate::ops::grad_norm::cuda::{Gradients, RANGE_PARTIALS, Range, SquaresByRange};
 use crate::train::{Buffer, Slot};
 
-/// Flat buffers. The head's values and gradients lie apart from the others'. In bf16 its gradients
-/// are bf16 (as autocast rounds them, too), and its values are two halves of which products read the
-/// higher one: so there is no copy of it, which spares two thirds of a gigabyte together.
+/// Flat buffers. What products read (the head; every matrix where all of the model is trained) lies apart
+/// from the other values and gradients. In bf16 its values are two halves of which products read the
+/// higher one: so there is no copy of it; and its gradients are bf16, as autocast rounds them, too, unless
+/// several micro-batches are added up ([`Self::add_in_f32`]).
 #[derive(Debug)]
 pub(crate) struct DeviceArena {
-    /// Of all but the head.
-    pub(super) values: Memory<f32>,
-    pub(super) head_values: Stored,
-    /// Of all but the head.
-    pub(super) gradients: Memory<f32>,
-    pub(super) head_gradients: Memory<Compute>,
-    /// The head's first element and the one after its last.
-    pub(super) head: (usize, usize),
+    values: Memory<f32>,
+    products: Stored,
+    gradients: Memory<f32>,
+    product_gradients: ProductGradients,
     /// Of everything.
     pub(super) exp_avg: Stored,
     pub(super) exp_avg_sq: Stored,
-    pub(super) len: usize,
+    places: Places,
+    /// AdamW's work, a block each.
+    pieces: Memory<Piece>,
+    piece_count: usize,
     gpu: Gpu,
     /// Page-locked memory on the way to the host.
     staging: Mutex<Option<[Pinned; 2]>>,
 }
 
-/// Bytes of each half of it.
+/// Gradients of what products read.
+#[derive(Debug)]
+enum ProductGradients {
+    Compute(Memory<Compute>),
+    F32(Memory<f32>),
+}
+
+impl ProductGradients {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Compute(memory) => memory.bytes(),
+            Self::F32(memory) => memory.bytes(),
+        }
+    }
+}
+
+/// Where the gradient of something that products read is made.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum GradientPtr {
+    Compute(DevicePtr<Compute>),
+    F32(DevicePtr<f32>),
+}
+
+impl GradientPtr {
+    /// As the outcome of a product, in rows of `ld`: in place of what is there, or added to it.
+    pub(super) fn out(self, ld: usize, fresh: bool) -> Out {
+        match (self, fresh) {
+            (Self::Compute(to), true) => Out::Compute(matrix(to, ld)),
+            (Self::Compute(to), false) => Out::AddCompute(matrix(to, ld)),
+            (Self::F32(to), true) => Out::F32(matrix(to, ld)),
+            (Self::F32(to), false) => Out::AddF32(matrix(to, ld)),
+        }
+    }
+
+    /// As that of a table whose rows are looked up.
+    pub(super) fn of_table(self) -> TableGradient {
+        match self {
+            Self::Compute(to) => TableGradient::Compute(to),
+            Self::F32(to) => TableGradient::F32(to),
+        }
+    }
+}
+
+/// Bytes of each half of the page-locked memory.
 const STAGING: usize = 32 << 20;
 
 impl DeviceArena {
-    /// With `values`, of which `head` are the head, zeros for the moments, and no gradients yet.
-    pub(crate) fn new(gpu: &Gpu, values: &[f32], head: (usize, usize), bf16_moments: bool) -> Result<Self> {
-        let in_head = head.1 - head.0;
-        let (len, beside) = (values.len(), values.len() - in_head);
+    /// With `values` of `places`, zeros for the moments, and no gradients yet.
+    pub(crate) fn new(gpu: &Gpu, values: &[f32], places: Places, bf16_moments: bool) -> Result<Self> {
+        let (in_products, beside, pieces) = (places.in_products(), places.beside(), places.pieces());
         let arena = Self {
             values: Memory::zeros(gpu, beside, "the trained parameters")?,
-            head_values: Stored::new(gpu, &values[head.0..head.1], gpu.bf16(), "the trained head")?,
+            products: Stored::room(gpu, in_products, gpu.bf16(), "the trained matrices")?,
             gradients: Memory::poisoned(gpu, beside, "gradients")?,
-            head_gradients: Memory::poisoned(gpu, in_head, "gradients of the head")?,
-            head,
-            exp_avg: Stored::zeros(gpu, len, bf16_moments, "AdamW's first moment")?,
-            exp_avg_sq: Stored::zeros(gpu, len, bf16_moments, "AdamW's second moment")?,
-            len,
+            product_gradients: ProductGradients::Compute(Memory::poisoned(
+                gpu,
+                in_products,
+                "gradients of the matrices",
+            )?),
+            exp_avg: Stored::zeros(gpu, values.len(), bf16_moments, "AdamW's first moment")?,
+            exp_avg_sq: Stored::zeros(gpu, values.len(), bf16_moments, "AdamW's second moment")?,
+            pieces: Memory::from_slice(gpu, &pieces, "AdamW's pieces")?,
+            piece_count: pieces.len(),
+            places,
             gpu: gpu.clone(),
             staging: Mutex::new(None),
         };
-        arena.values.write(0, &values[..head.0])?;
-        arena.values.write(head.0, &values[head.1..])?;
+        for (offset, len) in arena.places.runs() {
+            arena.write(Buffer::Values, offset, &values[offset..offset + len])?;
+        }
         Ok(arena)
     }
 
-    fn in_head(&self, offset: usize) -> bool {
-        (self.head.0..self.head.1).contains(&offset)
+    /// Whether sums of gradients are kept in f32.
+    pub(super) fn adds_in_f32(&self) -> bool {
+        !self.gpu.bf16() || matches!(self.product_gradients, ProductGradients::F32(_))
     }
 
-    /// Where the value or gradient of what begins at `offset` (not of the head) is in its buffer.
-    fn beside_head(&self, offset: usize) -> usize {
-        if offset < self.head.0 { offset } else { offset - (self.head.1 - self.head.0) }
+    /// From now on they are: the gradients of what products read lie elsewhere, and are not there yet.
+    pub(super) fn add_in_f32(&mut self) -> Result<()> {
+        let len = self.places.in_products();
+        // The old ones go first: there may not be room for both.
+        self.product_gradients = ProductGradients::Compute(Memory::zeros(&self.gpu, 0, "no gradients")?);
+        match Memory::poisoned(&self.gpu, len, "gradients of the matrices, added up in f32") {
+            Ok(memory) => self.product_gradients = ProductGradients::F32(memory),
+            Err(error) => {
+                let memory = Memory::poisoned(&self.gpu, len, "gradients of the matrices")?;
+                self.product_gradients = ProductGradients::Compute(memory);
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
-    /// The gradient of what begins at `offset` (not of the head), on the GPU.
+    /// The gradient of what begins at `offset` and products do not read, on the GPU.
     pub(super) fn gradient_ptr(&self, offset: usize) -> DevicePtr<f32> {
-        self.gradients.ptr().at(&self.gpu, self.beside_head(offset))
+        self.gradients.ptr().at(&self.gpu, self.places.of(offset).at())
     }
 
-    /// The values of what begins at `offset` (not of the head), on the GPU.
+    /// The values of what begins at `offset` and products do not read, on the GPU.
     pub(super) fn value_ptr(&self, offset: usize) -> DevicePtr<f32> {
-        self.values.ptr().at(&self.gpu, self.beside_head(offset))
+        self.values.ptr().at(&self.gpu, self.places.of(offset).at())
+    }
+
+    /// Where products read what begins at `offset`.
+    pub(super) fn product_ptr(&self, offset: usize) -> DevicePtr<Compute> {
+        self.products.products().at(&self.gpu, self.places.of(offset).at())
+    }
+
+    /// What begins at `offset` as a table whose rows are looked up.
+    pub(super) fn table(&self, offset: usize) -> Table {
+        match self.places.of(offset) {
+            Place::Products(at) => self.products.table(&self.gpu, at),
+            Place::Beside(_) => Table::F32(self.value_ptr(offset)),
+        }
+    }
+
+    /// The gradient of what begins at `offset`, whatever reads it.
+    pub(super) fn any_gradient(&self, offset: usize) -> GradientPtr {
+        match (self.places.of(offset), &self.product_gradients) {
+            (Place::Beside(_), _) => GradientPtr::F32(self.gradient_ptr(offset)),
+            (Place::Products(at), ProductGradients::Compute(memory)) => {
+                GradientPtr::Compute(memory.ptr().at(&self.gpu, at))
+            }
+            (Place::Products(at), ProductGradients::F32(memory)) => {
+                GradientPtr::F32(memory.ptr().at(&self.gpu, at))
+            }
+        }
+    }
+
+    /// All gradients, for their norm.
+    pub(super) fn all_gradients(&self) -> (Gradients, DevicePtr<f32>, usize) {
+        let len = self.places.in_products();
+        let products = match &self.product_gradients {
+            ProductGradients::Compute(memory) => Gradients::Compute(memory.ptr(), len),
+            ProductGradients::F32(memory) => Gradients::F32(memory.ptr(), len),
+        };
+        (products, self.gradients.ptr(), self.places.beside())
+    }
+
+    /// Values that AdamW moves: those beside products, those of products and the latter's lower halves.
+    pub(super) fn all_values(&self) -> (DevicePtr<f32>, DevicePtr<Compute>, Option<DevicePtr<i16>>) {
+        (self.values.ptr(), self.products.products(), self.products.low())
+    }
+
+    /// AdamW's pieces, and how many there are.
+    pub(super) fn pieces(&self) -> (DevicePtr<Piece>, usize) {
+        (self.pieces.ptr(), self.piece_count)
+    }
+
+    /// The gradients that several GPUs add up: those of the `head` elements of the head, which are complete
+    /// before the layers', those of other matrices, and all others.
+    pub(super) fn travelling(&self, head: usize) -> [Numbers; 3] {
+        // Slots begin with the embedding and the head: what products read does with the latter.
+        let of = |first: usize, len: usize| match &self.product_gradients {
+            ProductGradients::Compute(memory) => {
+                Numbers::compute(&self.gpu, memory.ptr().at(&self.gpu, first), len)
+            }
+            ProductGradients::F32(memory) => Numbers::f32(memory.ptr().at(&self.gpu, first), len),
+        };
+        let others = Numbers::f32(self.gradients.ptr(), self.places.beside());
+        [of(0, head), of(head, self.places.in_products() - head), others]
     }
 
     /// Bytes of values, gradients and moments.
     pub(super) fn bytes(&self) -> [usize; 3] {
         [
-            self.values.bytes() + self.head_values.bytes(),
-            self.gradients.bytes() + self.head_gradients.bytes(),
+            self.values.bytes() + self.products.bytes(),
+            self.gradients.bytes() + self.product_gradients.bytes(),
             self.exp_avg.bytes() + self.exp_avg_sq.bytes(),
         ]
     }
 
     /// `len` values from `offset` on.
     pub(crate) fn read(&self, which: Buffer, offset: usize, len: usize) -> Result<Vec<f32>> {
-        let in_head = self.in_head(offset);
-        match which {
-            Buffer::Values if in_head => self.stored(&self.head_values, offset - self.head.0, len),
-            Buffer::ExpAvg => self.stored(&self.exp_avg, offset, len),
-            Buffer::ExpAvgSq => self.stored(&self.exp_avg_sq, offset, len),
-            Buffer::Gradients if in_head => self.head_gradients.read_widened(offset - self.head.0, len),
-            Buffer::Values | Buffer::Gradients => {
-                let memory = if which == Buffer::Values { &self.values } else { &self.gradients };
-                let mut values = vec![0f32; len];
-                memory.read(self.beside_head(offset), &mut values)?;
-                Ok(values)
-            }
+        let f32s = |memory: &Memory<f32>, at| {
+            let mut values = vec![0f32; len];
+            memory.read(at, &mut values)?;
+            Ok(values)
+        };
+        match (which, self.places.of(offset)) {
+            (Buffer::ExpAvg, _) => self.stored(&self.exp_avg, offset, len),
+            (Buffer::ExpAvgSq, _) => self.stored(&self.exp_avg_sq, offset, len),
+            (Buffer::Values, Place::Products(at)) => self.stored(&self.products, at, len),
+            (Buffer::Values, Place::Beside(at)) => f32s(&self.values, at),
+            (Buffer::Gradients, Place::Products(at)) => match &self.product_gradients {
+                ProductGradients::Compute(memory) => memory.read_widened(at, len),
+                ProductGradients::F32(memory) => f32s(memory, at),
+            },
+            (Buffer::Gradients, Place::Beside(at)) => f32s(&self.gradients, at),
         }
     }
 
@@ -114,47 +242,58 @@ impl DeviceArena {
 
     /// Overwrites what begins at `offset`.
     pub(crate) fn write(&self, which: Buffer, offset: usize, values: &[f32]) -> Result<()> {
-        match which {
-            Buffer::Values if self.in_head(offset) => self.head_values.write(offset - self.head.0, values),
-            Buffer::Values => self.values.write(self.beside_head(offset), values),
-            Buffer::ExpAvg => self.exp_avg.write(offset, values),
-            Buffer::ExpAvgSq => self.exp_avg_sq.write(offset, values),
-            Buffer::Gradients if self.in_head(offset) => {
-                self.head_gradients.write_rounded(offset - self.head.0, values)
-            }
-            Buffer::Gradients => self.gradients.write(self.beside_head(offset), values),
+        match (which, self.places.of(offset)) {
+            (Buffer::ExpAvg, _) => self.exp_avg.write(offset, values),
+            (Buffer::ExpAvgSq, _) => self.exp_avg_sq.write(offset, values),
+            (Buffer::Values, Place::Products(at)) => self.products.write(at, values),
+            (Buffer::Values, Place::Beside(at)) => self.values.write(at, values),
+            (Buffer::Gradients, Place::Products(at)) => match &self.product_gradients {
+                ProductGradients::Compute(memory) => memory.write_rounded(at, values),
+                ProductGradients::F32(memory) => memory.write(at, values),
+            },
+            (Buffer::Gradients, Place::Beside(at)) => self.gradients.write(at, values),
         }
     }
 
     /// Every slot's sum of squared gradients: not finite if one of them is not.
     pub(crate) fn gradient_squares(&self, slots: &[Slot]) -> Result<Vec<f64>> {
         let mut squares = vec![0f64; slots.len()];
-        for of_head in [false, true] {
-            let picked: Vec<usize> =
-                (0..slots.len()).filter(|i| self.in_head(slots[*i].offset) == of_head).collect();
+        for of_products in [false, true] {
+            let picked: Vec<(usize, Range)> = (slots.iter().enumerate())
+                .filter_map(|(i, slot)| {
+                    let place = self.places.of(slot.offset);
+                    let range = Range { first: place.at() as u64, len: slot.len() as u64 };
+                    (matches!(place, Place::Products(_)) == of_products).then_some((i, range))
+                })
+                .collect();
             if picked.is_empty() {
                 continue;
             }
-            let first = |offset| if of_head { offset - self.head.0 } else { self.beside_head(offset) };
-            let range = |slot: &Slot| Range { first: first(slot.offset) as u64, len: slot.len() as u64 };
-            let all: Vec<Range> = picked.iter().map(|&i| range(&slots[i])).collect();
+            let all: Vec<Range> = picked.iter().map(|(_, range)| *range).collect();
             let table = Memory::from_slice(&self.gpu, &all, "the parameters' table")?;
             let mut sums = vec![0f64; all.len() * RANGE_PARTIALS];
             let sums_at = Memory::zeros(&self.gpu, sums.len(), "partial sums")?;
             let (ranges, partials) = (table.ptr(), sums_at.ptr());
             // SAFETY: as many ranges as the table has, all within their buffer.
             unsafe {
-                if of_head {
-                    let gradients = self.head_gradients.ptr();
-                    SquaresByRange { gradients, ranges, partials }.launch(&self.gpu, all.len())?;
-                } else {
-                    let gradients = self.gradients.ptr();
-                    SquaresByRange { gradients, ranges, partials }.launch(&self.gpu, all.len())?;
+                match &self.product_gradients {
+                    ProductGradients::Compute(memory) if of_products => {
+                        let gradients = memory.ptr();
+                        SquaresByRange { gradients, ranges, partials }.launch(&self.gpu, all.len())?;
+                    }
+                    ProductGradients::F32(memory) if of_products => {
+                        let gradients = memory.ptr();
+                        SquaresByRange { gradients, ranges, partials }.launch(&self.gpu, all.len())?;
+                    }
+                    _ => {
+                        let gradients = self.gradients.ptr();
+                        SquaresByRange { gradients, ranges, partials }.launch(&self.gpu, all.len())?;
+                    }
                 }
             }
             sums_at.read(0, &mut sums)?;
-            for (&slot, sums) in picked.iter().zip(sums.chunks(RANGE_PARTIALS)) {
-                squares[slot] = sums.iter().sum();
+            for ((slot, _), sums) in picked.iter().zip(sums.chunks(RANGE_PARTIALS)) {
+                squares[*slot] = sums.iter().sum();
             }
         }
         Ok(squares)

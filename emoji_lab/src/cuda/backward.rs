@@ -1,15 +1,17 @@
-//! The backward pass: thirteen launches a layer.
+//! The backward pass: thirteen launches a layer, and seven more where the layer itself is trained.
 
+use super::arena::DeviceArena;
 use super::forward::Pass;
-use super::network::{DOWN, GATE_UP, Layer, O, QKV, SHARED};
+use super::network::{DOWN, GATE_UP, Layer, Network, O, QKV, SHARED};
 use crate::error::Result;
 use crate::gpu::gemm::{Out, gemm, matrix};
 use crate::gpu::pointer::{Compute, DevicePtr};
+use crate::model::NormName;
 use crate::ops::attention::cuda::{AttentionBackward, AttentionDelta};
 use crate::ops::embedding::cuda::{LookupGradient, TableGradient};
 use crate::ops::geglu::cuda::GegluBackward;
-use crate::ops::lora_linear::cuda::{AdapterGradients, Adapters, DropoutFactors};
-use crate::ops::rms_norm::cuda::{Branch, NormBackward};
+use crate::ops::lora_linear::cuda::{AdapterGradients, Adapters, AdaptersBack, DropoutFactors};
+use crate::ops::rms_norm::cuda::{Branch, NormBackward, NormWeights, WeightSum};
 
 impl Pass<'_> {
     /// A group's gradient `[dx | du] [tokens, ins + tail] = dy · matrix`.
@@ -24,7 +26,76 @@ impl Pass<'_> {
         let ld = self.ld(group);
         let (shape, weight) = ((self.tokens, ld, outs), matrix(layer.matrices[group], ld));
         // SAFETY: activations and matrices are laid out for these sizes.
-        unsafe { gemm(self.gpu, shape, matrix(dy, outs), weight, Out::F32(matrix(dx, ld))) }
+        unsafe {
+            gemm(self.gpu, shape, matrix(dy, outs), weight, Out::F32(matrix(dx, ld)))?;
+            self.adapters_back(layer, group, dx)
+        }
+    }
+
+    /// Adds what flows back through a group's adapters to `dx`, where that is a launch of its own.
+    unsafe fn adapters_back(&self, layer: &Layer, group: usize, dx: DevicePtr<f32>) -> Result<()> {
+        let Some(adapters) = self.tiled(layer, group) else { return Ok(()) };
+        let (step, tokens) = (Some(self.inputs.step), self.tokens as i32);
+        let (ld, width) = (self.ld(group) as i32, self.network.sizes.group(group).0 as i32);
+        // SAFETY: activations are laid out for these sizes.
+        unsafe { AdaptersBack { dx, step, adapters, tokens, ld, width }.launch(self.gpu) }
+    }
+
+    unsafe fn norm_back(&self, norm: NormBackward) -> Result<()> {
+        let (gpu, tokens) = (self.gpu, self.tokens);
+        // SAFETY: the caller's.
+        unsafe { if self.many() { norm.launch_many(gpu, tokens) } else { norm.launch(gpu, tokens) } }
+    }
+
+    /// The gradient of a group's matrix, where it is trained: `dyᵀ · x`, over what is there if `first`, else
+    /// added.
+    unsafe fn matrix_gradient(
+        &self,
+        layer: &Layer,
+        group: usize,
+        dy: DevicePtr<Compute>,
+        x: DevicePtr<Compute>,
+        first: bool,
+    ) -> Result<()> {
+        let (Some(trained), Some(arena)) = (layer.trained, self.arena) else { return Ok(()) };
+        let ((ins, outs), ld) = (self.network.sizes.group(group), self.ld(group));
+        let out = arena.any_gradient(trained.matrices[group]).out(ins, first);
+        // SAFETY: activations and gradients are laid out for these sizes.
+        unsafe { gemm(self.gpu, (outs, ins, self.tokens), matrix(dy, outs).transposed(), matrix(x, ld), out) }
+    }
+
+    /// The gradient of the weight of a norm that begins at `offset` in the arena, over rows of `width`.
+    fn weight_sum(&self, offset: Option<usize>, dy: DevicePtr<f32>, width: usize) -> WeightSum {
+        let dw = offset.zip(self.arena).map(|(offset, arena)| arena.gradient_ptr(offset));
+        WeightSum { dy, x: None, branch: None, rstd: None, dw, rows: self.tokens as i32, ld: width as i32 }
+    }
+
+    /// The gradients of the weights of the norm that `norm` went back through and of its branch's, which begin
+    /// at these places in the arena, where they are trained.
+    unsafe fn norm_gradients(
+        &self,
+        norm: &NormBackward,
+        weight: Option<usize>,
+        branch: Option<usize>,
+    ) -> Result<()> {
+        if weight.is_none() && branch.is_none() {
+            return Ok(());
+        }
+        let width = norm.width as usize;
+        let own = WeightSum {
+            x: Some(norm.x),
+            rstd: Some(norm.rstd),
+            ld: norm.ldy,
+            ..self.weight_sum(weight, norm.dy, width)
+        };
+        let of_branch = WeightSum {
+            branch: norm.branch.rows,
+            rstd: norm.branch.rstd,
+            ..self.weight_sum(branch, norm.d_out, width)
+        };
+        let of = [own, if norm.branch.rows.is_some() { of_branch } else { WeightSum::NONE }];
+        // SAFETY: as the norm's own.
+        unsafe { NormWeights { of, step: self.inputs.step, width: norm.width }.launch(self.gpu) }
     }
 
     /// What layer `index` adds to the stream in the end, as it joined it.
@@ -33,11 +104,41 @@ impl Pass<'_> {
         Branch { rows: Some(a.down), weight: Some(n.post_feedforward), rstd: Some(a.rstd_down) }
     }
 
-    /// Gradients of all adapters, and of the embedding where it is trained, from `d_hidden`.
+    /// Where the gradient of the rows that are looked up is added, where they are trained.
+    pub(super) fn d_table(network: &Network, arena: Option<&DeviceArena>) -> Option<TableGradient> {
+        let rows_alone = network.trained_rows.as_ref().map(|rows| TableGradient::F32(rows.gradients));
+        let whole_table = network.vocabulary.trained_lookup.zip(arena);
+        whole_table.map(|(offset, arena)| arena.any_gradient(offset).of_table()).or(rows_alone)
+    }
+
+    /// Gradients of all that is trained, from `d_hidden`; those of matrices over what is there if `first`, else
+    /// added.
     ///
     /// # Safety
     /// As [`Self::forward`], which must have run with the same inputs, and [`Self::head`] after it.
-    pub(super) unsafe fn backward(&self) -> Result<()> {
+    pub(super) unsafe fn backward(&self, first: bool) -> Result<()> {
+        let (s, i) = (&self.network.sizes, self.inputs);
+        // SAFETY: the caller's.
+        unsafe { self.layers_back(first)? };
+        let Some(d_table) = Self::d_table(self.network, self.arena) else { return Ok(()) };
+        let gradient = LookupGradient {
+            d_table,
+            ids: i.rows,
+            order: i.order,
+            runs: i.runs,
+            dx: self.activations.d_stream,
+            width: s.hidden,
+            scale: s.embedding_scale,
+        };
+        // SAFETY: the caller's.
+        unsafe { gradient.launch(self.gpu, self.tokens) }
+    }
+
+    /// The same without the rows that are looked up: their vectors' gradient is left in `d_stream`.
+    ///
+    /// # Safety
+    /// As [`Self::backward`].
+    pub(super) unsafe fn layers_back(&self, first: bool) -> Result<()> {
         let (gpu, s, i) = (self.gpu, &self.network.sizes, self.inputs);
         let (rows, step) = (self.tokens, i.step);
         let all = &self.activations.layers;
@@ -61,7 +162,12 @@ impl Pass<'_> {
         };
         // SAFETY: the caller's; all pointers are to buffers laid out for `tokens` rows.
         unsafe {
-            norm.launch(gpu, rows)?;
+            self.norm_back(norm)?;
+            let post_feedforward = |index: usize| {
+                let trained = self.network.layers[index].trained;
+                trained.map(|trained| trained.norm(NormName::PostFeedforwardLayernorm))
+            };
+            self.norm_gradients(&norm, self.network.trained_final_norm, post_feedforward(last))?;
             // The forward pass left the last layers' matrices where they are.
             let mut unpacked = None;
             let mut above = None;
@@ -72,7 +178,9 @@ impl Pass<'_> {
                     Some(below) if below + SHARED < all.len() => self.unpack(below)?,
                     _ => None,
                 };
+                let trained = |which: NormName| layer.trained.map(|trained| trained.norm(which));
                 self.linear_back(layer, DOWN, g.d_down, g.d_gated)?;
+                self.matrix_gradient(layer, DOWN, g.d_down, a.gated, first)?;
                 let geglu = GegluBackward {
                     dy: g.d_gated,
                     gate_up: a.gate_up,
@@ -82,8 +190,13 @@ impl Pass<'_> {
                     ldy: self.ld(DOWN) as i32,
                     width: s.inner as i32,
                 };
-                geglu.launch(gpu, rows)?;
+                if self.many() {
+                    geglu.launch_many(gpu, rows)?
+                } else {
+                    geglu.launch(gpu, rows)?
+                }
                 self.linear_back(layer, GATE_UP, g.d_gate_up, g.d_middle_normed)?;
+                self.matrix_gradient(layer, GATE_UP, g.d_gate_up, a.middle_normed, first)?;
                 let norm = NormBackward {
                     dy: g.d_middle_normed,
                     x: a.middle,
@@ -98,9 +211,12 @@ impl Pass<'_> {
                     ldy: self.ld(GATE_UP) as i32,
                     width: s.hidden as i32,
                 };
-                norm.launch(gpu, rows)?;
+                self.norm_back(norm)?;
+                let (own, of_branch) = (NormName::PreFeedforwardLayernorm, NormName::PostAttentionLayernorm);
+                self.norm_gradients(&norm, trained(own), trained(of_branch))?;
 
                 self.linear_back(layer, O, g.d_o, g.d_attended)?;
+                self.matrix_gradient(layer, O, g.d_o, a.attended, first)?;
                 let delta = AttentionDelta {
                     d_y: g.d_attended,
                     y: a.attended,
@@ -110,7 +226,7 @@ impl Pass<'_> {
                     sizes: self.attention_sizes(layer),
                     ldy: self.ld(O) as i32,
                 };
-                delta.launch(gpu, rows)?;
+                delta.launch(gpu, rows, self.parts())?;
                 let attention = AttentionBackward {
                     d_y: g.d_attended,
                     q: a.q,
@@ -127,11 +243,23 @@ impl Pass<'_> {
                     sin: layer.angles.sin,
                     positions: i.positions,
                     d_qkv: g.d_qkv,
+                    terms_q: layer.trained.map(|_| self.activations.terms_q),
+                    terms_k: layer.trained.map(|_| self.activations.terms_k),
                     sizes: self.attention_sizes(layer),
                     ldy: self.ld(O) as i32,
                 };
-                attention.launch(gpu, rows)?;
+                attention.launch(gpu, rows, self.parts())?;
+                if layer.trained.is_some() {
+                    let sum = |which, terms, heads: usize| WeightSum {
+                        rows: (rows * heads) as i32,
+                        ..self.weight_sum(trained(which), terms, s.dim)
+                    };
+                    let q = sum(NormName::QNorm, self.activations.terms_q, s.heads);
+                    let k = sum(NormName::KNorm, self.activations.terms_k, s.kv_heads);
+                    NormWeights { of: [q, k], step, width: s.dim as i32 }.launch(gpu)?;
+                }
                 self.linear_back(layer, QKV, g.d_qkv, g.d_normed)?;
+                self.matrix_gradient(layer, QKV, g.d_qkv, a.normed, first)?;
                 // The layer below writes where the one above did.
                 self.wait_for(above.as_ref())?;
                 if let Some(table) = self.network.gradient_tables.get(index).filter(|t| t.count > 0) {
@@ -143,7 +271,10 @@ impl Pass<'_> {
                         tokens: rows as i32,
                         dropout,
                     };
-                    gradients.launch(&beside, table.tiles, s.rank)?;
+                    match self.many() && s.rank <= 16 {
+                        true => gradients.launch_many(&beside, table.tiles, s.rank)?,
+                        false => gradients.launch(&beside, table.tiles, s.rank)?,
+                    }
                     above = Some(gpu.record_event()?);
                 }
                 let below = index.checked_sub(1);
@@ -160,22 +291,11 @@ impl Pass<'_> {
                     ldy: self.ld(QKV) as i32,
                     ..norm
                 };
-                norm.launch(gpu, rows)?;
+                self.norm_back(norm)?;
+                let of_branch = below.and_then(post_feedforward);
+                self.norm_gradients(&norm, trained(NormName::InputLayernorm), of_branch)?;
             }
-            self.wait_for(above.as_ref())?;
-            let rows_alone =
-                self.network.trained_rows.as_ref().map(|rows| TableGradient::F32(rows.gradients));
-            let Some(d_table) = self.network.vocabulary.d_lookup.or(rows_alone) else { return Ok(()) };
-            let gradient = LookupGradient {
-                d_table,
-                ids: i.rows,
-                order: i.order,
-                runs: i.runs,
-                dx: d_stream,
-                width: s.hidden,
-                scale: s.embedding_scale,
-            };
-            gradient.launch(gpu, rows)
+            self.wait_for(above.as_ref())
         }
     }
 }

@@ -6,19 +6,21 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use candle_core::Tensor;
 
 use super::finetune::CudaFinetune;
+use super::ranks::{self, Together};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
+use crate::gpu::driver_errors::caught;
 use crate::host;
 use crate::model::Gemma3;
 use crate::ops::linear_cross_entropy::LossSum;
 use crate::train::engine::{
-    BringsEngine, Engine, Settings, Step, StepResult, Ticket, check_finite, check_gradients,
+    BringsEngine, DeviceMemory, Engine, Settings, Step, StepResult, Ticket, check_finite, check_gradients,
 };
 use crate::train::{Batch, Buffer, Slot};
 
 /// The GPU's engine. It runs some steps ahead of the host, which so never makes it wait.
 #[derive(Debug)]
-struct CudaEngine {
+pub(super) struct CudaEngine {
     finetune: Mutex<CudaFinetune>,
     slots: Vec<Slot>,
     pending: BTreeMap<Ticket, Pending>,
@@ -39,13 +41,40 @@ impl BringsEngine for Gpu {
         values: &Tensor,
         settings: Settings,
     ) -> Result<Box<dyn Engine>> {
-        let finetune = CudaFinetune::new(self, model, slots, values, settings)?;
-        let (finetune, slots) = (Mutex::new(finetune), slots.to_vec());
-        Ok(Box::new(CudaEngine { finetune, slots, pending: BTreeMap::new() }))
+        match &self.each()[..] {
+            [gpu] => Ok(Box::new(CudaEngine::new(gpu, model, slots, values, settings, None)?)),
+            several => ranks::engine(several, model, slots, values, settings),
+        }
     }
 }
 
 impl CudaEngine {
+    /// On one GPU, which may be one of several that train together.
+    pub(super) fn new(
+        gpu: &Gpu,
+        model: &Gemma3,
+        slots: &[Slot],
+        values: &Tensor,
+        settings: Settings,
+        together: Option<Together>,
+    ) -> Result<Self> {
+        let mut finetune = CudaFinetune::new(gpu, model, slots, values, settings)?;
+        finetune.together = together;
+        Ok(Self { finetune: Mutex::new(finetune), slots: slots.to_vec(), pending: BTreeMap::new() })
+    }
+
+    /// Calls `f`, and makes an error of a panic.
+    pub(super) fn caught<R>(&mut self, f: impl FnOnce(&mut CudaFinetune) -> Result<R>) -> Result<R> {
+        let finetune = self.own();
+        let device = finetune.gpu().short_name();
+        caught(&device, || f(finetune))
+    }
+
+    /// A step is on its way.
+    pub(super) fn expect(&mut self, ticket: Ticket, step: &Step, tokens: usize) {
+        self.pending.insert(ticket, Pending { step: *step, tokens });
+    }
+
     fn own(&mut self) -> &mut CudaFinetune {
         self.finetune.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
@@ -60,10 +89,14 @@ impl Engine for CudaEngine {
         self.own().reserve(tokens)
     }
 
+    fn reserve_sums(&mut self) -> Result<()> {
+        self.own().reserve_sums()
+    }
+
     fn submit(&mut self, batches: &[Batch], step: &Step) -> Result<Ticket> {
         let ticket = self.own().submit(batches, step)?;
         let tokens = batches.iter().map(|batch| batch.tokens.len()).sum();
-        self.pending.insert(ticket, Pending { step: *step, tokens });
+        self.expect(ticket, step, tokens);
         Ok(ticket)
     }
 
@@ -107,7 +140,8 @@ impl Engine for CudaEngine {
         self.shared().arena().gradient_squares(&self.slots)
     }
 
-    fn memory(&self) -> Vec<(&'static str, usize)> {
-        self.shared().memory_report()
+    fn memory(&self) -> Vec<DeviceMemory> {
+        let finetune = self.shared();
+        vec![DeviceMemory { device: finetune.gpu().short_name(), parts: finetune.memory_report() }]
     }
 }

@@ -1,4 +1,4 @@
-//! Optimizer steps and evaluation on the GPU, each replayed from a CUDA graph.
+//! Optimizer steps on the GPU, each replayed from a CUDA graph.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,29 +10,39 @@ use super::arena::DeviceArena;
 use super::forward::{Keep, Pass};
 use super::limits::{self, Plan};
 use super::network::Network;
+use super::places::Places;
+use super::ranks::Together;
 use super::step::{Inputs, SLOTS};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::driver_errors::caught;
 use crate::gpu::graph::capture;
-use crate::gpu::memory::{Memory, clear};
+use crate::gpu::memory::Memory;
+use crate::gpu::pointer::DevicePtr;
 use crate::host;
-use crate::model::Gemma3;
+use crate::model::{Gemma3, Parameter};
 use crate::ops::adamw::Factors;
-use crate::ops::adamw::cuda::AdamwStep;
 use crate::ops::embedding::cuda::TableGradient;
-use crate::ops::grad_norm::cuda::{GradNorm, PARTIALS};
-use crate::ops::linear_cross_entropy::LossSum;
+use crate::ops::grad_norm::cuda::PARTIALS;
 use crate::ops::step::{Step, StepResult};
 use crate::train::engine::{self, Settings, Ticket};
-use crate::train::layout::embedding_len;
 use crate::train::{Batch, Slot};
 
 /// What a graph does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Work {
+pub(super) enum Work {
     /// Forward and backward of a micro-batch; `first` overwrites the gradients.
-    Gradients { first: bool },
+    Gradients {
+        first: bool,
+    },
+    /// The part of it before the layers' backward pass, and the rest but for the rows looked up: the last
+    /// micro-batch's where GPUs train together (`ranks.rs`).
+    Head {
+        first: bool,
+    },
+    Layers {
+        first: bool,
+    },
     /// Norm, clipping and AdamW.
     Update,
     /// Both, for one batch a step.
@@ -53,19 +63,19 @@ pub(crate) struct Done {
 
 /// A model being trained on a card.
 pub(crate) struct CudaFinetune {
-    gpu: Gpu,
-    network: Network,
-    arena: DeviceArena,
-    room: Option<Room>,
+    pub(super) gpu: Gpu,
+    pub(super) network: Network,
+    pub(super) arena: DeviceArena,
+    pub(super) room: Option<Room>,
+    /// Where it is one of several GPUs.
+    pub(super) together: Option<Together>,
     graphs: HashMap<(usize, Work), CudaGraph>,
-    partials: Memory<f64>,
-    result: Memory<StepResult>,
+    pub(super) partials: Memory<f64>,
+    pub(super) result: Memory<StepResult>,
     settings: Settings,
     adapter_scale: f32,
-    /// Values of the embedding and the head, or of rows of them: the first ones.
-    embedding_len: usize,
     /// Steps that were sent, and how many of them have been taken off their slots.
-    sent: usize,
+    pub(super) sent: usize,
     taken: usize,
     /// What steps gave that were taken off their slots before anybody asked, by ticket.
     kept: BTreeMap<usize, Done>,
@@ -81,13 +91,20 @@ pub(crate) struct CudaFinetune {
 unsafe impl Send for CudaFinetune {}
 
 /// What depends on the longest batch.
-struct Room {
-    activations: Activations,
-    inputs: Inputs,
+pub(super) struct Room {
+    pub(super) activations: Activations,
+    pub(super) inputs: Inputs,
+}
+
+impl Room {
+    /// Where the losses are added up.
+    pub(super) fn loss(&self) -> DevicePtr<f64> {
+        StepResult::loss_of(self.activations.loss)
+    }
 }
 
 /// Token counts that share a graph: few graphs, little padding.
-fn padded(tokens: usize) -> usize {
+pub(super) fn padded(tokens: usize) -> usize {
     let unit = match tokens {
         0..=64 => 8,
         65..=256 => 16,
@@ -116,21 +133,15 @@ impl CudaFinetune {
         values: &Tensor,
         settings: Settings,
     ) -> Result<Self> {
-        if let Some(slot) = slots.iter().find(|slot| !slot.is_adapter() && !slot.is_embedding()) {
-            return Err(Error::device(
-                gpu.short_name(),
-                format!("{} is to be trained, and the GPU trains adapters, embedding and head", slot.name),
-                "Give a LoraConfig, or train every parameter on the CPU: Device::Cpu",
-            ));
-        }
         // Before anything is uploaded.
         limits::check(model.config(), Plan::of(model, true), gpu.limits())?;
         let gpu = &gpu.with_own_streams()?;
         let head = model.head_parameter();
-        let head =
-            slots.iter().find(|s| s.parameter == head).map_or((0, 0), |s| (s.offset, s.offset + s.len()));
+        let is_product =
+            |slot: &Slot| slot.parameter == head || matches!(slot.parameter, Parameter::Linear(..));
+        let places = Places::new(slots, is_product);
         let bf16_moments = settings.optimizer.state_dtype == DType::BF16;
-        let arena = host::read(values, |values| Ok(DeviceArena::new(gpu, values, head, bf16_moments)))??;
+        let arena = host::read(values, |values| Ok(DeviceArena::new(gpu, values, places, bf16_moments)))??;
         let positions = model.config().max_position_embeddings.min(8192);
         let network = Network::new(gpu, model, Some((&arena, slots)), positions)?;
         let loras = model.linears().filter_map(|l| l.lora.as_ref());
@@ -142,10 +153,10 @@ impl CudaFinetune {
             network,
             arena,
             room: None,
+            together: None,
             graphs: HashMap::new(),
             settings,
             adapter_scale,
-            embedding_len: embedding_len(slots),
             sent: 0,
             taken: 0,
             kept: BTreeMap::new(),
@@ -155,7 +166,7 @@ impl CudaFinetune {
         })
     }
 
-    fn bf16_moments(&self) -> bool {
+    pub(super) fn bf16_moments(&self) -> bool {
         self.settings.optimizer.state_dtype == DType::BF16
     }
 
@@ -164,13 +175,26 @@ impl CudaFinetune {
         &self.arena
     }
 
+    pub(super) fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    pub(super) fn hidden(&self) -> usize {
+        self.network.sizes.hidden
+    }
+
+    /// Where the gradient of the rows that are looked up is added, where they are trained.
+    pub(super) fn d_table(&self) -> Option<TableGradient> {
+        Pass::d_table(&self.network, Some(&self.arena))
+    }
+
     /// Makes room for batches of `tokens` tokens, if there is not enough. What steps on their way give is
     /// kept for their tickets.
     pub(crate) fn reserve(&mut self, tokens: usize) -> Result<()> {
         caught(&self.gpu.short_name(), || self.make_room(tokens))
     }
 
-    fn make_room(&mut self, tokens: usize) -> Result<()> {
+    pub(super) fn make_room(&mut self, tokens: usize) -> Result<()> {
         if i32::try_from(tokens).is_err() {
             let help =
                 "make per_device_train_batch_size or max_length smaller: kernels count tokens in 31 bits";
@@ -202,12 +226,12 @@ impl CudaFinetune {
     }
 
     fn send(&mut self, batches: &[Batch], step: &engine::Step) -> Result<Ticket> {
-        self.gpu.bind()?;
-        self.check_batches(batches)?;
         let longest = batches.iter().map(|b| b.tokens.len()).max().unwrap_or(0);
-        self.make_room(longest)?;
-        self.take((self.sent + 1).saturating_sub(SLOTS))?;
+        self.make_ready(batches, longest)?;
         let many = batches.len() > 1;
+        if many {
+            self.make_sums()?;
+        }
         let work = |i: usize| if many { Work::Gradients { first: i == 0 } } else { Work::Step };
         // All graphs before anything is sent: making one is what may fail.
         for (i, batch) in batches.iter().enumerate() {
@@ -217,34 +241,60 @@ impl CudaFinetune {
             self.prepare(0, Work::Update)?;
         }
         for (i, batch) in batches.iter().enumerate() {
-            let of_embedding =
-                Factors::new(&self.settings.optimizer, step.embedding_learning_rate, step.number);
-            let header = Step {
-                embedding_decay: of_embedding.decay,
-                embedding_step_size: of_embedding.step_size,
-                seed: self.settings.seed,
-                pass: step.first_pass + i as u64,
-                loss_factor: (1.0 / step.targets as f64) as f32,
-                max_grad_norm: self.settings.max_grad_norm as f32,
-                factors: Factors::new(&self.settings.optimizer, step.learning_rate, step.number),
-                first_micro: i32::from(i == 0),
-            };
             let tokens = padded(batch.tokens.len());
-            if many && i > 0 {
-                // The slot's page-locked memory is written again only when the card has read it.
-                self.gpu.synchronize()?;
-            }
-            let slot = self.sent;
-            if let Some(room) = &mut self.room {
-                let trained = self.network.trained_ids();
-                room.inputs.send(slot, &header, &batch.tokens, &batch.targets, tokens, trained)?;
-            }
-            self.gradients_of = None;
+            self.send_inputs(batch, i, step, tokens)?;
             self.replay(tokens, work(i))?;
         }
         if many {
             self.replay(0, Work::Update)?;
         }
+        self.ask_for_result()
+    }
+
+    /// What comes before a step's graphs are made: batches that can be computed, of `longest` tokens at
+    /// most, room for them, and a free slot.
+    pub(super) fn make_ready(&mut self, batches: &[Batch], longest: usize) -> Result<()> {
+        self.gpu.bind()?;
+        self.check_batches(batches)?;
+        self.make_room(longest)?;
+        self.take((self.sent + 1).saturating_sub(SLOTS))
+    }
+
+    /// Sends micro-batch `i` of a step, filled up to `tokens`.
+    pub(super) fn send_inputs(
+        &mut self,
+        batch: &Batch,
+        i: usize,
+        step: &engine::Step,
+        tokens: usize,
+    ) -> Result<()> {
+        let of_embedding = Factors::new(&self.settings.optimizer, step.embedding_learning_rate, step.number);
+        let header = Step {
+            embedding_decay: of_embedding.decay,
+            embedding_step_size: of_embedding.step_size,
+            seed: self.settings.seed,
+            pass: step.pass(i),
+            last_pass: step.last_pass,
+            loss_factor: (1.0 / step.targets as f64) as f32,
+            max_grad_norm: self.settings.max_grad_norm as f32,
+            factors: Factors::new(&self.settings.optimizer, step.learning_rate, step.number),
+            first_micro: i32::from(i == 0),
+        };
+        if i > 0 {
+            // The slot's page-locked memory is written again only when the card has read it.
+            self.gpu.synchronize()?;
+        }
+        let slot = self.sent;
+        if let Some(room) = &mut self.room {
+            let trained = self.network.trained_ids();
+            room.inputs.send(slot, &header, &batch.tokens, &batch.targets, tokens, trained)?;
+        }
+        self.gradients_of = None;
+        Ok(())
+    }
+
+    /// Asks for the result of the step whose update was just sent.
+    pub(super) fn ask_for_result(&mut self) -> Result<Ticket> {
         let ticket = Ticket(self.sent);
         if let Some(room) = &mut self.room {
             // SAFETY: the result that the update writes.
@@ -253,6 +303,22 @@ impl CudaFinetune {
         self.gradients_of = Some(ticket.0);
         self.sent += 1;
         Ok(ticket)
+    }
+
+    /// Makes room for sums of gradients in f32.
+    pub(crate) fn reserve_sums(&mut self) -> Result<()> {
+        caught(&self.gpu.short_name(), || self.make_sums())
+    }
+
+    /// Before micro-batches are added up, once: what graphs know of the old gradients goes with them.
+    pub(super) fn make_sums(&mut self) -> Result<()> {
+        if !self.arena.adds_in_f32() {
+            self.graphs.clear();
+            self.gradients_of = None;
+            self.gpu.synchronize()?;
+            self.arena.add_in_f32()?;
+        }
+        Ok(())
     }
 
     /// Whether another step may be sent before one is waited for.
@@ -279,7 +345,7 @@ impl CudaFinetune {
     }
 
     /// Takes the steps before `end` off their slots: waits for each, and keeps what it gave.
-    fn take(&mut self, end: usize) -> Result<()> {
+    pub(super) fn take(&mut self, end: usize) -> Result<()> {
         self.gpu.bind()?;
         while self.taken < end {
             let Some(room) = &mut self.room else {
@@ -293,58 +359,8 @@ impl CudaFinetune {
         Ok(())
     }
 
-    /// Each batch's summed loss, without dropout, after all steps that were sent; what these gave is kept
-    /// for their tickets.
-    pub(crate) fn losses(&mut self, batches: &[Batch]) -> Result<Vec<LossSum>> {
-        caught(&self.gpu.short_name(), || {
-            let losses = self.evaluate(batches);
-            if losses.is_err() {
-                // What was sent before the error must be done before its slots are written again. An
-                // error here has been, or will be, reported by another call.
-                let _ = self.gpu.synchronize();
-            }
-            losses
-        })
-    }
-
-    fn evaluate(&mut self, batches: &[Batch]) -> Result<Vec<LossSum>> {
-        self.gpu.bind()?;
-        self.check_batches(batches)?;
-        self.take(self.sent)?;
-        let longest = batches.iter().map(|b| b.tokens.len()).max().unwrap_or(0);
-        self.make_room(longest)?;
-        let mut sums = Vec::with_capacity(batches.len());
-        for (i, batch) in batches.iter().enumerate() {
-            let tokens = padded(batch.tokens.len());
-            self.prepare(tokens, Work::Loss)?;
-            let slot = self.sent + i;
-            if i >= SLOTS {
-                sums.push(self.loss_of(slot - SLOTS)?);
-            }
-            let header = Step { first_micro: 1, ..Step::default() };
-            if let Some(room) = &mut self.room {
-                // Nothing learns from it, but the trial run of a graph reads what lies there.
-                let trained = self.network.trained_ids();
-                room.inputs.send(slot, &header, &batch.tokens, &batch.targets, tokens, trained)?;
-            }
-            self.replay(tokens, Work::Loss)?;
-            if let Some(room) = &mut self.room {
-                // SAFETY: a result, of which the loss has been written.
-                unsafe { room.inputs.ask(slot, room.activations.loss)? };
-            }
-        }
-        for i in sums.len()..batches.len() {
-            sums.push(self.loss_of(self.sent + i)?);
-        }
-        Ok(sums
-            .iter()
-            .zip(batches)
-            .map(|(sum, batch)| LossSum { sum: *sum, rows: batch.target_count() })
-            .collect())
-    }
-
     /// A kernel does not look where it reads: what is outside the model's tables is found here.
-    fn check_batches(&self, batches: &[Batch]) -> Result<()> {
+    pub(super) fn check_batches(&self, batches: &[Batch]) -> Result<()> {
         let (limit, vocab) = (self.network.positions, self.network.sizes.vocab);
         let longest = batches.iter().flat_map(|b| &b.tokens.positions).max().map_or(0, |p| *p as usize + 1);
         if longest > limit {
@@ -366,31 +382,8 @@ impl CudaFinetune {
         }
     }
 
-    fn loss_of(&mut self, slot: usize) -> Result<f64> {
-        match &mut self.room {
-            Some(room) => Ok(room.inputs.wait(slot)?.0.loss),
-            None => Ok(f64::NAN),
-        }
-    }
-
-    /// Device memory that is ours, in bytes, by what it is for.
-    pub(crate) fn memory_report(&self) -> Vec<(&'static str, usize)> {
-        let [values, gradients, moments] = self.arena.bytes();
-        let mut report = vec![
-            ("frozen weights", self.network.bytes),
-            ("trained values", values),
-            ("gradients", gradients),
-            ("moments", moments),
-            ("cuBLAS workspace", self.gpu.blas().workspace_bytes()),
-        ];
-        if let Some(room) = &self.room {
-            report.push(("activations", room.activations.bytes()));
-        }
-        report
-    }
-
     /// Captures the graph of `work` for `tokens` tokens, if there is none yet.
-    fn prepare(&mut self, tokens: usize, work: Work) -> Result<()> {
+    pub(super) fn prepare(&mut self, tokens: usize, work: Work) -> Result<()> {
         if self.graphs.contains_key(&(tokens, work)) {
             return Ok(());
         }
@@ -407,7 +400,9 @@ impl CudaFinetune {
         // is run once for nothing, on whatever tokens lie there.
         match work {
             Work::Step => self.enqueue(tokens, Work::Gradients { first: true })?,
-            Work::Gradients { first: true } | Work::Loss => self.enqueue(tokens, work)?,
+            Work::Gradients { first: true } | Work::Head { .. } | Work::Layers { .. } | Work::Loss => {
+                self.enqueue(tokens, work)?;
+            }
             Work::Gradients { first: false } | Work::Update => {}
         }
         let graph = capture(&self.gpu, || self.enqueue(tokens, work))?;
@@ -415,7 +410,7 @@ impl CudaFinetune {
         Ok(())
     }
 
-    fn replay(&self, tokens: usize, work: Work) -> Result<()> {
+    pub(super) fn replay(&self, tokens: usize, work: Work) -> Result<()> {
         match self.graphs.get(&(tokens, work)) {
             Some(graph) => graph.launch().map_err(|e| self.gpu.error(e.0)),
             None => Err(Error::training("a graph was not made", "This is a fault of emoji_lab")),
@@ -434,6 +429,7 @@ impl CudaFinetune {
             tokens,
             training: work != Work::Loss,
             keep: Keep::Nowhere,
+            arena: Some(&self.arena),
         };
         // SAFETY: `Inputs::send` puts a batch of at most `tokens` tokens there before each replay.
         unsafe {
@@ -442,65 +438,19 @@ impl CudaFinetune {
                     pass.forward()?;
                     pass.head(false, false)
                 }
-                Work::Gradients { first } => self.gradients(&pass, first),
+                Work::Gradients { first } => {
+                    self.up_to_the_head(&pass, first)?;
+                    pass.backward(first)
+                }
+                Work::Head { first } => self.up_to_the_head(&pass, first),
+                Work::Layers { first } => pass.layers_back(first),
                 Work::Update => self.update(room),
                 Work::Step => {
-                    self.gradients(&pass, true)?;
+                    self.up_to_the_head(&pass, true)?;
+                    pass.backward(true)?;
                     self.update(room)
                 }
             }
-        }
-    }
-
-    unsafe fn gradients(&self, pass: &Pass<'_>, first: bool) -> Result<()> {
-        let s = &self.network.sizes;
-        // SAFETY: the caller's; the gradient of the whole embedding is where the network says.
-        unsafe {
-            pass.forward()?;
-            if let (true, Some(TableGradient::F32(gradient))) = (first, self.network.vocabulary.d_lookup) {
-                // An untied embedding's: only some rows get one.
-                clear(&self.gpu, gradient, s.vocab * s.hidden)?;
-            }
-            if let (true, Some(rows)) = (first, self.network.trained_rows.as_ref().filter(|r| !r.in_head)) {
-                clear(&self.gpu, rows.gradients, rows.ids.len() * s.hidden)?;
-            }
-            pass.head(true, first)?;
-            pass.backward()
-        }
-    }
-
-    unsafe fn update(&self, room: &Room) -> Result<()> {
-        let (gpu, arena, step, result) = (&self.gpu, &self.arena, room.inputs.step, self.result.ptr());
-        let (first, last) = arena.head;
-        let norm = GradNorm {
-            head: arena.head_gradients.ptr(),
-            head_len: last - first,
-            others: arena.gradients.ptr(),
-            len: arena.len - (last - first),
-            partials: self.partials.ptr(),
-            loss: StepResult::loss_of(room.activations.loss),
-            step,
-            result,
-        };
-        let adamw = AdamwStep {
-            values: arena.values.ptr(),
-            head: arena.head_values.head(),
-            low: arena.head_values.low(),
-            gradients: arena.gradients.ptr(),
-            head_gradients: arena.head_gradients.ptr(),
-            exp_avg: arena.exp_avg.moments(),
-            exp_avg_sq: arena.exp_avg_sq.moments(),
-            step,
-            result,
-            len: arena.len,
-            first,
-            last,
-            embedding_len: self.embedding_len,
-        };
-        // SAFETY: buffers of the arena's length, the partial sums, one loss, one result.
-        unsafe {
-            norm.launch(gpu)?;
-            adamw.launch(gpu, self.bf16_moments())
         }
     }
 }

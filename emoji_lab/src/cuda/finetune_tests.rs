@@ -83,6 +83,8 @@ fn a_failed_submit_applies_nothing() {
             embedding_learning_rate: 1e-3,
             targets: of(i).iter().map(Batch::target_count).sum(),
             first_pass: (i * of(0).len()) as u64,
+            passes_apart: 1,
+            last_pass: ((i + 1) * of(0).len()) as u64 - 1,
             check: None,
         };
         let (mut plain, host) = start(&gpu);

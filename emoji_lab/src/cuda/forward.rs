@@ -1,8 +1,9 @@
-//! The forward pass: eleven launches a layer.
+//! The forward pass: eleven launches a layer; four more where the adapters of many tokens have their own.
 
 use cudarc::driver::CudaEvent;
 
 use super::activations::Activations;
+use super::arena::DeviceArena;
 use super::decode::Caches;
 use super::network::{DOWN, GATE_UP, Layer, Network, O, QKV};
 use super::step::Inputs;
@@ -10,13 +11,17 @@ use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::gpu::gemm::{Out, gemm, matrix};
 use crate::gpu::pointer::{Compute, DevicePtr};
-use crate::ops::attention::cuda::{AttentionForward, AttentionSizes};
+use crate::ops::attention::cuda::{AttentionForward, AttentionSizes, parts};
 use crate::ops::decode_rows::cuda::RowFill;
 use crate::ops::embedding::cuda::{Lookup, PutRows};
 use crate::ops::geglu::cuda::GegluForward;
-use crate::ops::lora_linear::cuda::{Adapters, UnpackWeights};
+use crate::ops::lora_linear::cuda::{Adapters, AdaptersDown, UnpackWeights};
 use crate::ops::rms_norm::cuda::{Branch, NormForward};
 use crate::ops::rope::cuda::QkNormRope;
+
+/// More tokens than that are many (measured: at 464 a block per token with all of its work is the faster way, at
+/// 1,856 it is not).
+const MANY: usize = 1024;
 
 /// What a pass works with.
 pub(super) struct Pass<'a> {
@@ -29,6 +34,8 @@ pub(super) struct Pass<'a> {
     /// Whether dropout is on.
     pub(super) training: bool,
     pub(super) keep: Keep<'a>,
+    /// Where gradients of what is trained go.
+    pub(super) arena: Option<&'a DeviceArena>,
 }
 
 /// Where keys and values are kept for generation.
@@ -48,9 +55,52 @@ pub(super) enum Keep<'a> {
 }
 
 impl Pass<'_> {
+    /// The adapters that the kernels around a group's product have to do with.
     pub(super) fn adapters(&self, layer: &Layer, group: usize) -> Adapters {
+        self.tiled(layer, group).map_or(self.all_adapters(layer, group), |_| Adapters::NONE)
+    }
+
+    fn all_adapters(&self, layer: &Layer, group: usize) -> Adapters {
         let adapters = layer.adapters[group];
         if self.training { adapters } else { adapters.without_dropout() }
+    }
+
+    /// The adapters that have launches of their own, if a group's have.
+    pub(super) fn tiled(&self, layer: &Layer, group: usize) -> Option<Adapters> {
+        let adapters = self.all_adapters(layer, group);
+        (self.many() && adapters.count > 0).then_some(adapters)
+    }
+
+    /// Whether there are so many tokens that several blocks share a multiprocessor, and launches of their own pay.
+    /// Not where answers are written: of those none may depend on how many others there are.
+    pub(super) fn many(&self) -> bool {
+        self.arena.is_some() && self.tokens > MANY
+    }
+
+    /// Warps per head in attention.
+    pub(super) fn parts(&self) -> usize {
+        // Where blocks share a multiprocessor, warps for each part would only wait for each other.
+        if self.many() { 1 } else { parts(self.network.sizes.heads) }
+    }
+
+    unsafe fn norm(&self, norm: NormForward) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe {
+            if self.many() {
+                norm.launch_many(self.gpu, self.tokens)
+            } else {
+                norm.launch(self.gpu, self.tokens)
+            }
+        }
+    }
+
+    /// u after each row of `y`, where that is a launch of its own.
+    unsafe fn adapters_down(&self, layer: &Layer, group: usize, y: DevicePtr<Compute>) -> Result<()> {
+        let Some(adapters) = self.tiled(layer, group) else { return Ok(()) };
+        let (step, tokens) = (Some(self.inputs.step), self.tokens as i32);
+        let (ld, width) = (self.ld(group) as i32, self.network.sizes.group(group).0 as i32);
+        // SAFETY: activations are laid out for these sizes.
+        unsafe { AdaptersDown { y, step, adapters, tokens, ld, width }.launch(self.gpu) }
     }
 
     /// Distance of a group's input rows, adapters' u included.
@@ -150,7 +200,8 @@ impl Pass<'_> {
                     width: s.hidden as i32,
                     eps: s.eps,
                 };
-                norm.launch(gpu, rows)?;
+                self.norm(norm)?;
+                self.adapters_down(layer, QKV, a.normed)?;
                 self.wait_for(unpacked.as_ref())?;
                 unpacked = next;
                 self.linear(layer, QKV, a.normed, a.qkv)?;
@@ -184,7 +235,8 @@ impl Pass<'_> {
                     sizes: self.attention_sizes(layer),
                     ldy: self.ld(O) as i32,
                 };
-                attention.launch(gpu, rows)?;
+                attention.launch(gpu, rows, self.parts())?;
+                self.adapters_down(layer, O, a.attended)?;
                 self.linear(layer, O, a.attended, a.o)?;
 
                 let norm = NormForward {
@@ -198,7 +250,8 @@ impl Pass<'_> {
                     ldy: self.ld(GATE_UP) as i32,
                     ..norm
                 };
-                norm.launch(gpu, rows)?;
+                self.norm(norm)?;
+                self.adapters_down(layer, GATE_UP, a.middle_normed)?;
                 self.linear(layer, GATE_UP, a.middle_normed, a.gate_up)?;
                 let geglu = GegluForward {
                     gate_up: a.gate_up,
@@ -208,7 +261,12 @@ impl Pass<'_> {
                     ldy: self.ld(DOWN) as i32,
                     width: s.inner as i32,
                 };
-                geglu.launch(gpu, rows)?;
+                if self.many() {
+                    geglu.launch_many(gpu, rows)?
+                } else {
+                    geglu.launch(gpu, rows)?
+                }
+                self.adapters_down(layer, DOWN, a.gated)?;
                 self.linear(layer, DOWN, a.gated, a.down)?;
 
                 branch =
@@ -229,7 +287,7 @@ impl Pass<'_> {
                 width: s.hidden as i32,
                 eps: s.eps,
             };
-            norm.launch(gpu, rows)
+            self.norm(norm)
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Generation on the GPU: the prompt in one pass, then a graph per token.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use super::activations::Activations;
 use super::batch::Batch;
@@ -53,8 +54,12 @@ struct Answer {
 unsafe impl Send for CudaGenerator {}
 
 impl BringsGenerator for Gpu {
-    fn generator(&self, model: &Gemma3) -> Result<Box<dyn Generator>> {
-        Ok(Box::new(caught(&self.short_name(), || CudaGenerator::upload(self, model))?))
+    fn generators(&self, model: &Gemma3, numbers: Range<usize>) -> Result<Vec<Box<dyn Generator>>> {
+        let new = |gpu: &Gpu| -> Result<Box<dyn Generator>> {
+            Ok(Box::new(caught(&gpu.short_name(), || CudaGenerator::upload(gpu, model))?))
+        };
+        let gpus = self.each();
+        gpus.iter().take(numbers.end).skip(numbers.start).map(new).collect()
     }
 }
 
@@ -136,6 +141,7 @@ impl Generator for CudaGenerator {
             tokens: prompt.len(),
             training: false,
             keep: Keep::Sequence(&sequence.caches),
+            arena: None,
         };
         let last = activations.hidden.at(&self.gpu, (prompt.len() - 1) * self.network.sizes.hidden);
         // SAFETY: the prompt has just been sent; the head reads its last hidden state.

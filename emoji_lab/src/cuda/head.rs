@@ -41,10 +41,8 @@ impl Pass<'_> {
                 }
                 let d_hidden = matrix(a.d_hidden.at(gpu, first * s.hidden), s.hidden);
                 gemm(gpu, (rows, s.hidden, s.vocab), logits, weight, Out::F32(d_hidden))?;
-                if let Some(d_head) = vocabulary.d_head {
-                    let d_head = matrix(d_head, s.hidden);
-                    let fresh = overwrite && first == 0;
-                    let out = if fresh { Out::Compute(d_head) } else { Out::AddCompute(d_head) };
+                if let (Some(arena), Some(offset)) = (self.arena, vocabulary.trained_head) {
+                    let out = arena.any_gradient(offset).out(s.hidden, overwrite && first == 0);
                     gemm(gpu, (s.vocab, s.hidden, rows), logits.transposed(), hidden, out)?;
                 }
                 if let Some(trained) = self.network.trained_rows.as_ref().filter(|rows| rows.in_head) {

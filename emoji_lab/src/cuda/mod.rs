@@ -7,12 +7,13 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `limits.rs` | what the kernels take of a model |
-//! | `network.rs` | weights and adapters as the kernels want them |
+//! | `network.rs`, `upload.rs` | weights and adapters as the kernels want them; how they get there |
 //! | `activations.rs` | everything a pass writes, laid out once |
 //! | `forward.rs`, `backward.rs`, `head.rs` | the passes |
-//! | `arena.rs`, `stored.rs` | what is trained: values, gradients and moments, and their forms |
+//! | `places.rs`, `arena.rs`, `stored.rs` | what is trained: where it lies; values, gradients and moments; their forms |
 //! | `step.rs` | what changes from step to step |
-//! | `finetune.rs` | graphs, optimizer steps, evaluation |
+//! | `finetune.rs`, `update.rs`, `evaluate.rs` | graphs and their steps; what is in a step; losses alone |
+//! | `ranks.rs` | several GPUs that train together |
 //! | `decode.rs`, `sampler.rs`, `generator.rs` | generation with a key/value cache: a token's pass, its choice, the sequence |
 //! | `rows.rs`, `batch.rs` | the same for many sequences side by side: a step's pass, and who has which row |
 
@@ -22,13 +23,18 @@ mod backward;
 mod batch;
 mod decode;
 mod engine;
+mod evaluate;
 mod finetune;
 mod forward;
 mod generator;
 mod head;
 mod limits;
 mod network;
+mod places;
+mod ranks;
 mod rows;
 mod sampler;
 mod step;
 mod stored;
+mod update;
+mod upload;

@@ -1,26 +1,18 @@
 //! Weights and adapters as the kernels want them.
 
-use std::marker::PhantomData;
-
-use candle_core::Tensor;
-use rayon::prelude::*;
-
 use super::activations::Activations;
 use super::arena::DeviceArena;
 use super::limits::{self, Plan};
+use super::upload::{Builder, values_of};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::memory::Memory;
 use crate::gpu::placed::Placed;
-use crate::gpu::pointer::{Compute, DevicePtr, Plain, as_bytes};
-use crate::host;
-use crate::model::layer::DecoderLayer;
-use crate::model::{Gemma3, Gemma3Config, LayerType, LinearName, Parameter};
-use crate::ops::embedding::cuda::{Table, TableGradient};
-use crate::ops::lazy::LazyTensor;
+use crate::gpu::pointer::{Compute, DevicePtr};
+use crate::model::{Gemma3, Gemma3Config, LinearName, NormName, Parameter};
+use crate::ops::embedding::cuda::Table;
 use crate::ops::lora_linear::Weight;
 use crate::ops::lora_linear::cuda::{AdapterGradient, Adapters, DropoutFactors, Unpack};
-use crate::ops::rope::RopeTable;
 use crate::train::Slot;
 
 /// The linear layers that read one activation.
@@ -49,6 +41,8 @@ pub(super) struct Sizes {
     pub(super) window: usize,
     pub(super) rank: usize,
     pub(super) tails: [usize; 4],
+    /// Whether matrices and norms are trained themselves.
+    pub(super) whole: bool,
     pub(super) eps: f32,
     pub(super) scale: f32,
     pub(super) embedding_scale: f32,
@@ -70,7 +64,7 @@ impl Sizes {
     }
 
     /// Of a model that [`limits::check`] let through.
-    fn new(c: &Gemma3Config, rank: usize) -> Self {
+    fn new(c: &Gemma3Config, rank: usize, whole: bool) -> Self {
         let hidden = c.hidden_size;
         let padded = rank.next_multiple_of(8);
         Self {
@@ -84,6 +78,7 @@ impl Sizes {
             window: c.sliding_window,
             rank,
             tails: GROUPS.map(|linears| linears.len() * padded),
+            whole,
             eps: c.rms_norm_eps as f32,
             scale: c.query_pre_attn_scalar.powf(-0.5) as f32,
             embedding_scale: (hidden as f64).sqrt() as f32,
@@ -100,7 +95,24 @@ pub(super) struct Layer {
     pub(super) norms: Norms,
     pub(super) window: i32,
     pub(super) angles: Angles,
-    sources: Vec<Source>,
+    /// Where matrices and norms are trained themselves.
+    pub(super) trained: Option<TrainedLayer>,
+    pub(super) sources: Vec<Source>,
+}
+
+/// Where a layer that is trained as a whole begins in the arena.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TrainedLayer {
+    /// Of every group: its layers lie one below the other there, too.
+    pub(super) matrices: [usize; 4],
+    /// In the order of [`NormName::ALL`].
+    pub(super) norms: [usize; 6],
+}
+
+impl TrainedLayer {
+    pub(super) fn norm(&self, which: NormName) -> usize {
+        self.norms[which as usize]
+    }
 }
 
 /// The weights of a layer's norms.
@@ -123,11 +135,11 @@ pub(super) struct Angles {
 
 /// Where an adapter's trained values are.
 #[derive(Debug, Clone, Copy)]
-struct Source {
-    linear: LinearName,
+pub(super) struct Source {
+    pub(super) linear: LinearName,
     /// Offsets in the arena.
-    a: usize,
-    b: usize,
+    pub(super) a: usize,
+    pub(super) b: usize,
 }
 
 /// Rows of the embedding that are trained while its table is not.
@@ -151,10 +163,9 @@ pub(super) struct Vocabulary {
     pub(super) lookup: Table,
     /// What products read.
     pub(super) head: DevicePtr<Compute>,
-    /// Where the gradient of the rows is added, where they are trained: to the head's if they are one, else to
-    /// f32 of their own.
-    pub(super) d_lookup: Option<TableGradient>,
-    pub(super) d_head: Option<DevicePtr<Compute>>,
+    /// Where embedding and head begin in the arena, where they are trained: at the same place if they are one.
+    pub(super) trained_lookup: Option<usize>,
+    pub(super) trained_head: Option<usize>,
 }
 
 /// The gradients of a layer's adapters, as their kernel is told of them.
@@ -170,6 +181,8 @@ pub(super) struct Network {
     pub(super) sizes: Sizes,
     pub(super) layers: Vec<Layer>,
     pub(super) final_norm: DevicePtr<f32>,
+    /// Where the final norm begins in the arena, where it is trained.
+    pub(super) trained_final_norm: Option<usize>,
     pub(super) vocabulary: Vocabulary,
     pub(super) trained_rows: Option<TrainedRows>,
     /// Whether weights must be unpacked, or B put in its place, before each use.
@@ -186,54 +199,6 @@ pub(super) struct Network {
     pub(super) gradient_tables: Vec<GradientTable>,
 }
 
-/// Values put together on the host, each aligned, to go over in one copy.
-#[derive(Default)]
-struct Staging {
-    bytes: Vec<u8>,
-}
-
-/// Where values of type `T` begin in the staging, in bytes.
-struct Staged<T> {
-    at: usize,
-    of: PhantomData<T>,
-}
-
-impl Staging {
-    fn put<T: Plain>(&mut self, values: &[T]) -> Staged<T> {
-        let at = self.bytes.len().next_multiple_of(256);
-        self.bytes.resize(at, 0);
-        self.bytes.extend_from_slice(as_bytes(values));
-        Staged { at, of: PhantomData }
-    }
-}
-
-impl<T> Staged<T> {
-    /// On the GPU, where the staging begins at `base`.
-    fn on(&self, gpu: &Gpu, base: DevicePtr<u8>) -> DevicePtr<T> {
-        base.at(gpu, self.at).cast()
-    }
-}
-
-/// `values` in the compute type, row by row, each followed by `tail` zeros.
-fn rows_in_compute_type(gpu: &Gpu, values: &[f32], width: usize, tail: usize) -> Vec<u8> {
-    let size = gpu.size();
-    let mut out = vec![0u8; values.len() / width * (width + tail) * size];
-    out.par_chunks_mut((width + tail) * size).zip(values.par_chunks(width)).for_each(|(out, row)| {
-        if size == 4 {
-            out[..width * 4].copy_from_slice(as_bytes(row));
-        } else {
-            for (out, v) in out.chunks_exact_mut(2).zip(row) {
-                out.copy_from_slice(&half::bf16::from_f32(*v).to_bits().to_ne_bytes());
-            }
-        }
-    });
-    out
-}
-
-fn values_of(tensor: &Tensor) -> Result<Vec<f32>> {
-    Ok(host::read(&tensor.contiguous()?, |v| Ok(v.to_vec()))?)
-}
-
 impl Network {
     /// Puts `model` on the GPU. Trained tensors are those of the arena, where there is one;
     /// `positions` is how long a sequence may be.
@@ -246,7 +211,8 @@ impl Network {
         let linears = || model.linears();
         let plan = Plan::of(model, arena.is_some());
         limits::check(model.config(), plan, gpu.limits())?;
-        let sizes = Sizes::new(model.config(), plan.rank);
+        let whole = arena.is_some_and(|(_, slots)| slots.iter().any(|s| s.parameter == Parameter::FinalNorm));
+        let sizes = Sizes::new(model.config(), plan.rank, whole);
         let quantized = linears().any(|l| matches!(l.weight, Weight::Nf4(_)));
         if quantized && linears().any(|l| matches!(l.weight, Weight::Dense(_))) {
             return Err(Error::device(
@@ -256,13 +222,26 @@ impl Network {
             ));
         }
         let mut builder = Builder { gpu, sizes: &sizes, arena, memories: vec![], bytes: 0 };
-        let matrices = builder.matrices(if quantized { SHARED } else { sizes.layers })?;
+        let trained_final_norm = builder.slot(Parameter::FinalNorm);
+        // What is trained itself is in the arena.
+        let sets = if whole {
+            0
+        } else if quantized {
+            SHARED
+        } else {
+            sizes.layers
+        };
+        let matrices = builder.matrices(sets)?;
         let angles = builder.angles(model, positions)?;
         let mut layers = vec![];
-        for (layer, which) in model.layers.iter().zip((0..matrices.len()).cycle()) {
-            layers.push(builder.layer(layer, &matrices, which, angles)?);
+        for (layer, which) in model.layers.iter().zip((0..sets.max(1)).cycle()) {
+            let trained = if whole { Some(builder.trained_layer(layer.index)?) } else { None };
+            layers.push(builder.layer(layer, &matrices, which, trained, angles)?);
         }
-        let final_norm = builder.upload(&values_of(&model.norm.weight.value)?, "the final norm")?;
+        let final_norm = match (trained_final_norm, arena) {
+            (Some(offset), Some((arena, _))) => arena.value_ptr(offset),
+            _ => builder.upload(&values_of(&model.norm.weight.value)?, "the final norm")?,
+        };
         let vocabulary = builder.vocabulary(model)?;
         let trained_rows = builder.trained_rows(model, &vocabulary)?;
         let units = |group: usize| {
@@ -282,6 +261,7 @@ impl Network {
             unpack_units,
             layers,
             final_norm,
+            trained_final_norm,
             vocabulary,
             trained_rows,
             positions,
@@ -354,7 +334,7 @@ impl Network {
 
 impl Sizes {
     /// A linear layer's first row in its group's matrix, and how many it has.
-    fn rows(&self, linear: LinearName) -> (usize, usize) {
+    pub(super) fn rows(&self, linear: LinearName) -> (usize, usize) {
         let (queries, keys) = (self.heads * self.dim, self.kv_heads * self.dim);
         match linear {
             LinearName::QProj => (0, queries),
@@ -364,232 +344,5 @@ impl Sizes {
             LinearName::UpProj => (self.inner, self.inner),
             LinearName::OProj | LinearName::DownProj => (0, self.hidden),
         }
-    }
-}
-
-struct Builder<'a> {
-    gpu: &'a Gpu,
-    sizes: &'a Sizes,
-    arena: Option<(&'a DeviceArena, &'a [Slot])>,
-    memories: Vec<Memory<u8>>,
-    bytes: usize,
-}
-
-impl Builder<'_> {
-    fn upload<T: Plain>(&mut self, values: &[T], what: &str) -> Result<DevicePtr<T>> {
-        let memory = Memory::from_slice(self.gpu, values, what)?;
-        let start = memory.ptr();
-        self.bytes += size_of_val(values);
-        self.memories.push(memory.untyped());
-        Ok(start)
-    }
-
-    /// Where the arena has a tensor.
-    fn slot(&self, parameter: Parameter) -> Option<usize> {
-        self.arena?.1.iter().find(|slot| slot.parameter == parameter).map(|slot| slot.offset)
-    }
-
-    /// The matrices of `layers` layers, zeros.
-    fn matrices(&mut self, layers: usize) -> Result<Placed<Vec<Matrices>>> {
-        let s = self.sizes;
-        let matrices: Placed<Vec<Matrices>> = Placed::zeros(self.gpu, "the linear layers", |layout| {
-            let mut matrix = |group: usize| {
-                let (ins, outs) = s.group(group);
-                layout.take(outs * (ins + s.tails[group]))
-            };
-            (0..layers).map(|_| [QKV, O, GATE_UP, DOWN].map(&mut matrix)).collect()
-        })?;
-        self.bytes += matrices.bytes();
-        Ok(matrices)
-    }
-
-    /// For global and for local layers.
-    fn angles(&mut self, model: &Gemma3, positions: usize) -> Result<[Angles; 2]> {
-        let all: Vec<u32> = (0..positions as u32).collect();
-        let (global, local) = model.rope_tables(&all)?;
-        let mut upload = |table: &RopeTable| -> Result<Angles> {
-            let (cos, sin) = table.tables();
-            Ok(Angles {
-                cos: self.upload(&values_of(cos)?, "RoPE angles")?,
-                sin: self.upload(&values_of(sin)?, "RoPE angles")?,
-            })
-        };
-        Ok([upload(&global)?, upload(&local)?])
-    }
-
-    /// A layer whose matrices are number `which` of all.
-    fn layer(
-        &mut self,
-        layer: &DecoderLayer,
-        all: &Placed<Vec<Matrices>>,
-        which: usize,
-        angles: [Angles; 2],
-    ) -> Result<Layer> {
-        let (gpu, s, matrices) = (self.gpu, self.sizes, all[which]);
-        let padded = s.rank.next_multiple_of(8);
-        let mut staging = Staging::default();
-        let mut unpack = vec![];
-        let mut adapters = [Adapters::NONE; 4];
-        let mut sources = vec![];
-        for (group, linears) in GROUPS.iter().enumerate() {
-            let (width, _) = s.group(group);
-            let ld = width + s.tails[group];
-            for (place, &which) in linears.iter().enumerate() {
-                let linear = layer.linear(which);
-                let (first, rows) = s.rows(which);
-                let out = matrices[group].at(gpu, first * ld);
-                let mut entry = Unpack {
-                    packed: None,
-                    absmax: None,
-                    out,
-                    b: None,
-                    rows: rows as i32,
-                    width: width as i32,
-                    ld: ld as i32,
-                    block_size: 1,
-                    b_at: (width + place * padded) as i32,
-                    rank: s.rank as i32,
-                    scale: 0.0,
-                    padding: 0,
-                };
-                let mut packed_at = None;
-                match &linear.weight {
-                    Weight::Nf4(w) => {
-                        entry.block_size = w.block_size() as i32;
-                        packed_at = Some((staging.put(w.packed()), staging.put(w.absmax())));
-                    }
-                    Weight::Dense(w) => {
-                        let bytes = host::read(&w.to_tensor()?.contiguous()?, |w| {
-                            Ok(rows_in_compute_type(gpu, w, width, s.tails[group]))
-                        })?;
-                        all.write_at(out.cast(), &bytes)?;
-                    }
-                }
-                let to = &mut adapters[group];
-                to.linear[place] = which.number(layer.index) as i32;
-                if let Some(lora) = &linear.lora {
-                    let a = self.slot(Parameter::LoraA(layer.index, which));
-                    let b = self.slot(Parameter::LoraB(layer.index, which));
-                    let (Some((arena, _)), Some(a), Some(b)) = (self.arena, a, b) else {
-                        let name = which.module_path(layer.index);
-                        return Err(Error::training(
-                            format!("the adapter of {name} is not among the trained parameters"),
-                            "This is a fault of emoji_lab",
-                        ));
-                    };
-                    to.a[place] = Some(arena.value_ptr(a));
-                    to.dropout = DropoutFactors::new(lora.dropout);
-                    entry.b = Some(arena.value_ptr(b));
-                    entry.scale = lora.scale as f32;
-                    sources.push(Source { linear: which, a, b });
-                }
-                unpack.push((entry, packed_at));
-            }
-            if s.rank > 0 {
-                adapters[group].count = linears.len() as i32;
-                adapters[group].rank = s.rank as i32;
-                adapters[group].padded = padded as i32;
-            }
-        }
-        let mut norms = vec![];
-        for (_, norm) in layer.norms() {
-            norms.push(staging.put(&values_of(&norm.weight.value)?));
-        }
-        let base = self.upload(&staging.bytes, "the layers' packed weights")?;
-        let norm = |which: usize| norms[which].on(gpu, base);
-        let unpack: Vec<Unpack> = unpack
-            .into_iter()
-            .map(|(entry, at)| match at {
-                Some((packed, absmax)) => {
-                    Unpack { packed: Some(packed.on(gpu, base)), absmax: Some(absmax.on(gpu, base)), ..entry }
-                }
-                None => entry,
-            })
-            .collect();
-        let sliding = layer.layer_type == LayerType::SlidingAttention;
-        Ok(Layer {
-            matrices,
-            adapters,
-            unpack: self.upload(&unpack, "the layers' table")?,
-            norms: Norms {
-                input: norm(0),
-                q: norm(1),
-                k: norm(2),
-                post_attention: norm(3),
-                pre_feedforward: norm(4),
-                post_feedforward: norm(5),
-            },
-            window: if sliding { s.window as i32 } else { 0 },
-            angles: angles[usize::from(sliding)],
-            sources,
-        })
-    }
-
-    /// A frozen table of the embedding or the head, in the compute type.
-    fn frozen(&mut self, table: &LazyTensor) -> Result<DevicePtr<Compute>> {
-        let hidden = self.sizes.hidden;
-        let bytes = host::read(&table.to_tensor()?.contiguous()?, |v| {
-            Ok(rows_in_compute_type(self.gpu, v, hidden, 0))
-        })?;
-        Ok(self.upload(&bytes, "the embedding")?.cast())
-    }
-
-    /// The rows of the embedding that the arena has, whose table is frozen.
-    fn trained_rows(&mut self, model: &Gemma3, vocabulary: &Vocabulary) -> Result<Option<TrainedRows>> {
-        let (Some(rows), Table::Compute(table)) = (&model.token_rows, vocabulary.lookup) else {
-            return Ok(None);
-        };
-        let (Some((arena, _)), Some(offset)) = (self.arena, self.slot(Parameter::EmbedTokensRows)) else {
-            return Err(Error::training(
-                "rows of the embedding stand beside it, and are not among the trained parameters",
-                "This is a fault of emoji_lab",
-            ));
-        };
-        let ids: Vec<i32> = rows.ids.iter().map(|id| *id as i32).collect();
-        Ok(Some(TrainedRows {
-            ids: rows.ids.clone(),
-            on_gpu: self.upload(&ids, "the trained rows' ids")?,
-            values: arena.value_ptr(offset),
-            gradients: arena.gradient_ptr(offset),
-            table,
-            in_head: model.lm_head.is_none(),
-        }))
-    }
-
-    fn vocabulary(&mut self, model: &Gemma3) -> Result<Vocabulary> {
-        let trained = |parameter: Parameter| Some((self.arena?.0, self.slot(parameter)?));
-        let (embedding, own_head) = (trained(Parameter::EmbedTokens), trained(Parameter::LmHead));
-        let Some(head) = &model.lm_head else {
-            // One table for both.
-            return Ok(match embedding {
-                Some((arena, _)) => {
-                    let d_head = arena.head_gradients.ptr();
-                    Vocabulary {
-                        lookup: arena.head_values.table(),
-                        head: arena.head_values.head(),
-                        d_lookup: Some(TableGradient::Compute(d_head)),
-                        d_head: Some(d_head),
-                    }
-                }
-                None => {
-                    let rows = self.frozen(&model.embed_tokens.value)?;
-                    Vocabulary { lookup: Table::Compute(rows), head: rows, d_lookup: None, d_head: None }
-                }
-            });
-        };
-        let lookup = match embedding {
-            Some((arena, offset)) => Table::F32(arena.value_ptr(offset)),
-            None => Table::Compute(self.frozen(&model.embed_tokens.value)?),
-        };
-        let head = match own_head {
-            Some((arena, _)) => arena.head_values.head(),
-            None => self.frozen(&head.value)?,
-        };
-        Ok(Vocabulary {
-            lookup,
-            head,
-            d_lookup: embedding.map(|(arena, offset)| TableGradient::F32(arena.gradient_ptr(offset))),
-            d_head: own_head.map(|(arena, _)| arena.head_gradients.ptr()),
-        })
     }
 }

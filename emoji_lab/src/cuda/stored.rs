@@ -35,21 +35,17 @@ impl Stored {
         }
     }
 
-    /// `values`, in halves or whole.
-    pub(crate) fn new(gpu: &Gpu, values: &[f32], halves: bool, what: &str) -> Result<Self> {
-        let stored = match halves {
-            true => {
-                Self::Split(Memory::zeros(gpu, values.len(), what)?, Memory::zeros(gpu, values.len(), what)?)
-            }
-            false => Self::zeros(gpu, values.len(), false, what)?,
-        };
-        stored.write(0, values)?;
-        Ok(stored)
+    /// Zeros of f32, in halves or whole.
+    pub(crate) fn room(gpu: &Gpu, len: usize, halves: bool, what: &str) -> Result<Self> {
+        match halves {
+            true => Ok(Self::Split(Memory::zeros(gpu, len, what)?, Memory::zeros(gpu, len, what)?)),
+            false => Self::zeros(gpu, len, false, what),
+        }
     }
 
-    /// Of a head: where products read it, of halves the higher ones. It is made in the form that fits the
-    /// compute type ([`Self::new`]).
-    pub(crate) fn head(&self) -> DevicePtr<Compute> {
+    /// Of what products read: where they do, of halves the higher ones. It is made in the form that fits the
+    /// compute type ([`Self::room`]).
+    pub(crate) fn products(&self) -> DevicePtr<Compute> {
         match self {
             Self::F32(memory) => memory.ptr().cast(),
             Self::Bf16(memory) | Self::Split(memory, _) => memory.ptr().cast(),
@@ -64,11 +60,13 @@ impl Stored {
         }
     }
 
-    /// Of a head: what rows are looked up in.
-    pub(crate) fn table(&self) -> Table {
+    /// Of what products read: a table that begins at element `at`.
+    pub(crate) fn table(&self, gpu: &Gpu, at: usize) -> Table {
         match self {
-            Self::Split(high, low) => Table::Halves { high: high.ptr(), low: low.ptr() },
-            _ => Table::Compute(self.head()),
+            Self::Split(high, low) => {
+                Table::Halves { high: high.ptr().at(gpu, at), low: low.ptr().at(gpu, at) }
+            }
+            _ => Table::Compute(self.products().at(gpu, at)),
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cudarc::cublas::{result, sys};
 use cudarc::driver::CudaStream;
 
+use super::graph::no_capture_elsewhere;
 use super::pointer::{Compute, DevicePtr};
 use super::{Gpu, driver_errors};
 use crate::error::{Error, Result};
@@ -128,6 +129,7 @@ pub(crate) unsafe fn gemm(
         Out::AddF32(c) => (c.start.address(), c.ld, f32_type, 1f32),
     };
     let alpha = 1f32;
+    let _guard = no_capture_elsewhere();
     // cuBLAS is column-major: a row-major matrix is its own transpose there, and cᵀ = bᵀ · aᵀ.
     // SAFETY: the caller's.
     unsafe {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::fmt;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::DType;
@@ -54,6 +55,8 @@ pub struct Gpu {
     dtype: DType,
     /// Whether work goes to the side stream.
     on_side: bool,
+    /// GPUs that share its work, each alone.
+    pub(super) others: Arc<[Gpu]>,
 }
 
 struct Shared {
@@ -70,6 +73,8 @@ struct Shared {
     /// Bytes of shared memory that a block may ask for.
     shared_bytes: usize,
     ordinal: usize,
+    /// Bytes of this process' buffers.
+    held: AtomicUsize,
 }
 
 /// Two streams and a cuBLAS handle. Each trainer and each generator has its own, so that two
@@ -91,6 +96,13 @@ impl Streams {
             || context.new_stream().map_err(|e| Error::device(device, describe(e.0), "See nvidia-smi"));
         let (main, side) = (stream()?, stream()?);
         Ok(Self { blas: Blas::new(&main, device)?, main, side })
+    }
+}
+
+impl Drop for Streams {
+    /// cuBLAS gives back what it has on the GPU that is the thread's: with several it may be another by now.
+    fn drop(&mut self) {
+        let _ = self.main.context().bind_to_thread();
     }
 }
 
@@ -213,8 +225,9 @@ impl Gpu {
             driver,
             shared_bytes,
             ordinal,
+            held: AtomicUsize::new(0),
         };
-        Ok(Self { shared: Arc::new(shared), streams, dtype, on_side: false })
+        Ok(Self { shared: Arc::new(shared), streams, dtype, on_side: false, others: [].into() })
     }
 
     /// The same GPU computing in `dtype`.
@@ -239,7 +252,13 @@ impl Gpu {
                 return Err(Error::setting("dtype", dtype.as_str(), help));
             }
         }
-        Ok(Self { dtype, ..self.clone() })
+        let others = self.others.iter().map(|gpu| gpu.with_dtype(dtype)).collect::<Result<_>>()?;
+        Ok(Self { dtype, others, ..self.clone() })
+    }
+
+    /// The same GPU, whose work these others share.
+    pub(super) fn sharing_with(&self, others: &[Self]) -> Self {
+        Self { others: others.into(), ..self.clone() }
     }
 
     /// The same GPU with streams of its own.
@@ -273,6 +292,11 @@ impl Gpu {
     pub fn memory(&self) -> Result<(usize, usize)> {
         self.bind()?;
         self.shared.context.mem_get_info().map_err(|e| self.error(e.0))
+    }
+
+    /// How many bytes this process' buffers take, counted where they are made and freed.
+    pub(crate) fn held(&self) -> &AtomicUsize {
+        &self.shared.held
     }
 
     pub(crate) fn overlaps_kernels(&self) -> bool {
@@ -393,6 +417,11 @@ impl Gpu {
         )
     }
 
+    /// Its number.
+    pub(super) fn ordinal(&self) -> usize {
+        self.shared.ordinal
+    }
+
     /// `cuda:0`.
     pub(crate) fn short_name(&self) -> String {
         self.shared.device.clone()
@@ -432,7 +461,8 @@ impl fmt::Display for Gpu {
         if let Ok((_, total)) = self.memory() {
             write!(f, ", {:.0} GiB", total as f64 / f64::from(1 << 30))?;
         }
-        write!(f, ")")
+        write!(f, ")")?;
+        self.others.iter().try_for_each(|gpu| write!(f, ", {gpu}"))
     }
 }
 

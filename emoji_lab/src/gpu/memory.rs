@@ -1,6 +1,7 @@
 //! Device memory, with errors that say how much was needed.
 
 use std::marker::PhantomData;
+use std::sync::atomic::Ordering;
 
 use cudarc::driver::{result, sys};
 
@@ -34,6 +35,7 @@ impl Allocation {
         let Some(start) = DevicePtr::new(address) else {
             return Err(out_of_memory(gpu, bytes, what));
         };
+        gpu.held().fetch_add(bytes, Ordering::Relaxed);
         let allocation = Self { gpu: gpu.clone(), start, bytes };
         // SAFETY: the range was just allocated.
         unsafe { result::memset_d8_async(address, with, bytes, gpu.raw_stream()) }
@@ -62,6 +64,7 @@ impl Drop for Allocation {
         if self.gpu.synchronize().is_ok() {
             // SAFETY: allocated by `malloc_sync`, freed once.
             let _ = unsafe { result::free_sync(self.start.address()) };
+            self.gpu.held().fetch_sub(self.bytes, Ordering::Relaxed);
         }
     }
 }
@@ -202,17 +205,50 @@ impl<T> std::fmt::Debug for Memory<T> {
     }
 }
 
-fn out_of_memory(gpu: &Gpu, bytes: usize, what: &str) -> Error {
+/// What a process' context and cuBLAS take at most, beside what it asked for.
+const OF_CONTEXT: usize = 1 << 30;
+
+/// How much of a GPU is free, and who has the rest: `held` bytes are this process' own buffers.
+fn who_has_it(free: usize, total: usize, held: usize) -> String {
     let gib = |bytes: usize| format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30));
+    let others = total.saturating_sub(free).saturating_sub(held);
+    let whose = match others > OF_CONTEXT {
+        true => format!("this process has {}, other processes about {}", gib(held), gib(others)),
+        false => format!("this process has {}", gib(held)),
+    };
+    format!("{} of {} are free ({whose})", gib(free), gib(total))
+}
+
+fn out_of_memory(gpu: &Gpu, bytes: usize, what: &str) -> Error {
     let there = gpu.memory().map_or_else(
         |_| describe(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY),
-        |(free, total)| format!("{} of {} are free", gib(free), gib(total)),
+        |(free, total)| who_has_it(free, total, gpu.held().load(Ordering::Relaxed)),
     );
     Error::device(
         gpu.short_name(),
-        format!("out of memory: {what} needs {}, and {there}", gib(bytes)),
+        format!("out of memory: {what} needs {:.2} GiB, and {there}", bytes as f64 / f64::from(1 << 30)),
         "Give back what is not needed any more, as drop(trainer) of an earlier run of the cell, close what else is on the GPU \
          (nvidia-smi), lower per_device_train_batch_size or max_length, take \
          optim_state_dtype: DType::BF16, or leave embed_tokens and lm_head out of modules_to_save; or compute on the CPU: Device::Cpu",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::who_has_it;
+
+    #[test]
+    fn another_process_is_named() {
+        let gib = |n: f64| (n * f64::from(1 << 30)) as usize;
+        assert_eq!(
+            who_has_it(gib(76.0), gib(79.0), gib(2.5)),
+            "76.00 GiB of 79.00 GiB are free (this process has 2.50 GiB)"
+        );
+        assert_eq!(
+            who_has_it(gib(3.0), gib(79.0), gib(2.5)),
+            "3.00 GiB of 79.00 GiB are free (this process has 2.50 GiB, other processes about 73.50 GiB)"
+        );
+        // The driver's figure is of another moment than ours.
+        assert!(who_has_it(gib(79.0), gib(79.0), gib(2.0)).contains("this process has 2.00 GiB)"));
+    }
 }

@@ -42,7 +42,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     /// Every file of kernels, and the Rust that launches them.
-    const CUDA: [(&str, &str); 14] = [
+    const CUDA: [(&str, &str); 15] = [
         ("common.cuh", include_str!("../ops/common.cuh")),
         ("decode/state.cuh", include_str!("../ops/decode/state.cuh")),
         ("adamw/kernel.cu", include_str!("../ops/adamw/kernel.cu")),
@@ -54,6 +54,7 @@ mod tests {
         ("grad_norm/kernel.cu", include_str!("../ops/grad_norm/kernel.cu")),
         ("linear_cross_entropy/kernel.cu", include_str!("../ops/linear_cross_entropy/kernel.cu")),
         ("lora_linear/kernel.cu", include_str!("../ops/lora_linear/kernel.cu")),
+        ("lora_linear/many.cu", include_str!("../ops/lora_linear/many.cu")),
         ("rms_norm/kernel.cu", include_str!("../ops/rms_norm/kernel.cu")),
         ("rope/kernel.cu", include_str!("../ops/rope/kernel.cu")),
         ("sample/kernel.cu", include_str!("../ops/sample/kernel.cu")),

@@ -7,6 +7,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `handle.rs` | the GPU: opened, described, its dtype chosen |
+//! | `several.rs` | several GPUs as one device |
 //! | `driver_errors.rs` | what is wrong with driver, cuBLAS or GPU, in sentences |
 //! | `shared.rs` | the shared memory that kernels ask for |
 //! | `pointer.rs` | typed addresses on the GPU |
@@ -14,6 +15,7 @@
 //! | `pinned.rs` | page-locked host memory |
 //! | `launch.rs`, `gemm.rs` | a kernel's launch, a matrix product |
 //! | `mirror.rs` | structs that CUDA has as well, their layouts asserted on both sides |
+//! | `nccl.rs` | sums over several GPUs |
 //! | `graph.rs` | work that is captured once and replayed |
 
 pub(crate) mod driver_errors;
@@ -23,9 +25,11 @@ mod handle;
 pub(crate) mod launch;
 pub(crate) mod memory;
 pub(crate) mod mirror;
+pub(crate) mod nccl;
 pub(crate) mod pinned;
 pub(crate) mod placed;
 pub(crate) mod pointer;
+mod several;
 pub(crate) mod shared;
 
 pub use handle::Gpu;

@@ -8,10 +8,10 @@ pub(crate) const UNASKED: usize = 48 << 10;
 pub(crate) fn declared(kernel: &str) -> usize {
     match kernel {
         // `block_sum`, and the partial sums of `adapters_down` (`ops/common.cuh`).
-        "norm_forward" => 128 + 3072,
-        "geglu_forward" => 3072,
+        "norm_forward" => 128 + 256,
+        "geglu_forward" => 256,
         // Maxima and sums of the warps, for each of four widths of a head.
-        "attention_forward" => 4 * 128 + 3072,
+        "attention_forward" => 4 * 128 + 256,
         "attention_delta" => 64,
         "norm_backward" | "decode_norm_linear" | "decode_norm_geglu" => 128,
         "decode_head" => 256,

@@ -21,10 +21,10 @@ pub(super) struct Matrix<'a> {
 }
 
 /// The matrices by their names, in copies of their bytes, for the file may be another one tomorrow. What a product
-/// cannot read as it is stored becomes f32.
-pub(super) fn keep(matrices: Vec<Matrix<'_>>) -> Result<Vec<(String, LazyTensor)>> {
+/// cannot read as it is stored becomes f32. `done` is told which bytes have been copied.
+pub(super) fn keep(matrices: Vec<Matrix<'_>>, done: &dyn Fn(&[u8])) -> Result<Vec<(String, LazyTensor)>> {
     // Without memory for the copy every matrix becomes f32.
-    let memory = copy(&matrices).ok().map(Arc::new);
+    let memory = copy(&matrices, done).ok().map(Arc::new);
     let mut at = 0;
     let keep = |Matrix { name, kind, bytes, dims }| {
         let range = at..at + bytes.len();
@@ -40,7 +40,7 @@ pub(super) fn keep(matrices: Vec<Matrix<'_>>) -> Result<Vec<(String, LazyTensor)
 }
 
 /// The bytes of all, one behind the other.
-fn copy(matrices: &[Matrix<'_>]) -> std::io::Result<Memory> {
+fn copy(matrices: &[Matrix<'_>], done: &dyn Fn(&[u8])) -> std::io::Result<Memory> {
     const CHUNK: usize = 1 << 20;
     let mut memory = Memory::zeroed(matrices.iter().map(|matrix| matrix.bytes.len()).sum())?;
     let mut rest = &mut memory[..];
@@ -50,6 +50,7 @@ fn copy(matrices: &[Matrix<'_>]) -> std::io::Result<Memory> {
             .par_chunks_mut(CHUNK)
             .zip(matrix.bytes.par_chunks(CHUNK))
             .for_each(|(to, from)| to.copy_from_slice(from));
+        done(matrix.bytes);
         rest = after;
     }
     Ok(memory)

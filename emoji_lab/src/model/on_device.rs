@@ -1,14 +1,15 @@
 //! The seam between a model and the devices that it generates on.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Gemma3;
 use super::generate::Tokens;
 use super::side_by_side::{Asked, SideBySide};
 use super::stored::{StoredWeights, for_generation};
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::sample::Rule;
 
 /// A model on a device of its own, ready to generate.
@@ -24,12 +25,12 @@ pub(crate) trait Generator: Tokens + Send {
 /// A device that brings a generator: implemented for it where that generator is, above the models.
 #[cfg(feature = "cuda")]
 pub(crate) trait BringsGenerator {
-    /// The model's weights on the device; it has no adapters.
-    fn generator(&self, model: &Gemma3) -> Result<Box<dyn Generator>>;
+    /// The model's weights on each of these of its devices, by number; it has no adapters.
+    fn generators(&self, model: &Gemma3, numbers: Range<usize>) -> Result<Vec<Box<dyn Generator>>>;
 }
 
-/// The generator of the model's device; `None` where the host's own tensors are asked.
-fn generator(model: &Gemma3) -> Result<Option<Box<dyn Generator>>> {
+/// Generators of these of the model's devices; `None` where the host's own tensors are asked.
+fn generators(model: &Gemma3, _numbers: Range<usize>) -> Result<Option<Vec<Box<dyn Generator>>>> {
     match model.device() {
         Device::Cpu => Ok(None),
         #[cfg(feature = "cuda")]
@@ -40,7 +41,7 @@ fn generator(model: &Gemma3) -> Result<Option<Box<dyn Generator>>> {
                 true => Some(model.merged()?),
                 false => None,
             };
-            gpu.generator(merged.as_ref().unwrap_or(model)).map(Some)
+            gpu.generators(merged.as_ref().unwrap_or(model), _numbers).map(Some)
         }
     }
 }
@@ -49,26 +50,58 @@ fn generator(model: &Gemma3) -> Result<Option<Box<dyn Generator>>> {
 /// tensors may be exchanged, and the copy then makes its own.
 #[derive(Default)]
 pub(crate) struct OnDevice {
-    elsewhere: Mutex<Option<Box<dyn Generator>>>,
+    /// Of its devices, those that were asked so far.
+    elsewhere: Mutex<Vec<Box<dyn Generator>>>,
     here: Mutex<Option<Arc<StoredWeights>>>,
 }
 
 impl OnDevice {
-    /// Calls `f` with the generator of `model`, made first if there is none; `None` if its device has
-    /// none.
+    /// The first `count` generators of `model`, made first where they are not there; none if its device
+    /// has none.
+    fn made(&self, model: &Gemma3, count: usize) -> Result<MutexGuard<'_, Vec<Box<dyn Generator>>>> {
+        let mut there = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
+        if there.len() < count
+            && let Some(more) = generators(model, there.len()..count)?
+        {
+            there.extend(more);
+        }
+        Ok(there)
+    }
+
+    /// Calls `f` with the generator of `model`, on the first of its devices; `None` if its device has none.
     pub(super) fn with<R>(
         &self,
         model: &Gemma3,
         f: impl FnOnce(&mut dyn Generator) -> Result<R>,
     ) -> Result<Option<R>> {
-        let mut there = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
-        if there.is_none() {
-            *there = generator(model)?;
-        }
-        match &mut *there {
+        match self.made(model, 1)?.first_mut() {
             Some(generator) => f(generator.as_mut()).map(Some),
             None => Ok(None),
         }
+    }
+
+    /// Calls `f` with each of `parts` and the generator of a device of its own, all at the same time; `None`
+    /// if the model's device has none. There must not be more parts than devices.
+    pub(super) fn with_several<P: Send, R: Send>(
+        &self,
+        model: &Gemma3,
+        parts: Vec<P>,
+        f: impl Fn(P, &mut dyn Generator) -> Result<R> + Sync,
+    ) -> Result<Option<Vec<R>>> {
+        let mut there = self.made(model, parts.len())?;
+        if there.is_empty() {
+            return Ok(None);
+        }
+        let fault = || Error::device(model.device(), "a thread has ended", "This is a fault of emoji_lab");
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = parts
+                .into_iter()
+                .zip(there.iter_mut())
+                .map(|(part, generator)| scope.spawn(|| f(part, generator.as_mut())))
+                .collect();
+            let joined = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(fault())));
+            joined.collect::<Vec<_>>().into_iter().collect::<Result<_>>().map(Some)
+        })
     }
 
     /// The weights that `model` generates with on the CPU, made first if they are not there.
@@ -88,7 +121,7 @@ impl OnDevice {
 
     /// Gives the memory back.
     pub(super) fn release(&self) {
-        self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.here.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
@@ -101,7 +134,7 @@ impl Clone for OnDevice {
 
 impl fmt::Debug for OnDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let there = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        write!(f, "OnDevice({there})")
+        let there = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).len();
+        write!(f, "OnDevice({there} devices)")
     }
 }

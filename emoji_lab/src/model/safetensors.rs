@@ -55,8 +55,12 @@ pub fn tensors_from_bytes(
     origin: &str,
     wanted: impl FnMut(&str, &[usize]) -> Result<Option<String>>,
 ) -> Result<BTreeMap<String, Tensor>> {
-    let weights = read_bytes(bytes, origin, wanted, &|_, _| false)?;
+    let weights = read_bytes(bytes, origin, wanted, &|_, _| false, &|_| ())?;
     weights.into_iter().map(|(name, weight)| Ok((name, weight.to_tensor()?))).collect()
+}
+
+fn stays_in_bf16(dtype: Dtype, dims: &[usize]) -> bool {
+    dtype == Dtype::BF16 && dims.len() == 2
 }
 
 /// [`tensors_from_bytes`] for a model's weights: matrices in bf16 stay in it until they are asked for.
@@ -65,15 +69,40 @@ pub(super) fn weights_from_bytes(
     origin: &str,
     wanted: impl FnMut(&str, &[usize]) -> Result<Option<String>>,
 ) -> Result<BTreeMap<String, LazyTensor>> {
-    read_bytes(bytes, origin, wanted, &|dtype, dims| dtype == Dtype::BF16 && dims.len() == 2)
+    read_bytes(bytes, origin, wanted, &stays_in_bf16, &|_| ())
 }
 
-/// The tensors that `wanted` says yes to; those that `stays` says yes to as copies of the file's bf16.
+/// [`weights_from_bytes`] of a mapped file, whose pages are given back as they have been read: with them the
+/// weights would be there twice.
+pub(super) fn weights_from_map(
+    map: &Mmap,
+    origin: &str,
+    wanted: impl FnMut(&str, &[usize]) -> Result<Option<String>>,
+) -> Result<BTreeMap<String, LazyTensor>> {
+    read_bytes(map, origin, wanted, &stays_in_bf16, &|part| give_back(map, part))
+}
+
+/// Gives the pages of `part` back to the system, which reads them anew where they are asked for again.
+fn give_back(map: &Mmap, part: &[u8]) {
+    #[cfg(unix)]
+    {
+        let offset = part.as_ptr().addr() - map.as_ptr().addr();
+        // A wish: what comes of it is not needed.
+        // SAFETY: the pages are a file's, mapped to be read alone: what is given back is not lost.
+        let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, part.len()) };
+    }
+    #[cfg(not(unix))]
+    let _ = (map, part);
+}
+
+/// The tensors that `wanted` says yes to; those that `stays` says yes to as copies of the file's bf16. `done` is
+/// told which bytes have been read.
 fn read_bytes(
     bytes: &[u8],
     origin: &str,
     mut wanted: impl FnMut(&str, &[usize]) -> Result<Option<String>>,
     stays: &dyn Fn(Dtype, &[usize]) -> bool,
+    done: &dyn Fn(&[u8]),
 ) -> Result<BTreeMap<String, LazyTensor>> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| {
         let (problem, help) = what_is_wrong(bytes, &e.to_string());
@@ -105,9 +134,10 @@ fn read_bytes(
         }
         let mut values = zeros(view.data().len() / width);
         fill_f32(view.dtype(), view.data(), &mut values);
+        done(view.data());
         found.insert(keep_as, host::tensor(values, view.shape())?.into());
     }
-    found.extend(keep(kept)?);
+    found.extend(keep(kept, done)?);
     Ok(found)
 }
 

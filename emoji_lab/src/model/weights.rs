@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use super::config::Gemma3Config;
 use super::folder;
 use super::parameters::{EMBED_TOKENS, LM_HEAD};
-use super::safetensors::{map_file, weights_from_bytes};
+use super::safetensors::{map_file, weights_from_bytes, weights_from_map};
 use super::shards::{shards, shards_without_index};
 use super::wanted::{Wanted, missing, wrong_shape};
 use crate::error::{Error, Result};
@@ -93,8 +93,10 @@ impl Weights {
         if single.is_file() {
             let origin = single.display().to_string();
             folder::refuse_unfinished(&single)?;
-            let bytes = map_file(&single)?;
-            return Self::open_safetensors_bytes(&bytes, &origin, config);
+            let map = map_file(&single)?;
+            let mut wanted = Wanted::new(config);
+            let tensors = weights_from_map(&map, &origin, |name, shape| wanted.check(&origin, name, shape))?;
+            return wanted.finish(origin, tensors);
         }
         let shards = match index.is_file() {
             true => shards(folder, &index)?,
@@ -122,10 +124,9 @@ impl Weights {
         for shard in shards {
             let origin = shard.display().to_string();
             folder::refuse_unfinished(&shard)?;
-            let bytes = map_file(&shard)?;
-            tensors.extend(weights_from_bytes(&bytes, &origin, |name, shape| {
-                wanted.check(&origin, name, shape)
-            })?);
+            let map = map_file(&shard)?;
+            tensors
+                .extend(weights_from_map(&map, &origin, |name, shape| wanted.check(&origin, name, shape))?);
         }
         wanted.finish(origin, tensors)
     }

@@ -104,10 +104,11 @@ struct Step {
     // As in `factors`, for the embedding and the head.
     float embedding_decay;
     float embedding_step_size;
+    uint64_t last_pass;     // of the optimizer step, on whatever GPU
 };
-MIRRORED(Step, 64,
+MIRRORED(Step, 72,
          AT(seed, 0) AT(pass, 8) AT(loss_factor, 16) AT(max_grad_norm, 20) AT(factors, 24) AT(first_micro, 52)
-         AT(embedding_decay, 56) AT(embedding_step_size, 60))
+         AT(embedding_decay, 56) AT(embedding_step_size, 60) AT(last_pass, 64))
 
 // What the host reads of an optimizer step.
 struct StepResult {
@@ -206,6 +207,18 @@ __device__ __forceinline__ void begin(const Adapters &adapters, const Step *step
 // Four consecutive floats; `i` is a multiple of four, and rows are 16-byte aligned.
 __device__ __forceinline__ float4 four(const float *x, int i) { return *(const float4 *)(x + i); }
 
+// Eight consecutive values, aligned.
+__device__ __forceinline__ void load_eight(float (&v)[8], const float *x) {
+    const float4 a = four(x, 0), b = four(x, 4);
+    v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+}
+__device__ __forceinline__ void load_eight(float (&v)[8], const bf16 *x) {
+    __align__(16) bf16 values[8];
+    *(uint4 *)values = *(const uint4 *)x;
+#pragma unroll
+    for (int n = 0; n < 8; n++) v[n] = to_f32(values[n]);
+}
+
 __device__ __forceinline__ float dot4(float4 a, float4 b) { return a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w; }
 
 // What dropout leaves of four elements from `i` on (without its factor).
@@ -214,8 +227,9 @@ __device__ __forceinline__ float4 kept(float4 x, const uint8_t *mask, int i) {
     return make_float4(bits & 1 ? x.x : 0.0f, bits & 2 ? x.y : 0.0f, bits & 4 ? x.z : 0.0f, bits & 8 ? x.w : 0.0f);
 }
 
-const int MAX_U = 192;       // three adapters of rank 64
-const int MAX_PARTS = 4;
+// Places for dot products in parts: a row is shared by 2 or 4 warps where there are as many for every four
+// dot products, 16 warps at most.
+const int MAX_PARTIAL = 64;
 
 // u = dropout(row) Aᵀ for every adapter of a group, into `u` [count · padded]. `row` [width] and
 // `masks` are in shared memory and complete. A warp makes four dot products at a time, and where
@@ -223,7 +237,7 @@ const int MAX_PARTS = 4;
 // time, so there are many under way.
 template <class T>
 __device__ __forceinline__ void adapters_down(const Adapters &l, const float *row, const uint8_t *masks, int width, T *u) {
-    __shared__ float partial[MAX_PARTS][MAX_U];
+    __shared__ float partial[MAX_PARTIAL];
     const int thread = threadIdx.y * blockDim.x + threadIdx.x, warps = blockDim.x * blockDim.y / 32;
     const int lane = thread & 31, total = l.count * l.padded, quads = total / 4;
     const int parts = warps >= 4 * quads ? 4 : warps >= 2 * quads ? 2 : 1;
@@ -250,13 +264,17 @@ __device__ __forceinline__ void adapters_down(const Adapters &l, const float *ro
 #pragma unroll
         for (int n = 0; n < 4; n++) {
             const float sum = warp_sum(sums[n]);
-            if (lane == n) partial[part][d + n] = j + n < l.rank ? sum : 0.0f;
+            if (lane != n) continue;
+            const float value = j + n < l.rank ? sum : 0.0f;
+            if (parts == 1) u[d + n] = from_f32<T>(l.dropout.threshold != 0 ? value * l.dropout.keep_scale : value);
+            else partial[part * total + d + n] = value;
         }
     }
+    if (parts == 1) return;
     __syncthreads();
     for (int d = thread; d < total; d += warps * 32) {
         float sum = 0.0f;
-        for (int part = 0; part < parts; part++) sum += partial[part][d];
+        for (int part = 0; part < parts; part++) sum += partial[part * total + d];
         u[d] = from_f32<T>(l.dropout.threshold != 0 ? sum * l.dropout.keep_scale : sum);
     }
 }

@@ -8,6 +8,7 @@
 #include "grad_norm/kernel.cu"
 #include "linear_cross_entropy/kernel.cu"
 #include "lora_linear/kernel.cu"
+#include "lora_linear/many.cu"
 #include "rms_norm/kernel.cu"
 #include "rope/kernel.cu"
 #include "sample/kernel.cu"

@@ -17,12 +17,14 @@ pub(crate) struct Step {
     /// As in `factors`, for the embedding and the head.
     pub(crate) embedding_decay: f32,
     pub(crate) embedding_step_size: f32,
+    /// The optimizer step's last pass, on whatever GPU: its update's rounding is drawn by it.
+    pub(crate) last_pass: u64,
 }
 
 mirrored_in_memory! {
-    Step: 64 {
+    Step: 72 {
         seed: 0, pass: 8, loss_factor: 16, max_grad_norm: 20, factors: 24, first_micro: 52, embedding_decay: 56,
-        embedding_step_size: 60,
+        embedding_step_size: 60, last_pass: 64,
     }
 }
 

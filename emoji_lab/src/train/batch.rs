@@ -49,9 +49,14 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// A batch of no rows.
+    pub(super) fn empty() -> Self {
+        Self { tokens: PackedTokens::default(), targets: vec![], rows: 0 }
+    }
+
     /// A batch of whole rows.
     pub fn from_rows<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Self {
-        let mut batch = Self { tokens: PackedTokens::default(), targets: vec![], rows: 0 };
+        let mut batch = Self::empty();
         for row in rows {
             batch.tokens.push(row.ids.iter().enumerate().map(|(i, &id)| (i as u32, id)));
             for t in 0..row.ids.len() {
@@ -84,7 +89,7 @@ impl Batch {
                 "All three need the same shape",
             ));
         }
-        let mut batch = Self { tokens: PackedTokens::default(), targets: vec![], rows: ids.len() / columns };
+        let mut batch = Self { rows: ids.len() / columns, ..Self::empty() };
         for row in 0..batch.rows {
             let at = row * columns;
             let mut kept = vec![];

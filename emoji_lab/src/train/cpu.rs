@@ -6,7 +6,9 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::batch::Batch;
-use super::engine::{Engine, Settings, Step, StepResult, Ticket, check_finite, check_gradients};
+use super::engine::{
+    DeviceMemory, Engine, Settings, Step, StepResult, Ticket, check_finite, check_gradients,
+};
 use super::layout::{Buffer, Layout, Slot, embedding_len};
 use crate::error::{Error, Result};
 use crate::host;
@@ -28,7 +30,7 @@ pub(super) struct CpuEngine {
     layout: Layout,
     settings: Settings,
     values: Tensor,
-    gradients: Tensor,
+    pub(super) gradients: Tensor,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
     /// Steps that were done and not yet waited for.
@@ -70,22 +72,24 @@ impl CpuEngine {
         }
     }
 
-    /// Forward, backward, norm, checks, update: in this order, so that a step which fails has changed
-    /// no parameter.
-    fn step(&self, batches: &[Batch], step: &Step) -> Result<StepResult> {
-        let Settings { optimizer, max_grad_norm, seed } = self.settings;
+    /// The gradients of `batches`, from zeros; what comes back is the sum of their losses.
+    pub(super) fn gradients_of(&self, batches: &[Batch], step: &Step) -> Result<f64> {
         host::update(&self.gradients, |gradients| {
             gradients.par_chunks_mut(CHUNK).for_each(|chunk| chunk.fill(0.0));
             Ok(())
         })?;
-        let (mut loss_sum, mut tokens, mut pass) = (0.0, 0, step.first_pass);
-        for batch in batches {
-            let key = DropoutKey { seed, pass };
-            let factor = 1.0 / step.targets as f64;
+        let factor = 1.0 / step.targets as f64;
+        let mut loss_sum = 0.0;
+        for (i, batch) in batches.iter().enumerate() {
+            let key = DropoutKey { seed: self.settings.seed, pass: step.pass(i) };
             loss_sum += self.model.loss_and_backward(&batch.tokens, &batch.targets, factor, Some(key))?.sum;
-            tokens += batch.tokens.len();
-            pass += 1;
         }
+        Ok(loss_sum)
+    }
+
+    /// Norm, checks, update: in this order, so that a step which fails has changed no parameter.
+    pub(super) fn update(&self, loss_sum: f64, tokens: usize, step: &Step) -> Result<StepResult> {
+        let Settings { optimizer, max_grad_norm, seed } = self.settings;
         let loss = loss_sum / step.targets as f64;
         let norm = grad_norm::global_norm(&self.gradients)?;
         if let Some(moved) = step.check {
@@ -106,9 +110,17 @@ impl CpuEngine {
             step.number,
             scale,
             // As on a GPU: the stream after the last pass' dropout streams.
-            &Philox::new(seed, pass.wrapping_sub(1) << 16 | 0xffff),
+            &Philox::new(seed, step.last_pass << 16 | 0xffff),
         )?;
         Ok(StepResult { loss, grad_norm: norm, tokens, device_ms: None })
+    }
+
+    /// Keeps a step's result for who waits for it.
+    pub(super) fn keep(&mut self, result: StepResult) -> Ticket {
+        let ticket = Ticket(self.submitted);
+        self.submitted += 1;
+        self.done.insert(ticket, result);
+        ticket
     }
 }
 
@@ -119,11 +131,9 @@ impl Engine for CpuEngine {
 
     /// The step is done when this returns.
     fn submit(&mut self, batches: &[Batch], step: &Step) -> Result<Ticket> {
-        let result = on_pool(|| self.step(batches, step))?;
-        let ticket = Ticket(self.submitted);
-        self.submitted += 1;
-        self.done.insert(ticket, result);
-        Ok(ticket)
+        let tokens = batches.iter().map(|batch| batch.tokens.len()).sum();
+        let result = on_pool(|| self.update(self.gradients_of(batches, step)?, tokens, step))?;
+        Ok(self.keep(result))
     }
 
     /// A CPU that is not waiting for anything gains nothing by running ahead.
@@ -162,7 +172,7 @@ impl Engine for CpuEngine {
         self.layout.slots().iter().map(squares).collect()
     }
 
-    fn memory(&self) -> Vec<(&'static str, usize)> {
+    fn memory(&self) -> Vec<DeviceMemory> {
         vec![]
     }
 }

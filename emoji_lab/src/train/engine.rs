@@ -37,11 +37,22 @@ pub(crate) struct Step {
     pub(crate) embedding_learning_rate: f64,
     /// Targets of its batches together, at least one: what the loss is the mean over.
     pub(crate) targets: usize,
-    /// Forward passes of the run before it: dropout's randomness is a function of them.
+    /// Forward passes of the run before its first batch: dropout's randomness is a function of them.
     pub(crate) first_pass: u64,
+    /// From one of its batches to the next: 1, or where ranks take turns, as many as there are.
+    pub(crate) passes_apart: u64,
+    /// Its last pass, whoever does it: what the randomness of rounding goes by.
+    pub(crate) last_pass: u64,
     /// Whether every parameter's gradient is checked, and as which of the steps that move the
     /// parameters ([`check_gradients`]).
     pub(crate) check: Option<usize>,
+}
+
+impl Step {
+    /// Which forward pass of the run its batch number `batch` is.
+    pub(crate) fn pass(&self, batch: usize) -> u64 {
+        self.first_pass + batch as u64 * self.passes_apart
+    }
 }
 
 /// A step that was submitted, to be waited for once.
@@ -61,10 +72,31 @@ pub struct StepResult {
     pub device_ms: Option<f64>,
 }
 
+/// What a device's memory is used for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// The device, as `cuda:0`.
+    pub device: String,
+    /// Bytes by what they are for.
+    pub parts: Vec<(&'static str, usize)>,
+}
+
+impl DeviceMemory {
+    /// All of it, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().map(|(_, bytes)| bytes).sum()
+    }
+}
+
 /// A device with a model that it trains.
 pub(crate) trait Engine: Debug + Send + Sync {
     /// Makes room for batches of up to `tokens` tokens, so that none is made in the middle of a run.
     fn reserve(&mut self, tokens: usize) -> Result<()>;
+
+    /// Makes room for the sums of several batches' gradients, as [`reserve`](Self::reserve) does for batches.
+    fn reserve_sums(&mut self) -> Result<()> {
+        Ok(())
+    }
 
     /// Begins one optimizer step over `batches`, whose gradients are added up. An engine may still be
     /// at it when this returns. After an error nothing of this step is applied.
@@ -95,8 +127,18 @@ pub(crate) trait Engine: Debug + Send + Sync {
     /// The sum of squares of every parameter's gradient, in order: not finite if one of them is not.
     fn gradient_squares(&self) -> Result<Vec<f64>>;
 
-    /// Memory of the device by what it is for, in bytes; empty where it is the host's.
-    fn memory(&self) -> Vec<(&'static str, usize)>;
+    /// Memory of each device; none where it is the host's.
+    fn memory(&self) -> Vec<DeviceMemory>;
+
+    /// Whether anything can be asked of it any more; the error says why not.
+    fn usable(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// How many devices take turns at a step's batches.
+    fn ranks(&self) -> usize {
+        1
+    }
 }
 
 /// A device that brings an engine: implemented for it where that engine is, above the trainer.

@@ -5,7 +5,9 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 
 use super::batch::Batch;
-use super::engine::{Engine, Settings, Step, StepResult, Ticket, check_gradients, count_targets, engine};
+use super::engine::{
+    DeviceMemory, Engine, Settings, Step, StepResult, Ticket, check_gradients, count_targets, engine,
+};
 use super::layout::{Buffer, Layout, Slot};
 use crate::error::{Error, Result};
 use crate::lora::{LoraConfig, add_adapters, quantize_linears, train_embeddings, train_token_rows};
@@ -19,7 +21,7 @@ use crate::quant::QuantConfig;
 pub struct Finetune {
     /// The model as it was at the start. What is trained is the engine's, and has its shape alone here.
     start: Gemma3,
-    layout: Layout,
+    pub(super) layout: Layout,
     pub(super) engine: Box<dyn Engine>,
     optimizer: AdamW,
     /// The learning rate of the embedding and the head, as a multiple of the others'.
@@ -31,6 +33,8 @@ pub struct Finetune {
     /// Optimizer steps, since this was made, that moved the parameters: a warmup's first has a
     /// learning rate of 0.
     moved: usize,
+    /// Whether steps are of several batches.
+    adds_up: bool,
 }
 
 /// A step that was sent off by [`Finetune::submit`].
@@ -95,6 +99,7 @@ impl Finetune {
             steps: 0,
             passes: 0,
             moved: 0,
+            adds_up: false,
         })
     }
 
@@ -248,8 +253,23 @@ impl Finetune {
         self.engine.reserve(tokens)
     }
 
+    /// The same for steps of several batches, whose gradients are added up.
+    ///
+    /// # Errors
+    /// As [`Self::reserve`].
+    pub fn reserve_sums(&mut self) -> Result<()> {
+        self.adds_up = true;
+        self.engine.reserve_sums()
+    }
+
+    /// Whether [`Self::reserve_sums`] was called.
+    pub(super) fn adds_up(&self) -> bool {
+        self.adds_up
+    }
+
     /// One optimizer step over `batches`, whose gradients are added up first
-    /// (`gradient_accumulation_steps`); the loss is the mean over all their targets.
+    /// (`gradient_accumulation_steps`); the loss is the mean over all their targets. Several GPUs take
+    /// turns at them, and their gradients are added up too: it is the same step.
     ///
     /// # Errors
     /// [`Error::Training`] if there is nothing to learn in the batches, the loss or the gradients
@@ -276,6 +296,8 @@ impl Finetune {
             learning_rate,
             embedding_learning_rate: learning_rate * self.embedding_rate,
             first_pass: self.passes,
+            passes_apart: 1,
+            last_pass: self.passes + batches.len() as u64 - 1,
             check: (self.moved < 2).then_some(self.moved + 1),
         };
         let ticket = self.engine.submit(batches, &step)?;
@@ -310,9 +332,14 @@ impl Finetune {
         self.engine.losses(batches)
     }
 
-    /// Memory on the GPU by what it is for, in bytes; empty on the CPU.
-    pub fn device_memory(&self) -> Vec<(&'static str, usize)> {
+    /// Memory on each GPU; none on the CPU.
+    pub fn device_memory(&self) -> Vec<DeviceMemory> {
         self.engine.memory()
+    }
+
+    /// How many devices take turns at a step's batches: 1, or as many GPUs as the model is on.
+    pub fn ranks(&self) -> usize {
+        self.engine.ranks()
     }
 
     /// The loss as HF's Trainer reports `eval_loss`: the mean of batch losses, each weighted by

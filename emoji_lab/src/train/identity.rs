@@ -20,7 +20,8 @@ use crate::quant::QuantConfig;
 pub(super) struct RunIdentity(Map<String, Value>);
 
 impl RunIdentity {
-    /// Of a run with these settings on these rows; [`add_base`](Self::add_base) completes it.
+    /// Of a run with these settings on these rows; [`add_base`](Self::add_base) completes it. On several
+    /// devices `args` say what one would have to accumulate: how many there are is not the run's.
     pub(super) fn new(
         args: &SftConfig,
         quant: &QuantConfig,
@@ -33,7 +34,7 @@ impl RunIdentity {
         put("training rows", json!(rows.len()));
         put("hash of the training rows", json!(hex(hash_rows(rows))));
         put("per_device_train_batch_size", json!(args.per_device_train_batch_size));
-        put("gradient_accumulation_steps", json!(args.gradient_accumulation_steps));
+        put(ACCUMULATION, json!(args.gradient_accumulation_steps));
         put("learning_rate", json!(args.learning_rate));
         if let Some(rate) = args.embedding_learning_rate {
             put("embedding_learning_rate", json!(rate));
@@ -125,7 +126,8 @@ impl RunIdentity {
             .into_iter()
             .filter(|name| *name != ORIGIN && self.0.get(*name) != here.0.get(*name))
             .map(|name| {
-                format!("{name}: {} there, {} here", shown(self.0.get(name)), shown(here.0.get(name)))
+                let of_all = if name == ACCUMULATION { " (of all devices together)" } else { "" };
+                format!("{name}{of_all}: {} there, {} here", shown(self.0.get(name)), shown(here.0.get(name)))
             })
             .collect();
         // The names of two base models say more than their hashes.
@@ -138,6 +140,8 @@ impl RunIdentity {
 }
 
 const ORIGIN: &str = "base model";
+
+const ACCUMULATION: &str = "gradient_accumulation_steps";
 
 fn hex(hash: u64) -> String {
     format!("{hash:016x}")

@@ -16,6 +16,8 @@ mod loss_table;
 mod output;
 mod parameters;
 mod plan;
+#[cfg(any(test, feature = "cuda"))]
+pub(crate) mod ranks;
 #[cfg(test)]
 mod rehearsal;
 mod resume;
@@ -30,7 +32,7 @@ pub use batch::{Batch, Row};
 pub use checkpoint::CheckpointDir;
 pub use config::{SftConfig, Strategy};
 pub use curves::{LossCurves, LossPoint, LossRow, MetricCurve};
-pub use engine::StepResult;
+pub use engine::{DeviceMemory, StepResult};
 pub use finetune::{Finetune, Pending};
 pub use layout::{Buffer, Slot};
 pub use log::LogEntry;

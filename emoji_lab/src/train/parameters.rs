@@ -36,11 +36,13 @@ pub(super) fn report(finetune: &Finetune) -> ParameterReport {
         row.weight_bytes += parameters * F32;
         Ok(())
     });
-    // On a GPU the head's gradient is of the compute type.
-    let head_gradient = model.device().dtype().size_in_bytes() as u64;
+    // On a GPU the gradients of head and matrices are of the compute type, unless several are added up.
+    let of_gradient = if finetune.adds_up() { F32 } else { model.device().dtype().size_in_bytes() as u64 };
     let head = model.head_parameter();
-    let gradient_bytes =
-        |slot: &Slot| slot.len() as u64 * if slot.parameter == head { head_gradient } else { F32 };
+    let gradient_bytes = |slot: &Slot| {
+        let of_products = slot.parameter == head || matches!(slot.parameter, Parameter::Linear(..));
+        slot.len() as u64 * if of_products { of_gradient } else { F32 }
+    };
     // The CPU keeps moments in f32 tensors, however they are rounded.
     let small = model.device().is_cuda() && finetune.optimizer().state_dtype == DType::BF16;
     let state_bytes = if small { 2 } else { F32 };
@@ -72,12 +74,13 @@ pub(super) fn report(finetune: &Finetune) -> ParameterReport {
         trained("Other trained weights", &|slot| !slot.is_adapter() && !slot.is_embedding()),
     ];
     let mut notes = vec!["Activations, which grow with the batch, come on top.".to_string()];
-    let on_card: usize = finetune.device_memory().iter().map(|(_, bytes)| bytes).sum();
-    if on_card > 0 {
-        notes.push(format!(
-            "On the GPU, with activations and working copies: {:.2} GB.",
-            on_card as f64 / 1e9
-        ));
+    let on_gpus: Vec<String> = finetune
+        .device_memory()
+        .iter()
+        .map(|memory| format!("{:.2} GB on {}", memory.bytes() as f64 / 1e9, memory.device))
+        .collect();
+    if !on_gpus.is_empty() {
+        notes.push(format!("With activations and working copies: {}.", on_gpus.join(", ")));
     }
     ParameterReport { rows: rows.into_iter().filter(|row| row.parameters > 0).collect(), notes }
 }

@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) batches_per_epoch: usize,
+    /// Of a whole step: what each device takes, times the devices.
+    pub(super) batches_per_step: usize,
     pub(super) steps_per_epoch: usize,
     pub(super) total_steps: usize,
     pub(super) warmup: usize,
@@ -32,7 +34,8 @@ impl SftTrainer {
     pub(super) fn plan(&self) -> Result<Plan> {
         let args = &self.args;
         let batches_per_epoch = self.train_rows.len().div_ceil(args.per_device_train_batch_size);
-        let steps_per_epoch = batches_per_epoch.div_ceil(args.gradient_accumulation_steps);
+        let batches_per_step = args.gradient_accumulation_steps * self.finetune.ranks();
+        let steps_per_epoch = batches_per_epoch.div_ceil(batches_per_step);
         let total_steps = match args.max_steps {
             Some(steps) => steps,
             None => (args.num_train_epochs * steps_per_epoch as f64).ceil() as usize,
@@ -45,7 +48,7 @@ impl SftTrainer {
             ));
         }
         let warmup = warmup_steps(args.warmup_steps, args.warmup_ratio, total_steps)?;
-        Ok(Plan { batches_per_epoch, steps_per_epoch, total_steps, warmup })
+        Ok(Plan { batches_per_epoch, batches_per_step, steps_per_epoch, total_steps, warmup })
     }
 
     /// Whether steps after `step` (counted from 1) must wait until it is done, for an evaluation or

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::batch::Batch;
-use super::engine::{Engine, Step, StepResult, Ticket};
+use super::engine::{DeviceMemory, Engine, Step, StepResult, Ticket};
 use super::finetune::Finetune;
 use super::layout::{Buffer, Slot};
 use crate::error::{Error, Result};
@@ -31,6 +31,10 @@ impl Finetune {
 impl Engine for Rehearsal {
     fn reserve(&mut self, tokens: usize) -> Result<()> {
         self.engine.reserve(tokens)
+    }
+
+    fn reserve_sums(&mut self) -> Result<()> {
+        self.engine.reserve_sums()
     }
 
     fn submit(&mut self, batches: &[Batch], step: &Step) -> Result<Ticket> {
@@ -68,7 +72,11 @@ impl Engine for Rehearsal {
         self.engine.gradient_squares()
     }
 
-    fn memory(&self) -> Vec<(&'static str, usize)> {
+    fn memory(&self) -> Vec<DeviceMemory> {
         self.engine.memory()
+    }
+
+    fn ranks(&self) -> usize {
+        self.engine.ranks()
     }
 }

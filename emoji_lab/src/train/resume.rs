@@ -110,6 +110,20 @@ impl SftTrainer {
         }))
     }
 
+    /// The error, where it is a device's with the checkpoint that the run can go on from, if there is one.
+    pub(super) fn with_last_checkpoint(&mut self, error: Error) -> Error {
+        let Error::Device { subject, problem, help } = error else { return error };
+        let found = CheckpointDir::list(&self.args.output_dir).unwrap_or_default();
+        let last = self.identity().ok().and_then(|here| {
+            found.iter().rev().find(|checkpoint| TrainingState::is_of(&checkpoint.path, here))
+        });
+        let help = match last {
+            Some(last) => format!("{help}. The last whole checkpoint is {}", last.path.display()),
+            None => help,
+        };
+        Error::Device { subject, problem, help }
+    }
+
     fn past_the_end(&self, dir: &Path) -> Result<Error> {
         Ok(Error::training(
             format!(

@@ -66,13 +66,13 @@ impl SftTrainer {
     /// checkpoint to go back to after an error; [`Error::Io`] if a checkpoint cannot be written.
     /// Checkpoints written before stay.
     pub fn train(&mut self) -> Result<TrainOutput> {
+        self.finetune.engine.usable()?;
         self.back_to_a_whole_step()?;
         let mut ahead = VecDeque::new();
-        let outcome = self.run(&mut ahead);
-        if outcome.is_err() {
+        self.run(&mut ahead).map_err(|error| {
             self.after_an_error(ahead);
-        }
-        outcome
+            self.with_last_checkpoint(error)
+        })
     }
 
     /// Leaves nothing on its way, and the counts as they were after the last whole step.
@@ -159,8 +159,8 @@ impl SftTrainer {
     fn submit(&mut self, plan: &Plan, step: usize, order: &[usize]) -> Result<Submitted> {
         let args = &self.args;
         let size = args.per_device_train_batch_size;
-        let first = step % plan.steps_per_epoch * args.gradient_accumulation_steps;
-        let last = (first + args.gradient_accumulation_steps).min(plan.batches_per_epoch);
+        let first = step % plan.steps_per_epoch * plan.batches_per_step;
+        let last = (first + plan.batches_per_step).min(plan.batches_per_epoch);
         let batches: Vec<Batch> =
             order.chunks(size).skip(first).take(last - first).map(|rows| self.batch(rows)).collect();
         let learning_rate =
@@ -295,9 +295,7 @@ impl SftTrainer {
         let seconds = call.started.elapsed().as_secs_f64();
         // As HF's Trainer counts: the whole run's rows, by the share of its steps done in this call.
         let whole = match self.args.max_steps {
-            Some(total) => {
-                total * self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
-            }
+            Some(total) => total * self.args.per_device_train_batch_size * plan.batches_per_step,
             None => (self.train_rows.len() as f64 * self.args.num_train_epochs) as usize,
         };
         let rows = whole as f64 * steps as f64 / plan.total_steps as f64;

@@ -96,6 +96,9 @@ impl SftTrainer {
         let eval_batches = batches_in_order(&eval_rows, args.per_device_eval_batch_size);
         let longest_eval = eval_batches.iter().map(|batch| batch.tokens.len()).max().unwrap_or(0);
         finetune.reserve(longest_batch(&train_rows, args.per_device_train_batch_size).max(longest_eval))?;
+        if args.gradient_accumulation_steps > 1 {
+            finetune.reserve_sums()?;
+        }
         let mut trainer = Self {
             args: args.clone(),
             quant: quant.clone(),
@@ -121,16 +124,24 @@ impl SftTrainer {
         let embedding = trainer.finetune.start().embed_tokens.value.elem_count() as u64;
         trainer.flops_per_token = 6.0 * (parameters - embedding) as f64;
         trainer.check_metric()?;
-        let plan = trainer.plan()?;
-        trainer.identity =
-            RunIdentity::new(args, quant, lora, &trainer.train_rows, (plan.total_steps, plan.warmup));
-        trainer.state.max_steps = plan.total_steps;
-        trainer.state.num_train_epochs = plan.total_steps.div_ceil(plan.steps_per_epoch);
-        trainer.state.train_batch_size = Some(args.per_device_train_batch_size);
-        trainer.state.logging_steps = args.logging_strategy.steps();
-        trainer.state.eval_steps = args.eval_strategy.steps();
-        trainer.state.save_steps = args.save_strategy.steps();
+        trainer.take_sizes()?;
         Ok(trainer)
+    }
+
+    /// What follows from the settings, the rows and the number of devices.
+    pub(super) fn take_sizes(&mut self) -> Result<()> {
+        let (args, plan) = (&self.args, self.plan()?);
+        // A run is the same on one device that does all batches of a step one after the other.
+        let on_one = SftConfig { gradient_accumulation_steps: plan.batches_per_step, ..args.clone() };
+        let sizes = (plan.total_steps, plan.warmup);
+        self.identity = RunIdentity::new(&on_one, &self.quant, self.lora.as_ref(), &self.train_rows, sizes);
+        self.state.max_steps = plan.total_steps;
+        self.state.num_train_epochs = plan.total_steps.div_ceil(plan.steps_per_epoch);
+        self.state.train_batch_size = Some(args.per_device_train_batch_size);
+        self.state.logging_steps = args.logging_strategy.steps();
+        self.state.eval_steps = args.eval_strategy.steps();
+        self.state.save_steps = args.save_strategy.steps();
+        Ok(())
     }
 
     /// What the model costs to train, part by part, in parameters and bytes.

@@ -164,7 +164,7 @@ fn read_weights(parts: &Parts, config: &Gemma3Config, origin: &str, rounding: Ro
     let all: Vec<Read<'_>> = Parameter::all(config).into_iter().map(read).collect::<Result<_>>()?;
     let kept: Vec<Matrix<'_>> = all.iter().filter_map(|read| read.kept(rounding)).collect();
     let others: Vec<&Read<'_>> = all.iter().filter(|read| read.kept(rounding).is_none()).collect();
-    let mut weights: BTreeMap<String, LazyTensor> = keep(kept)?.into_iter().collect();
+    let mut weights: BTreeMap<String, LazyTensor> = keep(kept, &|_| ())?.into_iter().collect();
     let values: Vec<Vec<f32>> = others.par_iter().map(|read| read.values(rounding)).collect();
     for (read, values) in others.into_iter().zip(values) {
         weights.insert(read.parameter.name(), host::tensor(values, read.shape.as_slice())?.into());

@@ -143,6 +143,26 @@ fn unheld() -> Error {
     Error::model("the constraint", "a sequence is not held to it", "This is a fault of emoji_lab")
 }
 
+/// Sequences that one device has side by side: for fewer another is not worth its weights' upload.
+const WORTH_A_DEVICE: usize = 64;
+
+/// `asked` in parts of about the same number, for one device each, at most `devices`. Sequences of one
+/// prompt stay together: what they begin with is read once.
+fn dealt<'a, 'b>(asked: &'a [Asked<'b>], devices: usize) -> Vec<&'a [Asked<'b>]> {
+    let count = asked.len().div_ceil(WORTH_A_DEVICE).clamp(1, devices.max(1));
+    let (mut parts, mut rest) = (vec![], asked);
+    for left in (2..=count).rev() {
+        let source = rest.get(rest.len().div_ceil(left)).map(|first| first.source);
+        let end = rest.iter().position(|asked| Some(asked.source) == source).unwrap_or(rest.len());
+        let (part, after) = rest.split_at(end);
+        parts.push(part);
+        rest = after;
+    }
+    parts.push(rest);
+    parts.retain(|part| !part.is_empty());
+    parts
+}
+
 impl Gemma3 {
     /// The answers to `asked`, in their order, each up to one of `stop`, which is left out, and all held
     /// to `held`, where it is given.
@@ -156,13 +176,46 @@ impl Gemma3 {
             return Ok(vec![]);
         }
         let head = held.map(|held| held.tokens.as_slice());
-        let elsewhere = self.on_device.with(self, |generator| {
+        let parts = dealt(asked, self.device().count());
+        let elsewhere = self.on_device.with_several(self, parts, |asked, generator| {
             let device = generator.side_by_side(asked, head)?;
             grow(device, asked, stop, held)
         })?;
         match elsewhere {
-            Some(answers) => Ok(answers),
+            Some(answers) => Ok(answers.concat()),
             None => on_pool(|| grow(&mut OnHost::new(self, asked, head)?, asked, stop, held)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_dealt_out_in_order_and_prompts_stay_whole() {
+        let prompt = [2, 3];
+        for (count, samples) in [(0, 1), (1, 1), (64, 1), (65, 1), (253, 1), (253, 16), (3, 500), (1, 300)] {
+            let asked: Vec<Asked<'_>> = (0..count * samples)
+                .map(|i| Asked { source: i / samples, prompt: &prompt, limit: 5, rule: Rule::GREEDY })
+                .collect();
+            for devices in [1, 2, 3, 8] {
+                let parts = dealt(&asked, devices);
+                let sources: Vec<Vec<usize>> =
+                    parts.iter().map(|part| part.iter().map(|asked| asked.source).collect()).collect();
+                assert_eq!(sources.concat(), asked.iter().map(|asked| asked.source).collect::<Vec<_>>());
+                assert!(parts.len() <= devices && parts.iter().all(|part| !part.is_empty()));
+                for pair in sources.windows(2) {
+                    assert!(pair[0].last() < pair[1].first(), "a prompt on two devices");
+                }
+                if asked.len() <= 64 {
+                    assert!(parts.len() <= 1);
+                }
+                if samples == 1 && count == 253 {
+                    let longest = parts.iter().map(|part| part.len()).max().unwrap();
+                    assert_eq!((parts.len(), longest), (devices.min(4), 253usize.div_ceil(devices.min(4))));
+                }
+            }
         }
     }
 }

@@ -8,41 +8,62 @@ use crate::gpu::mirror::{mirrored, mirrored_in_memory};
 use crate::gpu::pointer::{Compute, DevicePtr, Moment};
 use crate::ops::step::{Step, StepResult};
 
-/// Blocks of 256 threads: eight on each of the H100's 132 multiprocessors.
-const BLOCKS: usize = 1056;
+/// The most elements of a piece: large beside what a block begins with, small beside a multiprocessor's
+/// share of the rows that occur.
+pub(crate) const PIECE: usize = 8192;
 
-/// One step; none if `result` says that it is not finite. Of `len` trained values the head's, from
-/// `first` to before `last`, lie apart from the others, in the compute type.
+/// A piece of the arena, a block's work: elements that lie next to each other and are treated alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Piece {
+    /// Its first element among all: there its moments lie. A multiple of four, as are `at` and `len`.
+    pub(crate) first: u64,
+    /// And in the buffer of its values and gradients.
+    pub(crate) at: u64,
+    pub(crate) len: u32,
+    /// Of [`OF_PRODUCTS`], [`OF_EMBEDDING`] and [`DECAYS`].
+    pub(crate) kind: u32,
+}
+
+mirrored_in_memory! {
+    Piece: 24 { first: 0, at: 8, len: 16, kind: 20 }
+}
+
+/// What products read: its values are in the compute type, apart from the others.
+pub(crate) const OF_PRODUCTS: u32 = 1;
+/// It has the embedding's learning rate.
+pub(crate) const OF_EMBEDDING: u32 = 2;
+/// Weight decay applies to it.
+pub(crate) const DECAYS: u32 = 4;
+
+/// One step; none if `result` says that it is not finite. What products read lies apart from the other
+/// values, in the compute type.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct AdamwStep {
-    /// `[len − (last − first)]`.
+    /// Of all that products do not read.
     pub(crate) values: DevicePtr<f32>,
-    /// `[last − first]`.
-    pub(crate) head: DevicePtr<Compute>,
-    /// `[last − first]`: the lower halves of the head's values; none in f32.
+    pub(crate) products: DevicePtr<Compute>,
+    /// The lower halves of `products`; none in f32.
     pub(crate) low: Option<DevicePtr<i16>>,
-    /// `[len − (last − first)]`.
+    /// As `values`.
     pub(crate) gradients: DevicePtr<f32>,
-    /// `[last − first]`.
-    pub(crate) head_gradients: DevicePtr<Compute>,
-    /// `[len]`.
+    /// As `products`: of the compute type, or f32.
+    pub(crate) product_gradients: DevicePtr<u8>,
+    /// Of everything.
     pub(crate) exp_avg: DevicePtr<Moment>,
-    /// `[len]`.
+    /// Of everything.
     pub(crate) exp_avg_sq: DevicePtr<Moment>,
     pub(crate) step: DevicePtr<Step>,
     pub(crate) result: DevicePtr<StepResult>,
-    pub(crate) len: usize,
-    pub(crate) first: usize,
-    pub(crate) last: usize,
-    /// So many values from the first on have the embedding's learning rate.
-    pub(crate) embedding_len: usize,
+    /// One per block.
+    pub(crate) pieces: DevicePtr<Piece>,
 }
 
 mirrored! {
-    AdamwStep: 104 {
-        values: 0, head: 8, low: 16, gradients: 24, head_gradients: 32, exp_avg: 40, exp_avg_sq: 48, step: 56,
-        result: 64, len: 72, first: 80, last: 88, embedding_len: 96,
+    AdamwStep: 80 {
+        values: 0, products: 8, low: 16, gradients: 24, product_gradients: 32, exp_avg: 40, exp_avg_sq: 48, step: 56,
+        result: 64, pieces: 72,
     }
 }
 
@@ -54,17 +75,30 @@ mirrored_in_memory! {
 
 const F32_MOMENTS: Kernel<AdamwStep> = Kernel::typed("adamw");
 const BF16_MOMENTS: Kernel<AdamwStep> = Kernel::typed("adamw_bf16_moments");
+const F32_GRADIENTS: Kernel<AdamwStep> = Kernel::typed("adamw_f32_gradients");
+const BF16_MOMENTS_F32_GRADIENTS: Kernel<AdamwStep> = Kernel::typed("adamw_bf16_moments_f32_gradients");
 
 impl AdamwStep {
-    /// `bf16_moments` is the moments' type.
+    /// Over `pieces` pieces. `bf16_moments` is the moments' type, `f32_gradients` that of the gradients of
+    /// what products read.
     ///
     /// # Safety
-    /// Buffers must have the shapes that the fields name, and `len`, `first`, `last` and `embedding_len`
-    /// be multiples of four.
-    pub(crate) unsafe fn launch(self, gpu: &Gpu, bf16_moments: bool) -> Result<()> {
-        let kernel = if bf16_moments { BF16_MOMENTS } else { F32_MOMENTS };
+    /// Every piece must be within the buffers.
+    pub(crate) unsafe fn launch(
+        self,
+        gpu: &Gpu,
+        pieces: usize,
+        bf16_moments: bool,
+        f32_gradients: bool,
+    ) -> Result<()> {
+        let kernel = match (bf16_moments, f32_gradients) {
+            (false, false) => F32_MOMENTS,
+            (true, false) => BF16_MOMENTS,
+            (false, true) => F32_GRADIENTS,
+            (true, true) => BF16_MOMENTS_F32_GRADIENTS,
+        };
         // SAFETY: the caller's.
-        unsafe { kernel.launch(gpu, Grid::new(BLOCKS, 256), self) }
+        unsafe { kernel.launch(gpu, Grid::new(pieces, 256), self) }
     }
 }
 

@@ -39,12 +39,8 @@ impl AttentionSizes {
         (self.heads * self.dim) as usize
     }
 
-    fn parts(&self) -> usize {
-        parts(self.heads as usize)
-    }
-
-    fn grid(&self, tokens: usize, shared_bytes: usize) -> Grid {
-        let warps = self.heads * self.parts() as i32;
+    fn grid(&self, tokens: usize, parts: usize, shared_bytes: usize) -> Grid {
+        let warps = self.heads * parts as i32;
         Grid { blocks: (tokens as u32, 1), threads: (32, warps as u32), shared_bytes, early: true }
     }
 }
@@ -80,15 +76,15 @@ mirrored! {
 const FORWARD: Kernel<AttentionForward> = Kernel::typed("attention_forward");
 
 impl AttentionForward {
-    /// For `tokens` rows.
+    /// For `tokens` rows, in `parts` per head: no more than [`parts`] says.
     ///
     /// # Safety
     /// Buffers must have the shapes that the fields name.
-    pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize) -> Result<()> {
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize, parts: usize) -> Result<()> {
         let s = &self.sizes;
-        let bytes = shared::attention_forward(s.width(), s.parts(), self.adapters.group());
+        let bytes = shared::attention_forward(s.width(), parts, self.adapters.group());
         // SAFETY: the caller's.
-        unsafe { FORWARD.launch(gpu, s.grid(tokens, bytes), self) }
+        unsafe { FORWARD.launch(gpu, s.grid(tokens, parts, bytes), self) }
     }
 }
 
@@ -115,14 +111,14 @@ mirrored! {
 const DELTA: Kernel<AttentionDelta> = Kernel::typed("attention_delta");
 
 impl AttentionDelta {
-    /// For `tokens` rows.
+    /// As [`AttentionForward::launch`].
     ///
     /// # Safety
     /// As [`AttentionForward::launch`].
-    pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize) -> Result<()> {
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize, parts: usize) -> Result<()> {
         let bytes = shared::attention_delta(self.sizes.width(), self.adapters.group());
         // SAFETY: the caller's.
-        unsafe { DELTA.launch(gpu, self.sizes.grid(tokens, bytes), self) }
+        unsafe { DELTA.launch(gpu, self.sizes.grid(tokens, parts, bytes), self) }
     }
 }
 
@@ -160,28 +156,33 @@ pub(crate) struct AttentionBackward {
     pub(crate) positions: DevicePtr<i32>,
     /// As `qkv`.
     pub(crate) d_qkv: DevicePtr<Compute>,
+    /// `[tokens, heads · dim]`: terms of the gradient of `weight_q`, where that is trained.
+    pub(crate) terms_q: Option<DevicePtr<f32>>,
+    /// `[tokens, kv_heads · dim]`: as `terms_q`.
+    pub(crate) terms_k: Option<DevicePtr<f32>>,
     pub(crate) sizes: AttentionSizes,
     pub(crate) ldy: i32,
 }
 
 mirrored! {
-    AttentionBackward: 144 {
+    AttentionBackward: 160 {
         d_y: 0, q: 8, k: 16, qkv: 24, lse: 32, delta: 40, start: 48, end: 56, weight_q: 64, weight_k: 72, rstd: 80,
-        cos: 88, sin: 96, positions: 104, d_qkv: 112, sizes: 120, ldy: 140,
+        cos: 88, sin: 96, positions: 104, d_qkv: 112, terms_q: 120, terms_k: 128,
+        sizes: 136, ldy: 156,
     }
 }
 
 const BACKWARD: Kernel<AttentionBackward> = Kernel::typed("attention_backward");
 
 impl AttentionBackward {
-    /// For `tokens` rows.
+    /// As [`AttentionForward::launch`].
     ///
     /// # Safety
     /// As [`AttentionForward::launch`]; positions must be within the tables.
-    pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize) -> Result<()> {
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize, parts: usize) -> Result<()> {
         let s = &self.sizes;
         // One row of blocks for the queries, one for keys and values.
-        let grid = s.grid(tokens, shared::attention_backward(s.width(), s.parts())).rows(2);
+        let grid = s.grid(tokens, parts, shared::attention_backward(s.width(), parts)).rows(2);
         // SAFETY: the caller's.
         unsafe { BACKWARD.launch(gpu, grid, self) }
     }

@@ -1,12 +1,17 @@
 //! Attention's kernels against the CPU's, over packed sequences of odd lengths.
 
-use super::cuda::{AttentionBackward, AttentionDelta, AttentionForward, AttentionSizes, MAX_HEADS};
+use super::cuda::{AttentionBackward, AttentionDelta, AttentionForward, AttentionSizes, MAX_HEADS, parts};
 use super::{AttentionShape, Segment};
 use crate::gpu::pointer::Compute;
 use crate::ops::rms_norm;
 use crate::ops::rope::{self, RopeTable};
 use crate::ops::testing::adapters::{SomeAdapters, split};
 use crate::ops::testing::{Bar, Kind, OnGpu, Plain, on_every_gpu, tensor, values};
+
+/// As many warps for a head as there may be, or fewer, as for many tokens.
+fn some_parts(t: &mut OnGpu, heads: usize) -> usize {
+    t.between(1, parts(heads))
+}
 
 /// Sequences and heads of one case.
 struct Case {
@@ -109,6 +114,7 @@ fn forward_case(t: &mut OnGpu, case: &Case) {
     let (q_at, k_at, kind) = (t.put_typed(&q), t.put_typed(&k), t.kind());
     let (y, lse) =
         (t.room::<Compute>(tokens, width + tail, ldy), t.room::<f32>(tokens, case.heads, case.heads));
+    let parts = some_parts(t, case.heads);
     let attention = AttentionForward {
         q: q_at.ptr(),
         k: k_at.ptr(),
@@ -122,7 +128,7 @@ fn forward_case(t: &mut OnGpu, case: &Case) {
         ldy: y.ld(),
     };
     // SAFETY: all buffers have the sizes they are given with.
-    let launched = unsafe { attention.launch(&t.gpu, tokens) };
+    let launched = unsafe { attention.launch(&t.gpu, tokens, parts) };
     if let Err(error) = launched {
         return t.fail(error);
     }
@@ -155,6 +161,7 @@ fn delta() {
         let y_at = t.put::<Compute>(&y, width, ldy);
         let d_y_at = t.put::<f32>(&d_y, width + tail, ldy);
         let delta = t.room::<f32>(tokens, case.heads, case.heads);
+        let parts = some_parts(t, case.heads);
         let launch = AttentionDelta {
             d_y: d_y_at.ptr(),
             y: y_at.ptr(),
@@ -165,7 +172,7 @@ fn delta() {
             ldy: y_at.ld(),
         };
         // SAFETY: all buffers have the sizes they are given with.
-        unsafe { launch.launch(&t.gpu, tokens).unwrap() };
+        unsafe { launch.launch(&t.gpu, tokens, parts).unwrap() };
         let (through, du) = split(&d_y, width, tail);
         let whole: Vec<f32> = through.iter().zip(adapters.back(&du, tokens)).map(|(a, b)| a + b).collect();
         let (ours, ours_du) = split(&t.read("d_y", &d_y_at), width, tail);
@@ -186,18 +193,25 @@ fn norm_rope(t: &OnGpu, x: &[f32], w: &[f32], table: &RopeTable, heads: usize) -
     (t.round(values(&y)), values(&rstd))
 }
 
-/// Its gradient for the raw heads.
+/// Its gradient for the raw heads, and the terms of the norm's weight's.
 fn norm_rope_back(
     d: &candle_core::Tensor,
     x: &[f32],
     w: &[f32],
     rstd: &[f32],
     table: &RopeTable,
-) -> Vec<f32> {
+) -> (Vec<f32>, Vec<f32>) {
     let (rows, dim) = (x.len() / w.len(), w.len());
     let d = rope::backward(d, table).unwrap().reshape((rows, dim)).unwrap();
+    let of_row = |((d, x), rstd): ((&[f32], &[f32]), &f32)| -> Vec<f32> {
+        d.iter().zip(x).map(|(d, x)| d * x * rstd).collect()
+    };
+    let rows_of = |x: &[f32]| x.chunks_exact(dim).map(<[f32]>::to_vec).collect::<Vec<_>>();
+    let (ds, xs) = (rows_of(&values(&d)), rows_of(x));
+    let terms = ds.iter().map(Vec::as_slice).zip(xs.iter().map(Vec::as_slice)).zip(rstd).flat_map(of_row);
+    let terms = terms.collect();
     let (x, w, rstd) = (tensor(x, (rows, dim)), tensor(w, dim), tensor(rstd, rows));
-    values(&rms_norm::backward(&d, &x, &w, &rstd, None).unwrap())
+    (values(&rms_norm::backward(&d, &x, &w, &rstd, None).unwrap()), terms)
 }
 
 fn backward_case(t: &mut OnGpu, case: &Case) {
@@ -241,6 +255,11 @@ fn backward_case(t: &mut OnGpu, case: &Case) {
         [&lse, &delta, &rstd, &w_q, &w_k, &values(cos), &values(sin)].map(|v| t.put_f32(v));
     let positions_at = t.tokens(&positions);
     let d_qkv = t.room::<Compute>(tokens, qkv_width, qkv_width);
+    // Where the norms' weights are trained.
+    let terms_q = t.room::<f32>(tokens, width, width);
+    let terms_k = t.room::<f32>(tokens, kv_width, kv_width);
+    let trained = t.one_in(2);
+    let parts = some_parts(t, case.heads);
     let attention = AttentionBackward {
         d_y: d_y_at.ptr(),
         q: q_at.ptr(),
@@ -257,23 +276,31 @@ fn backward_case(t: &mut OnGpu, case: &Case) {
         sin: sin_at.ptr(),
         positions: positions_at.ptr(),
         d_qkv: d_qkv.ptr(),
+        terms_q: trained.then(|| terms_q.ptr()),
+        terms_k: trained.then(|| terms_k.ptr()),
         sizes: case.sizes(),
         ldy: d_y_at.ld(),
     };
     // SAFETY: all buffers have the sizes they are given with.
-    let launched = unsafe { attention.launch(&t.gpu, tokens) };
+    let launched = unsafe { attention.launch(&t.gpu, tokens, parts) };
     if let Err(error) = launched {
         return t.fail(error);
     }
     let kept = (&case.tensor(&o, heads), &tensor(&lse, (tokens, heads)));
     let d_o = case.tensor(&d_y, heads);
     let (dq, dk, dv) = super::backward(&d_o, (&q_t, &k_t, &v_t), kept, &case.shape()).unwrap();
-    let dq = norm_rope_back(&dq, &raw_q, &w_q, &rstd_q, &table);
-    let dk = norm_rope_back(&dk, &raw_k, &w_k, &rstd_k, &table);
+    let (dq, expected_q) = norm_rope_back(&dq, &raw_q, &w_q, &rstd_q, &table);
+    let (dk, expected_k) = norm_rope_back(&dk, &raw_k, &w_k, &rstd_k, &table);
     let expected = beside([(&dq, width), (&dk, kv_width), (&values(&dv), kv_width)]);
     // All three as one: a sequence of one token has no gradient for q and k but rounding.
     let ours = t.read("d_qkv", &d_qkv);
     t.check("d_qkv", &ours, &expected, qkv_width, Bar::of(kind));
+    if trained {
+        let bar = Bar::of(Kind::F32).at_least(1.0);
+        let (ours_q, ours_k) = (t.read("terms_q", &terms_q), t.read("terms_k", &terms_k));
+        t.check("terms_q", &ours_q, &expected_q, width, bar);
+        t.check("terms_k", &ours_k, &expected_k, kv_width, bar);
+    }
 }
 
 #[test]

@@ -51,13 +51,16 @@ template <class T> struct AttentionBackward {
     const float *cos, *sin;              // [positions there are, dim / 2]
     const int *positions;                // [tokens]
     T *d_qkv;                            // as qkv
+    // Terms of the gradients of the norms' weights, [tokens, heads · dim] and [tokens, kv_heads · dim]; null
+    // where these are not trained.
+    float *terms_q, *terms_k;
     AttentionSizes sizes;
     int ldy;
 };
-MIRRORED(AttentionBackward<float>, 144,
+MIRRORED(AttentionBackward<float>, 160,
          AT(d_y, 0) AT(q, 8) AT(k, 16) AT(qkv, 24) AT(lse, 32) AT(delta, 40) AT(start, 48) AT(end, 56) AT(weight_q, 64)
-         AT(weight_k, 72) AT(rstd, 80) AT(cos, 88) AT(sin, 96) AT(positions, 104) AT(d_qkv, 112) AT(sizes, 120)
-         AT(ldy, 140))
+         AT(weight_k, 72) AT(rstd, 80) AT(cos, 88) AT(sin, 96) AT(positions, 104) AT(d_qkv, 112) AT(terms_q, 120)
+         AT(terms_k, 128) AT(sizes, 136) AT(ldy, 156))
 
 const int GROUP = 4;    // keys a warp has in flight, forward
 const int PAIR = 2;     // and backward, where each needs more registers
@@ -176,15 +179,21 @@ template <class T> __device__ void attention_delta(const AttentionDelta<T> &args
     args.delta[(size_t)token * s.heads + head] = sum;
 }
 
-// The gradient `d` [dim] (shared memory) of a rotated, normalised head, taken back to the raw head `x`.
+// The gradient `d` [dim] (shared memory) of a rotated, normalised head, taken back to the raw head `x`; what it adds
+// to the gradient of the norm's weight into `terms` [dim], unless that is null.
 template <class T>
 __device__ void norm_rope_backward(float *d, const T *x, const float *w, float rstd, const float *cos, const float *sin,
-                                   T *out, int dim, int lane) {
+                                   T *out, float *terms, int dim, int lane) {
     const int half = dim / 2;
     float sum = 0.0f;
     for (int i = lane; i < half; i += 32) {
         const float a = d[i], b = d[i + half], c = cos[i], s = sin[i];
-        const float ga = (a * c + b * s) * (1.0f + w[i]), gb = (b * c - a * s) * (1.0f + w[i + half]);
+        const float da = a * c + b * s, db = b * c - a * s;
+        const float ga = da * (1.0f + w[i]), gb = db * (1.0f + w[i + half]);
+        if (terms != nullptr) {
+            terms[i] = da * (to_f32(x[i]) * rstd);
+            terms[i + half] = db * (to_f32(x[i + half]) * rstd);
+        }
         d[i] = ga, d[i + half] = gb;
         sum += ga * to_f32(x[i]) + gb * to_f32(x[i + half]);
     }
@@ -251,7 +260,8 @@ template <class T, int N> __device__ void attention_backward_n(const AttentionBa
         if (part != 0) return;
         float *row = rows + head * s.dim;
         norm_rope_backward(row, args.qkv + (size_t)token * ldv + head * s.dim, args.weight_q, rstd[head], args.cos + angle,
-                           args.sin + angle, args.d_qkv + (size_t)token * ldv + head * s.dim, s.dim, lane);
+                           args.sin + angle, args.d_qkv + (size_t)token * ldv + head * s.dim,
+                           args.terms_q == nullptr ? nullptr : args.terms_q + at * s.dim, s.dim, lane);
         return;
     }
     // The key's and the value's: every head of the group separately, then the sum of heads and parts.
@@ -306,7 +316,9 @@ template <class T, int N> __device__ void attention_backward_n(const AttentionBa
     key_row = rows + head * s.dim;
     const int k_at = (s.heads + kv) * s.dim;
     norm_rope_backward(key_row, args.qkv + (size_t)token * ldv + k_at, args.weight_k, rstd[s.heads + kv], args.cos + angle,
-                       args.sin + angle, args.d_qkv + (size_t)token * ldv + k_at, s.dim, lane);
+                       args.sin + angle, args.d_qkv + (size_t)token * ldv + k_at,
+                       args.terms_k == nullptr ? nullptr : args.terms_k + ((size_t)token * s.kv_heads + kv) * s.dim, s.dim,
+                       lane);
 }
 
 // The gradients of q, k and v before norm and rotation, into `d_qkv` (shape of `qkv`). The grid is

@@ -7,6 +7,7 @@ use crate::gpu::mirror::mirrored;
 use crate::gpu::pointer::{Compute, DevicePtr};
 use crate::gpu::shared;
 use crate::ops::lora_linear::cuda::Adapters;
+use crate::ops::rms_norm::cuda::threads_for_many;
 use crate::ops::step::Step;
 
 const THREADS: usize = 512;
@@ -37,8 +38,22 @@ impl GegluForward {
     /// # Safety
     /// Buffers must have the shapes that the fields name.
     pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { self.launch_of(gpu, tokens, THREADS) }
+    }
+
+    /// The same for many rows without adapters.
+    ///
+    /// # Safety
+    /// As [`GegluForward::launch`].
+    pub(crate) unsafe fn launch_many(self, gpu: &Gpu, tokens: usize) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { self.launch_of(gpu, tokens, threads_for_many(self.width as usize)) }
+    }
+
+    unsafe fn launch_of(self, gpu: &Gpu, tokens: usize, threads: usize) -> Result<()> {
         let bytes = shared::geglu_forward(self.width as usize, self.adapters.group());
-        let grid = Grid::new(tokens, THREADS).shared(bytes).begins_early();
+        let grid = Grid::new(tokens, threads).shared(bytes).begins_early();
         // SAFETY: the caller's.
         unsafe { FORWARD.launch(gpu, grid, self) }
     }
@@ -72,8 +87,22 @@ impl GegluBackward {
     /// # Safety
     /// As [`GegluForward::launch`].
     pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { self.launch_of(gpu, tokens, THREADS) }
+    }
+
+    /// The same for many rows without adapters.
+    ///
+    /// # Safety
+    /// As [`GegluForward::launch`].
+    pub(crate) unsafe fn launch_many(self, gpu: &Gpu, tokens: usize) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { self.launch_of(gpu, tokens, threads_for_many(self.width as usize)) }
+    }
+
+    unsafe fn launch_of(self, gpu: &Gpu, tokens: usize, threads: usize) -> Result<()> {
         let bytes = shared::geglu_backward(self.width as usize, self.adapters.group());
-        let grid = Grid::new(tokens, THREADS).shared(bytes).begins_early();
+        let grid = Grid::new(tokens, threads).shared(bytes).begins_early();
         // SAFETY: the caller's.
         unsafe { BACKWARD.launch(gpu, grid, self) }
     }

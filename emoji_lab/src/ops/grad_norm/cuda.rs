@@ -12,13 +12,28 @@ const THREADS: usize = 256;
 /// Partial sums of the norm: blocks of the first of its two steps.
 pub(crate) const PARTIALS: usize = 1056;
 
-/// The norm of the head's gradients and the others', the factor of clipping, and whether all is finite,
-/// into `result`, with the loss.
+/// Gradients of what products read: of the compute type, or f32, and how many.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Gradients {
+    Compute(DevicePtr<Compute>, usize),
+    F32(DevicePtr<f32>, usize),
+}
+
+impl Gradients {
+    /// Where they begin, whatever they are.
+    pub(crate) fn start(self) -> DevicePtr<u8> {
+        match self {
+            Self::Compute(start, _) => start.cast(),
+            Self::F32(start, _) => start.cast(),
+        }
+    }
+}
+
+/// The norm of the gradients of what products read and of all others', the factor of clipping, and whether
+/// all is finite, into `result`, with the loss.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct GradNorm {
-    /// `[head_len]`.
-    pub(crate) head: DevicePtr<Compute>,
-    pub(crate) head_len: usize,
+    pub(crate) products: Gradients,
     /// `[len]`.
     pub(crate) others: DevicePtr<f32>,
     pub(crate) len: usize,
@@ -32,16 +47,16 @@ pub(crate) struct GradNorm {
 
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
-struct SumOfSquares {
-    head: DevicePtr<Compute>,
-    head_len: usize,
+struct SumOfSquares<T> {
+    products: DevicePtr<T>,
+    products_len: usize,
     others: DevicePtr<f32>,
     len: usize,
     partials: DevicePtr<f64>,
 }
 
 mirrored! {
-    SumOfSquares: 40 { head: 0, head_len: 8, others: 16, len: 24, partials: 32 }
+    SumOfSquares<f32>: 40 { products: 0, products_len: 8, others: 16, len: 24, partials: 32 }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -58,7 +73,8 @@ mirrored! {
     FinishNorm: 40 { partials: 0, loss: 8, step: 16, result: 24, count: 32 }
 }
 
-const SUM_OF_SQUARES: Kernel<SumOfSquares> = Kernel::typed("sum_of_squares");
+const SUM_OF_SQUARES: Kernel<SumOfSquares<Compute>> = Kernel::typed("sum_of_squares");
+const SUM_OF_SQUARES_F32: Kernel<SumOfSquares<f32>> = Kernel::plain("sum_of_squares_f32");
 const FINISH_NORM: Kernel<FinishNorm> = Kernel::plain("finish_norm");
 
 impl GradNorm {
@@ -67,12 +83,21 @@ impl GradNorm {
     /// # Safety
     /// Buffers must have the shapes that the fields name.
     pub(crate) unsafe fn launch(self, gpu: &Gpu) -> Result<()> {
-        let Self { head, head_len, others, len, partials, loss, step, result } = self;
-        let sums = SumOfSquares { head, head_len, others, len, partials };
+        let Self { products, others, len, partials, loss, step, result } = self;
+        let grid = Grid::new(PARTIALS, THREADS);
         let finish = FinishNorm { partials, loss, step, result, count: PARTIALS as i32 };
         // SAFETY: the caller's.
         unsafe {
-            SUM_OF_SQUARES.launch(gpu, Grid::new(PARTIALS, THREADS), sums)?;
+            match products {
+                Gradients::Compute(products, products_len) => {
+                    let sums = SumOfSquares { products, products_len, others, len, partials };
+                    SUM_OF_SQUARES.launch(gpu, grid, sums)?;
+                }
+                Gradients::F32(products, products_len) => {
+                    let sums = SumOfSquares { products, products_len, others, len, partials };
+                    SUM_OF_SQUARES_F32.launch(gpu, grid, sums)?;
+                }
+            }
             FINISH_NORM.launch(gpu, Grid::new(1, THREADS), finish)
         }
     }

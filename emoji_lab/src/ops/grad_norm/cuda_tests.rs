@@ -1,6 +1,6 @@
 //! The gradients' norm against the CPU's, odd lengths, NaN and infinities found wherever they are.
 
-use super::cuda::{GradNorm, PARTIALS, RANGE_PARTIALS, Range, SquaresByRange};
+use super::cuda::{GradNorm, Gradients, PARTIALS, RANGE_PARTIALS, Range, SquaresByRange};
 use crate::ops::testing::{Bar, Kind, on_every_gpu, tensor};
 
 #[test]
@@ -26,11 +26,16 @@ fn norm_factor_and_what_is_not_finite() {
         }
         let loss = if spoiled.is_none() && t.one_in(8) { f64::NAN } else { 12.5 };
         let (head_at, others_at, loss_at) = (t.put_typed(&head), t.put_f32(&others), t.plain(&[loss]));
+        // As micro-batches are added up.
+        let summed = t.put_f32(&head);
+        let products = match t.one_in(3) {
+            true => Gradients::F32(summed.ptr(), head_len),
+            false => Gradients::Compute(head_at.ptr(), head_len),
+        };
         let partials = t.room::<f64>(1, PARTIALS, PARTIALS);
         let (step, result) = (t.step_with(0, 0, 1.0, true, max_norm), t.room_for_result());
         let norm = GradNorm {
-            head: head_at.ptr(),
-            head_len,
+            products,
             others: others_at.ptr(),
             len,
             partials: partials.ptr(),

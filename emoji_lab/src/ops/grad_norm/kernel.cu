@@ -14,21 +14,21 @@ template <class T> __device__ __forceinline__ float squares_of_eight(const T *g)
 }
 
 template <class T> struct SumOfSquares {
-    const T *head;          // [head_len]: the head's gradients, in the compute type
-    size_t head_len;
+    const T *products;      // [products_len]: gradients of what products read
+    size_t products_len;
     const float *others;    // [len]: all other gradients
     size_t len;
     double *partials;       // [blocks]
 };
-MIRRORED(SumOfSquares<float>, 40, AT(head, 0) AT(head_len, 8) AT(others, 16) AT(len, 24) AT(partials, 32))
+MIRRORED(SumOfSquares<float>, 40, AT(products, 0) AT(products_len, 8) AT(others, 16) AT(len, 24) AT(partials, 32))
 
 template <class T> __device__ void sum_of_squares(const SumOfSquares<T> &args) {
     const size_t thread = (size_t)blockIdx.x * blockDim.x + threadIdx.x, threads = (size_t)gridDim.x * blockDim.x;
     double total = 0.0;
     // f32 within eight values, f64 across them: nothing is lost, and f64 is one addition in eight.
-    for (size_t i = thread * 8; i + 7 < args.head_len; i += threads * 8) total += squares_of_eight(args.head + i);
+    for (size_t i = thread * 8; i + 7 < args.products_len; i += threads * 8) total += squares_of_eight(args.products + i);
     for (size_t i = thread * 8; i + 7 < args.len; i += threads * 8) total += squares_of_eight(args.others + i);
-    if (thread < args.head_len % 8) total += squares_of_one(args.head[args.head_len - 1 - thread]);
+    if (thread < args.products_len % 8) total += squares_of_one(args.products[args.products_len - 1 - thread]);
     if (thread < args.len % 8) total += squares_of_one(args.others[args.len - 1 - thread]);
     total = block_sum(total);
     if (threadIdx.x == 0) args.partials[blockIdx.x] = total;

@@ -163,8 +163,6 @@ mirrored_in_memory! {
 
 /// Columns a block makes: `TILE` of `kernel.cu`.
 const TILE: usize = 64;
-/// The highest rank: `adapters_down` (`ops/common.cuh`) takes three adapters of it.
-pub(crate) const MAX_RANK: usize = 64;
 
 impl AdapterGradient {
     /// Blocks for dA and dB.
@@ -189,8 +187,9 @@ mirrored! {
     AdapterGradients: 32 { adapters: 0, step: 8, count: 16, tokens: 20, dropout: 24 }
 }
 
-const UP_TO_RANK_16: Kernel<AdapterGradients> = Kernel::typed("adapter_gradients_r16");
-const UP_TO_RANK_64: Kernel<AdapterGradients> = Kernel::typed("adapter_gradients_r64");
+const OF_RANK_16: Kernel<AdapterGradients> = Kernel::typed("adapter_gradients_r16");
+const TILED: Kernel<AdapterGradients> = Kernel::typed("adapter_gradients_tiled");
+const OF_RANK_64: Kernel<AdapterGradients> = Kernel::typed("adapter_gradients_r64");
 
 impl AdapterGradients {
     /// In `tiles` blocks, all adapters' [`AdapterGradient::tiles`].
@@ -199,8 +198,89 @@ impl AdapterGradients {
     /// The pointers of every adapter must fit its sizes, for `tokens` rows; none may have a higher rank
     /// than `rank`.
     pub(crate) unsafe fn launch(self, gpu: &Gpu, tiles: usize, rank: usize) -> Result<()> {
-        let kernel = if rank <= 16 { UP_TO_RANK_16 } else { UP_TO_RANK_64 };
+        let (kernel, at_a_time) = if rank <= 16 { (OF_RANK_16, 16) } else { (OF_RANK_64, 64) };
+        let grid = Grid::new(tiles, 256).rows(rank.div_ceil(at_a_time));
         // SAFETY: the caller's.
-        unsafe { kernel.launch(gpu, Grid::new(tiles, 256), self) }
+        unsafe { kernel.launch(gpu, grid, self) }
+    }
+
+    /// The same for many tokens, sixteen of the rank at a time.
+    ///
+    /// # Safety
+    /// As [`Self::launch`].
+    pub(crate) unsafe fn launch_many(self, gpu: &Gpu, tiles: usize, rank: usize) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { TILED.launch(gpu, Grid::new(tiles, 256).rows(rank.div_ceil(16)), self) }
+    }
+}
+
+/// Tokens, parts of the rank, and columns that a block of these has.
+const TILE_TOKENS: usize = 16;
+const TILE_RANKS: usize = 16;
+const TILE_COLUMNS: usize = 128;
+
+/// u after each row of y, as the norm and its like make it for few tokens.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct AdaptersDown {
+    /// `[tokens, ld]`.
+    pub(crate) y: DevicePtr<Compute>,
+    /// Read where there is dropout.
+    pub(crate) step: Option<DevicePtr<Step>>,
+    pub(crate) adapters: Adapters,
+    pub(crate) tokens: i32,
+    pub(crate) ld: i32,
+    pub(crate) width: i32,
+}
+
+mirrored! {
+    AdaptersDown: 88 { y: 0, step: 8, adapters: 16, tokens: 72, ld: 76, width: 80 }
+}
+
+const DOWN_TILED: Kernel<AdaptersDown> = Kernel::typed("adapters_down_tiled");
+
+impl AdaptersDown {
+    /// All adapters of the group.
+    ///
+    /// # Safety
+    /// Buffers must have the shapes that the fields name.
+    pub(crate) unsafe fn launch(self, gpu: &Gpu) -> Result<()> {
+        let ranks = self.adapters.count as usize * (self.adapters.padded as usize).div_ceil(TILE_RANKS);
+        let grid = Grid::new((self.tokens as usize).div_ceil(TILE_TOKENS), 128).rows(ranks).begins_early();
+        // SAFETY: the caller's.
+        unsafe { DOWN_TILED.launch(gpu, grid, self) }
+    }
+}
+
+/// Adds what flows back through the adapters, of the gradient of u after each row, to that of the row.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct AdaptersBack {
+    /// `[tokens, ld]`.
+    pub(crate) dx: DevicePtr<f32>,
+    /// Read where there is dropout.
+    pub(crate) step: Option<DevicePtr<Step>>,
+    pub(crate) adapters: Adapters,
+    pub(crate) tokens: i32,
+    pub(crate) ld: i32,
+    pub(crate) width: i32,
+}
+
+mirrored! {
+    AdaptersBack: 88 { dx: 0, step: 8, adapters: 16, tokens: 72, ld: 76, width: 80 }
+}
+
+const BACK_TILED: Kernel<AdaptersBack> = Kernel::plain("adapters_back_tiled");
+
+impl AdaptersBack {
+    /// All adapters of the group.
+    ///
+    /// # Safety
+    /// As [`AdaptersDown::launch`].
+    pub(crate) unsafe fn launch(self, gpu: &Gpu) -> Result<()> {
+        let columns = (self.width as usize).div_ceil(TILE_COLUMNS);
+        let grid = Grid::new((self.tokens as usize).div_ceil(TILE_TOKENS), 128).rows(columns).begins_early();
+        // SAFETY: the caller's.
+        unsafe { BACK_TILED.launch(gpu, grid, self) }
     }
 }

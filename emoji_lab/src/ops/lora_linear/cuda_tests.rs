@@ -1,12 +1,16 @@
 //! The kernels of the group of linear layers against the CPU's: masks bit by bit, NF4 byte by byte,
 //! gradients of adapters, and the whole as a matrix product.
 
-use super::cuda::{AdapterGradient, AdapterGradients, Adapters, DropoutFactors, Unpack, UnpackWeights};
+use super::cuda::{
+    AdapterGradient, AdapterGradients, Adapters, AdaptersBack, AdaptersDown, DropoutFactors, Unpack,
+    UnpackWeights,
+};
 use super::{Dropout, Gradients, Lora, Weight};
 use crate::gpu::pointer::{Compute, DevicePtr};
-use crate::ops::attention::cuda::{AttentionDelta, AttentionSizes};
+use crate::ops::attention::cuda::{AttentionDelta, AttentionSizes, parts};
 use crate::ops::rms_norm::cuda::{Branch, NormForward};
 use crate::ops::step::Step;
+use crate::ops::testing::adapters::{SomeAdapters, split};
 use crate::ops::testing::{Bar, Guarded, Kind, OnGpu, Plain, Product, matrix, on_every_gpu, tensor, values};
 use crate::quant::Nf4Tensor;
 
@@ -67,7 +71,7 @@ fn masks_on_the_way_back() {
             ldy: y.ld(),
         };
         // SAFETY: all buffers have the sizes they are given with.
-        unsafe { launch.launch(&t.gpu, tokens).unwrap() };
+        unsafe { launch.launch(&t.gpu, tokens, parts(heads)).unwrap() };
         let ours = t.read("d_y", &d_y);
         let ours: Vec<f32> = ours.chunks_exact(width + 8).flat_map(|row| &row[..width]).copied().collect();
         t.check("mask", &ours, &mask(&dropout, tokens * width), width, Bar::EXACT);
@@ -120,6 +124,58 @@ fn masks_on_the_way_down() {
         let ours: Vec<f32> = ours.chunks_exact(width + tail).flat_map(|row| &row[width..]).copied().collect();
         let expected = t.round(expected);
         t.check("mask", &ours, &expected, tail, Bar::EXACT);
+    });
+}
+
+/// u and what flows back, in launches of their own, as the kernels around the products make them.
+#[test]
+fn adapters_of_many_tokens() {
+    on_every_gpu("adapters_down_tiled, adapters_back_tiled", 40, |t| {
+        let (tokens, width) = (t.between(1, 90), 8 * t.between(1, 200));
+        let some = SomeAdapters::random(t, width);
+        let tail = some.tail();
+        t.sizes((tokens, width, some.sizes()));
+        if tail == 0 {
+            return;
+        }
+        let x = t.rounded(tokens * width, 1.0);
+        let ldy = t.ld((width + tail).next_multiple_of(8)).next_multiple_of(8);
+        // What is behind a row is written, the row itself stays.
+        let rows: Vec<f32> = x.chunks_exact(width).flat_map(|row| [row, &vec![0.0; tail]].concat()).collect();
+        let y = t.put::<Compute>(&rows, width + tail, ldy);
+        let (step, adapters) = (Some(some.step.ptr()), some.on_gpu);
+        let down = AdaptersDown {
+            y: y.ptr(),
+            step,
+            adapters,
+            tokens: tokens as i32,
+            ld: y.ld(),
+            width: width as i32,
+        };
+        // SAFETY: all buffers have the sizes they are given with.
+        unsafe { down.launch(&t.gpu).unwrap() };
+        let (ours_x, ours_u) = split(&t.read("y", &y), width, tail);
+        let kind = t.kind();
+        t.check("x", &ours_x, &x, width, Bar::EXACT);
+        t.check("u", &ours_u, &some.u(&x), tail, Bar::of(kind).at_least(some.scale()));
+
+        let dx = t.values(tokens * (width + tail), 1.0);
+        let dx_at = t.put::<f32>(&dx, width + tail, ldy);
+        let back = AdaptersBack {
+            dx: dx_at.ptr(),
+            step,
+            adapters,
+            tokens: tokens as i32,
+            ld: dx_at.ld(),
+            width: width as i32,
+        };
+        // SAFETY: all buffers have the sizes they are given with.
+        unsafe { back.launch(&t.gpu).unwrap() };
+        let (through, du) = split(&dx, width, tail);
+        let whole: Vec<f32> = through.iter().zip(some.back(&du, tokens)).map(|(a, b)| a + b).collect();
+        let (ours, ours_du) = split(&t.read("dx", &dx_at), width, tail);
+        t.check("dx", &ours, &whole, width, Bar::of(Kind::F32));
+        t.check("du", &ours_du, &du, tail, Bar::EXACT);
     });
 }
 
@@ -217,7 +273,11 @@ struct Layer {
 fn gradients_of_adapters() {
     on_every_gpu("adapter_gradients", 40, |t| {
         let (tokens, ins) = (t.between(1, 130), 8 * t.between(1, 40));
-        let rank = if t.one_in(2) { t.between(1, 16) } else { t.between(17, 64) };
+        let rank = match t.between(0, 5) {
+            0 => t.between(65, 200),
+            1 | 2 => t.between(17, 64),
+            _ => t.between(1, 16),
+        };
         let (count, padded, first_micro) = (t.between(1, 3), rank.next_multiple_of(8), t.one_in(2));
         let (dropout, _, _) = some_dropout(t);
         let dropout = if t.one_in(3) { None } else { Some(dropout) };
@@ -285,8 +345,14 @@ fn gradients_of_adapters() {
             tokens: tokens as i32,
             dropout: factors,
         };
+        let many = t.one_in(2);
         // SAFETY: all buffers have the sizes they are given with.
-        unsafe { gradients.launch(&t.gpu, tiles, rank).unwrap() };
+        unsafe {
+            match many {
+                true => gradients.launch_many(&t.gpu, tiles, rank).unwrap(),
+                false => gradients.launch(&t.gpu, tiles, rank).unwrap(),
+            }
+        };
         first = 0;
         for (which, layer) in layers.iter().enumerate() {
             let outs = layer.outs;

@@ -88,7 +88,7 @@ MIRRORED(AdapterGradients<float>, 32, AT(adapters, 0) AT(step, 8) AT(count, 16) 
 const int TILE = 64, DEPTH = 32;
 
 // da = duᵀ dropout(x), db = scale · dyᵀ u, summed over the tokens in order. A block makes 64 columns
-// of one of them (64 of A's inputs, or of B's outputs) for the whole rank, up to 4 · Q.
+// of one of them (64 of A's inputs, or of B's outputs) for 4 · Q of the rank, as many as rows of blocks go.
 template <class T, int Q> __device__ void adapter_gradients(const AdapterGradients<T> &args) {
     __shared__ float left[DEPTH][4 * Q + 1], right[DEPTH][TILE];
     int tile = blockIdx.x, which = 0, of_b = 0;
@@ -106,6 +106,7 @@ template <class T, int Q> __device__ void adapter_gradients(const AdapterGradien
     const AdapterGradient<T> g = args.adapters[which];
     const int columns = of_b ? g.outs : g.ins, first = tile * TILE;
     const int column = threadIdx.x % TILE, part = threadIdx.x / TILE;    // 256 threads: four parts of the rank
+    const int from = blockIdx.y * 4 * Q;
     float sums[Q];
 #pragma unroll
     for (int k = 0; k < Q; k++) sums[k] = 0.0f;
@@ -114,8 +115,8 @@ template <class T, int Q> __device__ void adapter_gradients(const AdapterGradien
         for (int i = threadIdx.x; i < DEPTH * 4 * Q; i += blockDim.x) {
             const int t = i / (4 * Q), j = i % (4 * Q);
             float v = 0.0f;
-            if (t0 + t < args.tokens && j < g.rank)
-                v = of_b ? to_f32(g.u[(size_t)(t0 + t) * g.ldx + j]) : g.du[(size_t)(t0 + t) * g.ldu + j];
+            if (t0 + t < args.tokens && from + j < g.rank)
+                v = of_b ? to_f32(g.u[(size_t)(t0 + t) * g.ldx + from + j]) : g.du[(size_t)(t0 + t) * g.ldu + from + j];
             left[t][j] = v;
         }
         const int t = threadIdx.x / 8, c = threadIdx.x % 8 * 8;    // eight values per thread
@@ -145,7 +146,7 @@ template <class T, int Q> __device__ void adapter_gradients(const AdapterGradien
     const float scale = of_b ? g.scale : 1.0f;
 #pragma unroll
     for (int q = 0; q < Q; q++) {
-        const int j = part * Q + q;
+        const int j = from + part * Q + q;
         if (j >= g.rank) continue;
         float *to = of_b ? g.db + (size_t)(first + column) * g.rank + j : g.da + (size_t)j * g.ins + first + column;
         // Fused as written, not as the compiler sees fit: the same bits from every version of it.
@@ -153,8 +154,97 @@ template <class T, int Q> __device__ void adapter_gradients(const AdapterGradien
     }
 }
 
-// Up to rank 16, and up to 64.
+// The same for many tokens and sixteen of the rank: four groups of 64 threads share the tokens of a chunk, a
+// thread has four columns by four of the rank, and the next chunk is on its way meanwhile. The groups' sums are added
+// in order.
+template <class T> __device__ void adapter_gradients_tiled(const AdapterGradients<T> &args) {
+    __shared__ float left[DEPTH][16 + 4], right[DEPTH][TILE + 4];
+    __shared__ float parts[4][16][TILE];
+    int tile = blockIdx.x, which = 0, of_b = 0;
+    for (; which < args.count; which++) {
+        const AdapterGradient<T> &g = args.adapters[which];
+        const int for_a = (g.ins + TILE - 1) / TILE, for_b = (g.outs + TILE - 1) / TILE;
+        if (tile < for_a) break;
+        tile -= for_a;
+        if (tile < for_b) {
+            of_b = 1;
+            break;
+        }
+        tile -= for_b;
+    }
+    const AdapterGradient<T> g = args.adapters[which];
+    const int columns = of_b ? g.outs : g.ins, first = tile * TILE, from = blockIdx.y * 16, tokens = args.tokens;
+    const int group = threadIdx.x / 64, c4 = threadIdx.x % 16 * 4, j4 = threadIdx.x / 16 % 4 * 4;
+    const T *rows = of_b ? g.dy : g.x;
+    const int ld = of_b ? g.ldy : g.ldx, t_right = threadIdx.x / 8, c_right = threadIdx.x % 8 * 8;
+    const bool whole = first + c_right + 8 <= columns && (((uintptr_t)rows | (uintptr_t)(ld * sizeof(T))) & 15) == 0;
+    const int t_left = threadIdx.x / 16, j_left = threadIdx.x % 16;    // and sixteen tokens on
+    float next_right[8], next_left[2];
+    auto fetch = [&](int t0) {
+#pragma unroll
+        for (int n = 0; n < 8; n++) next_right[n] = 0.0f;
+        if (t0 + t_right < tokens) {
+            const T *row = rows + (size_t)(t0 + t_right) * ld + first + c_right;
+            if (whole) load_eight(next_right, row);
+            else
+#pragma unroll
+                for (int n = 0; n < 8; n++)
+                    if (first + c_right + n < columns) next_right[n] = to_f32(row[n]);
+            if (!of_b && args.dropout.threshold != 0) {
+                const uint64_t block = ((uint64_t)(t0 + t_right) * g.ins + first + c_right) / 8;
+                const uint32_t mask =
+                    keep_mask(args.step->seed, dropout_stream(args.step, g.linear), block, args.dropout.threshold);
+#pragma unroll
+                for (int n = 0; n < 8; n++) next_right[n] = mask >> n & 1 ? next_right[n] * args.dropout.keep_scale : 0.0f;
+            }
+        }
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+            const int t = t0 + t_left + 16 * n, j = from + j_left;
+            next_left[n] = 0.0f;
+            if (t < tokens && j < g.rank)
+                next_left[n] = of_b ? to_f32(g.u[(size_t)t * g.ldx + j]) : g.du[(size_t)t * g.ldu + j];
+        }
+    };
+    float sums[4][4] = {};
+    fetch(0);
+    for (int t0 = 0; t0 < tokens; t0 += DEPTH) {
+        __syncthreads();
+        *(float4 *)&right[t_right][c_right] = make_float4(next_right[0], next_right[1], next_right[2], next_right[3]);
+        *(float4 *)&right[t_right][c_right + 4] = make_float4(next_right[4], next_right[5], next_right[6], next_right[7]);
+        left[t_left][j_left] = next_left[0], left[t_left + 16][j_left] = next_left[1];
+        __syncthreads();
+        if (t0 + DEPTH < tokens) fetch(t0 + DEPTH);
+#pragma unroll
+        for (int k = 0; k < DEPTH / 4; k++) {
+            const float4 l = *(const float4 *)&left[group * (DEPTH / 4) + k][j4];
+            const float4 r = *(const float4 *)&right[group * (DEPTH / 4) + k][c4];
+            const float ls[4] = {l.x, l.y, l.z, l.w};
+#pragma unroll
+            for (int n = 0; n < 4; n++)
+                sums[n][0] += ls[n] * r.x, sums[n][1] += ls[n] * r.y, sums[n][2] += ls[n] * r.z, sums[n][3] += ls[n] * r.w;
+        }
+    }
+#pragma unroll
+    for (int n = 0; n < 4; n++)
+        *(float4 *)&parts[group][j4 + n][c4] = make_float4(sums[n][0], sums[n][1], sums[n][2], sums[n][3]);
+    __syncthreads();
+    const int column = threadIdx.x % TILE;
+    if (first + column >= columns) return;
+    const bool add = !args.step->first_micro;
+    const float scale = of_b ? g.scale : 1.0f;
+    for (int q = threadIdx.x / TILE; q < 16; q += 4) {
+        const int j = from + q;
+        if (j >= g.rank) continue;
+        const float sum = parts[0][q][column] + parts[1][q][column] + parts[2][q][column] + parts[3][q][column];
+        float *to = of_b ? g.db + (size_t)(first + column) * g.rank + j : g.da + (size_t)j * g.ins + first + column;
+        *to = add ? __fmaf_rn(sum, scale, *to) : sum * scale;
+    }
+}
+
+// Sixteen of the rank at a time, and 64.
 template <class T> __device__ void adapter_gradients_r16(const AdapterGradients<T> &args) { adapter_gradients<T, 4>(args); }
 template <class T> __device__ void adapter_gradients_r64(const AdapterGradients<T> &args) { adapter_gradients<T, 16>(args); }
 FOR_BOTH_TYPES_OF((256), adapter_gradients_r16, AdapterGradients)
+FOR_BOTH_TYPES_OF((256), adapter_gradients_tiled, AdapterGradients)
 FOR_BOTH_TYPES(adapter_gradients_r64, AdapterGradients)

@@ -11,6 +11,12 @@ use crate::ops::step::Step;
 
 const THREADS: usize = 512;
 
+/// Threads for a row of `width` values where there are many rows: few, so that several blocks share a
+/// multiprocessor.
+pub(crate) fn threads_for_many(width: usize) -> usize {
+    (width / 4).next_multiple_of(32).clamp(64, 256)
+}
+
 /// A branch that joins the stream before the norm, after a norm of its own: its rows
 /// `[tokens, width]`, that norm's weight `[width]`, and its `rstd` `[tokens]`.
 #[derive(Debug, Clone, Copy)]
@@ -68,8 +74,22 @@ impl NormForward {
     /// # Safety
     /// Buffers must have the shapes that the fields name.
     pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { self.launch_of(gpu, tokens, THREADS) }
+    }
+
+    /// The same for many rows without adapters.
+    ///
+    /// # Safety
+    /// As [`Self::launch`].
+    pub(crate) unsafe fn launch_many(self, gpu: &Gpu, tokens: usize) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { self.launch_of(gpu, tokens, threads_for_many(self.width as usize)) }
+    }
+
+    unsafe fn launch_of(self, gpu: &Gpu, tokens: usize, threads: usize) -> Result<()> {
         let bytes = shared::norm_forward(self.width as usize, self.adapters.group());
-        let grid = Grid::new(tokens, THREADS).shared(bytes).begins_early();
+        let grid = Grid::new(tokens, threads).shared(bytes).begins_early();
         // SAFETY: the caller's.
         unsafe { FORWARD.launch(gpu, grid, self) }
     }
@@ -116,8 +136,79 @@ impl NormBackward {
     /// # Safety
     /// As [`NormForward::launch`].
     pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize) -> Result<()> {
-        let bytes = shared::norm_backward(self.width as usize, self.adapters.group());
         // SAFETY: the caller's.
-        unsafe { BACKWARD.launch(gpu, Grid::new(tokens, THREADS).shared(bytes), self) }
+        unsafe { BACKWARD.launch(gpu, self.grid(tokens, THREADS), self) }
+    }
+
+    /// The same for many rows without adapters.
+    ///
+    /// # Safety
+    /// As [`NormForward::launch`].
+    pub(crate) unsafe fn launch_many(self, gpu: &Gpu, tokens: usize) -> Result<()> {
+        let grid = self.grid(tokens, threads_for_many(self.width as usize));
+        // SAFETY: the caller's.
+        unsafe { BACKWARD.launch(gpu, grid, self) }
+    }
+
+    fn grid(&self, tokens: usize, threads: usize) -> Grid {
+        Grid::new(tokens, threads).shared(shared::norm_backward(self.width as usize, self.adapters.group()))
+    }
+}
+
+/// The sum over rows of `dy · x · rstd`: the gradient of a norm's weight.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct WeightSum {
+    /// `[rows, ld]`.
+    pub(crate) dy: DevicePtr<f32>,
+    /// `[rows, width]`: what was normalised, where it is in f32.
+    pub(crate) x: Option<DevicePtr<f32>>,
+    /// The same, where it is in the compute type. Without both `dy` is the product of all three.
+    pub(crate) branch: Option<DevicePtr<Compute>>,
+    /// `[rows]`; there where one of both is.
+    pub(crate) rstd: Option<DevicePtr<f32>>,
+    /// `[width]`; without it nothing is summed.
+    pub(crate) dw: Option<DevicePtr<f32>>,
+    pub(crate) rows: i32,
+    pub(crate) ld: i32,
+}
+
+mirrored! {
+    WeightSum: 48 { dy: 0, x: 8, branch: 16, rstd: 24, dw: 32, rows: 40, ld: 44 }
+}
+
+impl WeightSum {
+    /// Of nothing.
+    pub(crate) const NONE: Self =
+        Self { dy: DevicePtr::nowhere(), x: None, branch: None, rstd: None, dw: None, rows: 0, ld: 0 };
+}
+
+/// The gradients of two norms' weights of one width, added to those of an earlier micro-batch.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct NormWeights {
+    pub(crate) of: [WeightSum; 2],
+    pub(crate) step: DevicePtr<Step>,
+    pub(crate) width: i32,
+}
+
+mirrored! {
+    NormWeights: 112 { of: 0, step: 96, width: 104 }
+}
+
+const NORM_WEIGHTS: Kernel<NormWeights> = Kernel::typed("norm_weights");
+/// `SUM_ROWS` of `kernel.cu`.
+const SUM_ROWS: u32 = 16;
+
+impl NormWeights {
+    /// Both.
+    ///
+    /// # Safety
+    /// As [`NormForward::launch`].
+    pub(crate) unsafe fn launch(self, gpu: &Gpu) -> Result<()> {
+        let grid =
+            Grid { threads: (32, SUM_ROWS), ..Grid::new((self.width as usize).div_ceil(32), 32).rows(2) };
+        // SAFETY: the caller's.
+        unsafe { NORM_WEIGHTS.launch(gpu, grid, self) }
     }
 }

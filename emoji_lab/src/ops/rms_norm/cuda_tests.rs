@@ -1,6 +1,6 @@
 //! The norm's kernels against the CPU's norm, with what stands around it.
 
-use super::cuda::{Branch, NormBackward, NormForward};
+use super::cuda::{Branch, NormBackward, NormForward, NormWeights, WeightSum};
 use crate::gpu::pointer::Compute;
 use crate::ops::testing::adapters::{SomeAdapters, split};
 use crate::ops::testing::{Bar, Kind, OnGpu, on_every_gpu, tensor, values};
@@ -139,6 +139,54 @@ fn backward() {
             t.check("d_branch", &ours, &expected, width, Bar::of(kind));
         } else {
             t.untouched("d_branch", &d_branch);
+        }
+    });
+}
+
+/// The gradients of two norms' weights, of what was normalised in f32 and in the compute type, or of terms that
+/// lie there already; added to an earlier micro-batch's or written over what is there.
+#[test]
+fn weights() {
+    on_every_gpu("rms_norm weights", 40, |t| {
+        let (tokens, width) = sizes(t);
+        let (first_micro, terms, alone) = (t.one_in(2), t.one_in(3), t.one_in(4));
+        let ld = t.ld(width);
+        t.sizes((tokens, width, ld, first_micro, terms, alone));
+        let step = t.step(0, 0, 1.0, first_micro);
+        let (dys, rstds) =
+            ([(); 2].map(|()| t.values(tokens * width, 1.0)), [(); 2].map(|()| t.values(tokens, 1.0)));
+        let (x, branch) = (t.values(tokens * width, 2.0), t.rounded(tokens * width, 2.0));
+        let before = [(); 2].map(|()| if first_micro { vec![f32::NAN; width] } else { t.values(width, 1.0) });
+        let dy_at = [t.put::<f32>(&dys[0], width, ld), t.put::<f32>(&dys[1], width, ld)];
+        let (x_at, branch_at) = (t.put_f32(&x), t.put_typed(&branch));
+        let rstd_at = [t.put_f32(&rstds[0]), t.put_f32(&rstds[1])];
+        let dw_at = [t.put_f32(&before[0]), t.put_f32(&before[1])];
+        let of = |which: usize| WeightSum {
+            dy: dy_at[which].ptr(),
+            x: (!terms && which == 0).then(|| x_at.ptr()),
+            branch: (!terms && which == 1).then(|| branch_at.ptr()),
+            rstd: (!terms).then(|| rstd_at[which].ptr()),
+            dw: Some(dw_at[which].ptr()),
+            rows: tokens as i32,
+            ld: dy_at[which].ld(),
+        };
+        let of = [of(0), if alone { WeightSum::NONE } else { of(1) }];
+        // SAFETY: all buffers have the sizes they are given with.
+        unsafe { NormWeights { of, step: step.ptr(), width: width as i32 }.launch(&t.gpu).unwrap() };
+        for (which, factor) in [&x, &branch].into_iter().enumerate() {
+            if alone && which == 1 {
+                continue;
+            }
+            let mut expected = if first_micro { vec![0.0; width] } else { before[which].clone() };
+            if terms {
+                dys[which].chunks_exact(width).for_each(|row| {
+                    expected.iter_mut().zip(row).for_each(|(to, d)| *to += d);
+                });
+            } else {
+                super::cpu::backward_weight(&dys[which], factor, &rstds[which], &mut expected);
+            }
+            let ours = t.read("dw", &dw_at[which]);
+            t.check("dw", &ours, &expected, width, Bar::of(Kind::F32).at_least(10.0));
         }
     });
 }

@@ -128,3 +128,48 @@ template <class T> __device__ void norm_backward(const NormBackward<T> &args) {
 
 FOR_BOTH_TYPES_OF((512), norm_forward, NormForward)
 FOR_BOTH_TYPES(norm_backward, NormBackward)
+
+// A norm's weight: its gradient is the sum over rows of dy · x · rstd.
+template <class T> struct WeightSum {
+    const float *dy;       // [rows, ld]
+    const float *x;        // [rows, width]: what was normalised; or
+    const T *branch;       // [rows, width]: the same in the compute type; both null where `dy` is the product of all
+    const float *rstd;     // [rows]; null with them
+    float *dw;             // [width]; null where there is nothing to sum
+    int rows, ld;
+};
+MIRRORED(WeightSum<float>, 48, AT(dy, 0) AT(x, 8) AT(branch, 16) AT(rstd, 24) AT(dw, 32) AT(rows, 40) AT(ld, 44))
+
+template <class T> struct NormWeights {
+    WeightSum<T> of[2];
+    const Step *step;
+    int width;
+};
+MIRRORED(NormWeights<float>, 112, AT(of, 0) AT(step, 96) AT(width, 104))
+
+const int SUM_ROWS = 16;
+
+// Grid [columns / 32, 2], blocks of 32 columns by `SUM_ROWS` rows. Added to an earlier micro-batch's.
+template <class T> __device__ void norm_weights(const NormWeights<T> &args) {
+    __shared__ float parts[SUM_ROWS][32];
+    const WeightSum<T> w = blockIdx.y == 0 ? args.of[0] : args.of[1];
+    if (w.dw == nullptr) return;
+    const int column = blockIdx.x * 32 + threadIdx.x, width = args.width;
+    float sum = 0.0f;
+    if (column < width) {
+#pragma unroll 8
+        for (int r = threadIdx.y; r < w.rows; r += SUM_ROWS) {
+            const float d = w.dy[(size_t)r * w.ld + column];
+            const size_t at = (size_t)r * width + column;
+            if (w.rstd == nullptr) sum += d;
+            else sum += d * (w.rstd[r] * (w.x != nullptr ? w.x[at] : to_f32(w.branch[at])));
+        }
+    }
+    parts[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y != 0 || column >= width) return;
+    for (int r = 1; r < SUM_ROWS; r++) sum += parts[r][threadIdx.x];
+    w.dw[column] = args.step->first_micro ? sum : w.dw[column] + sum;
+}
+
+FOR_BOTH_TYPES(norm_weights, NormWeights)

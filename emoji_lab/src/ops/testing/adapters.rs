@@ -23,7 +23,11 @@ impl SomeAdapters {
     /// For rows of `width`, a multiple of 8.
     pub(crate) fn random(t: &mut OnGpu, width: usize) -> Self {
         let count = if t.one_in(4) { 0 } else { t.between(1, 3) };
-        let rank = if t.one_in(4) { t.between(17, 64) } else { t.between(1, 16) };
+        let rank = match t.between(0, 9) {
+            0 => t.between(65, 256),
+            1 | 2 => t.between(17, 64),
+            _ => t.between(1, 16),
+        };
         let p = if t.one_in(3) { None } else { Some(t.pick(&[0.05, 0.1, 0.5])) };
         let (seed, pass) = (t.random.below(1 << 40), t.random.below(1 << 20));
         let mut on_gpu = Adapters::NONE;

@@ -232,7 +232,16 @@ impl OnGpu {
         max_grad_norm: f32,
     ) -> Plain<Step> {
         let first_micro = i32::from(first_micro);
-        self.plain(&[Step { seed, pass, loss_factor, max_grad_norm, first_micro, ..Step::default() }])
+        let last_pass = pass;
+        self.plain(&[Step {
+            seed,
+            pass,
+            last_pass,
+            loss_factor,
+            max_grad_norm,
+            first_micro,
+            ..Step::default()
+        }])
     }
 
     /// `result` of `finish_norm`: (loss, norm, factor, finite).
