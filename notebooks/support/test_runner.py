@@ -192,11 +192,12 @@ class Failing(unittest.TestCase):
     def test_endless_loop(self):
         started = time.monotonic()
         run = self.fails(
-            "it took longer than 8 s",
+            # On a busy machine a first cell alone compiles for longer than one would wait for a loop.
+            "it took longer than 20 s",
             'println!("in");\nlet mut i = 0u64;\nloop { i = std::hint::black_box(i + 1); if i == 0 { break } }',
             "1",
             at=0,
-            options=["--timeout", "8"],
+            options=["--timeout", "20"],
         )
         self.assertEqual(run.text(0), "in\n")
         self.assertLess(time.monotonic() - started, 120)
