@@ -52,7 +52,9 @@ NAME = "EVCXR_BEGIN_CONTENT x\n<img src=x onerror=document.title='taken'>\x1b[8m
 FORBIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff]|(?<![\U000e0000-\U000e007f\U0001f3f4])[\U000e0000-\U000e007f]"
 )
-HTML_TAGS = {"table", "caption", "thead", "tbody", "tr", "th", "td", "b", "bdi", "br", "div", "span", "details", "summary", "pre"}
+HTML_TAGS = {"table", "caption", "thead", "tbody", "tr", "th", "td", "b", "bdi", "br", "div", "span", "details", "summary", "pre", "p", "code", "a", "iframe"}
+# Where the kernel hands out an exported page: the one address that a view of ours links to.
+OWN_PAGE = re.compile(r"http://127\.0\.0\.1:[0-9]+/")
 SVG_TAGS = {"svg", "title", "rect", "text", "line", "polyline", "circle", "g", "path", "polygon"}
 KINDS = [{"text/plain"}, {"text/plain", "text/html"}, {"text/plain", "image/svg+xml"}]
 
@@ -96,7 +98,10 @@ class Markup(HTMLParser):
         self.feed(markup)
 
     def handle_starttag(self, tag, attributes):
-        bad = [name for name, _ in attributes if name.startswith("on") or name in ("src", "href", "srcdoc")]
+        def leads_out(name, value):
+            return name in ("src", "href") and not OWN_PAGE.fullmatch(value or "")
+
+        bad = [name for name, value in attributes if name.startswith("on") or name == "srcdoc" or leads_out(name, value)]
         if tag not in self.allowed or bad:
             self.foreign.append((tag, *bad))
 
