@@ -258,7 +258,7 @@ def ensure_kernelspec(home, python, evcxr, kernels=None):
     There, only Jupyter programs of that environment see it. evcxr_jupyter rewrites a kernelspec
     in the user's own directory whose version.txt is not its own, hence its resources go along.
     """
-    for program in ("light_metadata.py", "launch_kernel.py"):
+    for program in ("kernel_cargo.sh", "light_metadata.py", "launch_kernel.py"):
         write_if_changed(home / "kernel" / program, (HERE / program).read_text())
     kernels = kernels or home / "venv" / "share" / "jupyter" / "kernels"
     folder = kernels / "rust"

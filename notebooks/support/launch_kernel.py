@@ -12,6 +12,7 @@ becomes evcxr_jupyter by exec, so there is no extra process between Jupyter and 
   toolchain's top-level directory (both are in the home directory, as a rule) do not load:
   "dlopen failed".
 - Type inference, which is rust-analyzer's, sees less of the crates than cargo does: see light_metadata.py.
+- Between two cells cargo is asked once, not each time: see kernel_cargo.sh.
 """
 
 import fcntl
@@ -173,6 +174,7 @@ def build_directory(home, key, folder):
                 print(f"launch_kernel: no copy of {seeds[0]}, starting cold: {error}", file=sys.stderr)
         slot.mkdir(exist_ok=True)
         forget_another_crate(slot, folder)
+        shutil.rmtree(slot / "kept-command", ignore_errors=True)  # kernel_cargo.sh's, of the kernel before.
         return slot, lock
     raise SystemExit(f"launch_kernel: every build directory below {root} is in use")
 

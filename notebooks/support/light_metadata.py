@@ -4,10 +4,10 @@ evcxr asks rust-analyzer for the types of variables, and that reads the source o
 of: with all that lies below emoji_lab it takes a first cell 17 seconds instead of 6. Types that cells
 can have are emoji_lab's own and those of the few crates in SHOWN. So rust-analyzer gets cargo's
 metadata without the rest. What is compiled is not touched: only `cargo metadata` is answered so. evcxr, too, takes
-that cargo, which also brings back the versions of the crates that are compiled.
+that cargo.
 
 rust-analyzer takes the cargo of the toolchain it is told. `toolchain` makes one that is the real one
-by links, except for its cargo, a script that sends `metadata` through this program.
+by links, except for its cargo, a script (kernel_cargo.sh) that sends `metadata` through this program.
 """
 
 import json
@@ -19,17 +19,11 @@ from pathlib import Path
 
 # Crates below emoji_lab whose types are in its interface.
 SHOWN = ("candle-core", "serde_json")
-# A kernel's first cell, which has no crates, empties Cargo.lock; without the versions that are compiled, cargo would ask
-# the registry at each start, and compile anew what has a newer one. built.lock is prebuild.py's.
-SCRIPT = """\
+HERE = Path(__file__).resolve()
+# What follows in the script is kernel_cargo.sh.
+HEAD = """\
 #!/bin/sh
-if [ -f built.lock ] && grep -q '^emoji_lab ' Cargo.toml && ! grep -qs '^name = "emoji_lab"' Cargo.lock; then
-    cp built.lock Cargo.lock
-fi
-case "$1" in
-metadata) exec {python} -B {program} {real} "$@" ;;
-*) exec {real} "$@" ;;
-esac
+real={real} python={python} light={light}
 """
 
 
@@ -66,11 +60,11 @@ def keep(node, which):
 
 def toolchain(folder, sysroot, python):
     """Makes `folder` a toolchain like the one in `sysroot`, whose cargo answers `metadata` in this way."""
-    sysroot, program = Path(sysroot), Path(__file__).resolve()
+    sysroot = Path(sysroot)
     if not (sysroot / "bin" / "cargo").exists():
         return False
-    real, python, program = (shlex.quote(str(path)) for path in (sysroot / "bin" / "cargo", python, program))
-    script = SCRIPT.format(python=python, program=program, real=real)
+    real, python, light = (shlex.quote(str(path)) for path in (sysroot / "bin" / "cargo", python, HERE))
+    script = HEAD.format(real=real, python=python, light=light) + HERE.with_name("kernel_cargo.sh").read_text()
     cargo = folder / "bin" / "cargo"
     if cargo.exists() and cargo.read_text() == script:
         return True

@@ -263,6 +263,80 @@ class Versions(unittest.TestCase):
             self.assertEqual(after("[dependencies]\n", "empty", built), "empty")
 
 
+class KeptCommand(unittest.TestCase):
+    """A cell is compiled as the one before, without cargo: see kernel_cargo.sh."""
+
+    MANIFEST = '[package]\nname = "ctx"\nversion = "1.0.0"\nedition = "2024"\n[lib]\ncrate-type = ["cdylib"]\npath = "src/lib.rs"\n'
+    SECRET = "hf_MARKERmarker"
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.slot = Path(folder.name).resolve() / "it's 1"
+        (self.slot / "src").mkdir(parents=True)
+        (self.slot / "Cargo.toml").write_text(self.MANIFEST)
+        cargo = Path(launch_kernel.rustc("--print", "sysroot")) / "bin" / "cargo"
+        real = self.program("real", f'echo "$1" >>asked-cargo\nexec "{cargo}" "$@"')
+        head = light_metadata.HEAD.format(real=f'"{real}"', python="none", light="none")
+        self.cargo = self.program("cargo", head.removeprefix("#!/bin/sh\n") + Path(light_metadata.__file__).with_name("kernel_cargo.sh").read_text())
+
+    def program(self, name, text):
+        path = self.slot / name
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+        return path
+
+    def build(self, code, **env):
+        """Whether the cell compiled, whether cargo was asked, and what was said on stderr."""
+        (self.slot / "src" / "lib.rs").write_text(code)
+        asked = self.slot / "asked-cargo"
+        asked.unlink(missing_ok=True)
+        (self.slot / "so").unlink(missing_ok=True)
+        env = {**os.environ, "EVCXR_EXECUTION_SO_PATH": str(self.slot / "so"), "CARGO_TARGET_DIR": "target",
+               "HF_TOKEN": self.SECRET, "CARGO_REGISTRY_TOKEN": self.SECRET, **env}  # fmt: skip
+        done = subprocess.run([self.cargo, "build", "--message-format=json"], cwd=self.slot, env=env, capture_output=True, text=True)
+        return done.returncode == 0, asked.exists(), done.stderr
+
+    def has(self, text):
+        """Whether the library that evcxr is told of holds `text`."""
+        return text.encode() in (self.slot / (self.slot / "so").read_text()).read_bytes()
+
+    def test_cargo_is_asked_once(self):
+        code = '#[unsafe(no_mangle)] pub static WORDS: &str = "{}";'
+        self.assertEqual(self.build(code.format("first words"))[:2], (True, True))
+        self.assertEqual(self.build(code.format("second words"))[:2], (True, False))
+        self.assertTrue(self.has("second words"))
+        compiled, asked, said = self.build("fn broken( {")
+        self.assertEqual((compiled, asked), (False, False))
+        self.assertIn("error", [json.loads(line)["level"] for line in said.splitlines() if line.startswith('{"$message_type":"diagnostic"')])
+        self.assertEqual(self.build(code.format("third words"))[:2], (True, False))
+        self.assertTrue(self.has("third words"))
+
+    def test_it_is_asked_again_when_something_changed(self):
+        code = "pub fn f() {}"
+        self.build(code)
+        self.assertEqual(self.build(code, RUSTFLAGS="-Cdebuginfo=0")[:2], (True, True))
+        self.assertEqual(self.build(code, RUSTFLAGS="-Cdebuginfo=0")[:2], (True, False))
+        (self.slot / "Cargo.toml").write_text(self.MANIFEST.replace("1.0.0", "1.0.1"))
+        self.assertEqual(self.build("fn broken( {", RUSTFLAGS="-Cdebuginfo=0")[:2], (False, True))
+        self.assertEqual(self.build(code, RUSTFLAGS="-Cdebuginfo=0")[:2], (True, True))
+        self.assertEqual(self.build('pub const V: &str = env!("CARGO_PKG_VERSION");', RUSTFLAGS="-Cdebuginfo=0")[:2], (True, False))
+
+    def test_cells_are_optimised_where_somebody_asks(self):
+        for asked, done in (("2", "0"), ("3", "3"), ("1", "1")):
+            (self.slot / "Cargo.toml").write_text(f"{self.MANIFEST}[profile.dev]\nopt-level = {asked}\nincremental = true\n")
+            self.assertEqual(self.build("pub fn f() {}")[:2], (True, True))
+            command = (self.slot / "kept-command" / "command").read_text()
+            self.assertIn(f"opt-level={done}", command)
+            self.assertEqual("incremental=" in command, asked != "2")
+
+    def test_no_secret_of_the_environment_is_kept(self):
+        self.build("pub fn f() {}")
+        kept = [path for path in (self.slot / "kept-command").iterdir() if self.SECRET in path.read_text()]
+        self.assertEqual(kept, [])
+        self.assertIn("CARGO_CRATE_NAME", (self.slot / "kept-command" / "command").read_text())
+
+
 class Seeds(unittest.TestCase):
     """A further build directory: see launch_kernel.copy_seed."""
 
