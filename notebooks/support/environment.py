@@ -4,7 +4,7 @@
       venv/    Jupyter's Python packages, and the kernelspec `rust`
       cargo/   evcxr_jupyter, unless the one on the PATH has the right version
       kernel/  launch_kernel.py, as the kernelspec starts it, and what it imports
-      toolchains/  links to the Rust toolchain, see light_metadata.py
+      toolchains/  links to the Rust toolchain, see light_metadata.py and light_library.py
       build/   the kernels' build directories
       logs/    what kernels print besides their cells' output
 
@@ -258,7 +258,7 @@ def ensure_kernelspec(home, python, evcxr, kernels=None):
     There, only Jupyter programs of that environment see it. evcxr_jupyter rewrites a kernelspec
     in the user's own directory whose version.txt is not its own, hence its resources go along.
     """
-    for program in ("kernel_cargo.sh", "light_metadata.py", "launch_kernel.py"):
+    for program in ("kernel_cargo.sh", "light_library.py", "light_metadata.py", "launch_kernel.py"):
         write_if_changed(home / "kernel" / program, (HERE / program).read_text())
     kernels = kernels or home / "venv" / "share" / "jupyter" / "kernels"
     folder = kernels / "rust"
@@ -379,6 +379,8 @@ def ensure_all(home, lab=False, notebook=None, cuda=False):
             evcxr = our_evcxr(home)
         if own == home:
             ensure_kernelspec(home, packages.result, evcxr)
+            # Here, so that those who only read this folder find it.
+            launch_kernel.library_source(home, launch_kernel.host_and_key(launch_kernel.rustc("-vV"))[1], launch_kernel.rustc("--print", "sysroot"))
         return packages.result, evcxr
 
 

@@ -11,7 +11,8 @@ becomes evcxr_jupyter by exec, so there is no extra process between Jupyter and 
 - LD_LIBRARY_PATH names the toolchain's own libstd. Without it, cells that were built below the
   toolchain's top-level directory (both are in the home directory, as a rule) do not load:
   "dlopen failed".
-- Type inference, which is rust-analyzer's, sees less of the crates than cargo does: see light_metadata.py.
+- Type inference, which is rust-analyzer's, sees less of the crates than cargo does, and of the
+  standard library: see light_metadata.py and light_library.py.
 - Between two cells cargo is asked once, not each time: see kernel_cargo.sh.
 """
 
@@ -24,6 +25,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import light_library
 import light_metadata
 
 # evcxr builds dependencies with opt-level 2, debug assertions and overflow checks. Most of a cold
@@ -179,6 +181,13 @@ def build_directory(home, key, folder):
     raise SystemExit(f"launch_kernel: every build directory below {root} is in use")
 
 
+def library_source(home, key, sysroot):
+    """The folder of light_library.py; a teacher's is only read. None where there can be none."""
+    shared, own = (place / "toolchains" / f"{key}-library" for place in (home, own_home(home)))
+    folder = shared if shared.exists() else own
+    return folder if light_library.library(folder, sysroot) else None
+
+
 def host_and_key(version):
     """The compiler's host, and the name of the build directories that are its own; `version` is what `rustc -vV` says."""
     host = next(line.split()[1] for line in version.splitlines() if line.startswith("host:"))
@@ -214,6 +223,8 @@ def main():
                     env["PATH"] = os.pathsep.join([str(toolchain / "bin"), env["PATH"]])
         except OSError as error:
             print(f"launch_kernel: type inference reads all crates, since {error}", file=sys.stderr)
+        if source := library_source(home, key, sysroot):
+            env.setdefault("RUST_SRC_PATH", str(source))
     if "EVCXR_TMPDIR" not in env:
         slot, lock = build_directory(home, key, Path.cwd())
         # Inherited by evcxr_jupyter and all that it starts: the last of them lets go of it.

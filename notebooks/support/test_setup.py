@@ -24,6 +24,7 @@ import cargo_build
 import causes
 import environment
 import launch_kernel
+import light_library
 import light_metadata
 import prebuild
 
@@ -335,6 +336,30 @@ class KeptCommand(unittest.TestCase):
         kept = [path for path in (self.slot / "kept-command").iterdir() if self.SECRET in path.read_text()]
         self.assertEqual(kept, [])
         self.assertIn("CARGO_CRATE_NAME", (self.slot / "kept-command" / "command").read_text())
+
+
+class LightLibrary(unittest.TestCase):
+    """What rust-analyzer reads of the standard library: see light_library.py."""
+
+    def test_all_but_the_processors_is_there(self):
+        sysroot = Path(launch_kernel.rustc("--print", "sysroot"))
+        real = sysroot / "lib/rustlib/src/rust/library"
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / "home" / "library"
+            for _ in range(2):
+                self.assertTrue(light_library.library(made, sysroot))
+            self.assertEqual([entry.name for entry in made.parent.iterdir()], ["library"])
+            self.assertEqual((made / light_library.PROCESSORS).read_text(), light_library.EMPTY)
+            for path in ("core/src/lib.rs", "alloc/src/vec/mod.rs", "std/Cargo.toml", "Cargo.lock"):
+                self.assertEqual((made / path).read_bytes(), (real / path).read_bytes())
+            # The real one is as it was.
+            self.assertIn("pub mod x86_64", (real / light_library.PROCESSORS).read_text())
+
+    def test_a_library_of_another_form_stays_as_it_is(self):
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / "library"
+            self.assertFalse(light_library.library(made, Path(folder)))
+            self.assertFalse(made.exists())
 
 
 class Seeds(unittest.TestCase):
