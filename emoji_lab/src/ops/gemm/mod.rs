@@ -6,7 +6,7 @@ mod tiles;
 
 use gemm::Parallelism;
 
-pub(crate) use rows::{Matrix, Stored, products, products_of_one, row_products};
+pub(crate) use rows::{Matrix, Rows, Stored, apart, products, products_of_some, row_products};
 
 /// A matrix inside a slice: `rows × cols`, element `(i, j)` at `i * row_stride + j * col_stride`.
 #[derive(Clone, Copy)]
