@@ -38,9 +38,11 @@ impl Factors {
     }
 }
 
-/// `first` are how many elements from the first on have factors of their own, and these.
+/// The elements are those from number `at` on. `first` are how many from the first of all on have factors of their own,
+/// and these.
 #[expect(clippy::too_many_arguments, reason = "the formula has as many")]
 pub(super) fn step(
+    at: usize,
     values: &mut [f32],
     gradients: &[f32],
     m: &mut [f32],
@@ -57,7 +59,7 @@ pub(super) fn step(
         .zip(v.par_chunks_mut(CHUNK))
         .enumerate()
         .for_each(|(chunk, (((values, gradients), m), v))| {
-            let start = chunk * CHUNK;
+            let start = at + chunk * CHUNK;
             for (piece, decays) in pieces(start..start + values.len(), no_decay, first.0) {
                 let f = if piece.start < first.0 { &first.1 } else { others };
                 let piece = piece.start - start..piece.end - start;
@@ -73,12 +75,14 @@ pub(super) fn step(
                 }
             }
             let Some(rounding) = rounding else { return };
-            for (i, (m, v)) in m.chunks_mut(4).zip(v.chunks_mut(4)).enumerate() {
-                let words = rounding.at((chunk * CHUNK / 4 + i) as u64);
-                for ((m, v), word) in m.iter_mut().zip(v).zip(words) {
-                    *m = rounded_to_bf16(*m, word & 0xffff);
-                    *v = rounded_to_bf16(*v, word >> 16);
+            let mut words = [0; 4];
+            for (i, (m, v)) in (start..).zip(m.iter_mut().zip(v)) {
+                if i % 4 == 0 || i == start {
+                    words = rounding.at(i as u64 / 4);
                 }
+                let word = words[i % 4];
+                *m = rounded_to_bf16(*m, word & 0xffff);
+                *v = rounded_to_bf16(*v, word >> 16);
             }
         });
 }
