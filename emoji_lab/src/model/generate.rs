@@ -69,7 +69,7 @@ struct CpuTokens<'a, 't, 's> {
 
 /// What reads a sequence.
 enum Reader<'a> {
-    Stream(Stream<'a>),
+    Stream(Box<Stream<'a>>),
     /// For a model that is more than dense matrices.
     Tensors(KvCache),
 }
@@ -155,7 +155,7 @@ impl Gemma3 {
     fn follow_here(&self, prompt: &[u32], limit: usize, rule: Rule, stop: &[u32]) -> Result<Vec<u32>> {
         let stored = self.on_device.on_host(self)?;
         let reader = match Stream::begin(self, &stored, prompt.len() + FIRST_ROOM)? {
-            Some(stream) => Reader::Stream(stream),
+            Some(stream) => Reader::Stream(Box::new(stream)),
             None => Reader::Tensors(KvCache::new(self.config(), prompt.len())?),
         };
         Team::with(|team| {

@@ -3,7 +3,7 @@ use rayon::prelude::*;
 use super::{HeadGradient, Sizes};
 use crate::memory::zeros;
 use crate::ops::gemm::{Mat, matmul};
-use crate::ops::math::exp;
+use crate::ops::math::{exp, wide};
 use crate::ops::replaced::put_columns;
 
 /// Logits in memory at once: 256 MiB of f32.
@@ -133,35 +133,47 @@ fn softmax_loss(logits: &mut [f32], block: &[(usize, usize)], vocab: usize, fact
     let losses: Vec<f64> = logits
         .par_chunks_exact_mut(vocab)
         .zip(block)
-        .map(|(row, &(_, target))| {
-            let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let at_target = row[target];
-            // Sums of 4,096 in f32, added up in f64: exact enough for 262,144 terms.
-            let mut sum = 0.0f64;
-            for part in row.chunks_mut(4096) {
-                let mut lanes = [0.0f32; 16];
-                let mut chunks = part.chunks_exact_mut(16);
-                for chunk in &mut chunks {
-                    for (lane, v) in lanes.iter_mut().zip(chunk) {
-                        *v = exp(*v - max);
-                        *lane += *v;
-                    }
-                }
-                for v in chunks.into_remainder() {
-                    *v = exp(*v - max);
-                    lanes[0] += *v;
-                }
-                sum += lanes.iter().sum::<f32>() as f64;
-            }
-            if factor != 0.0 {
-                let scale = (factor as f64 / sum) as f32;
-                for v in row.iter_mut() {
-                    *v *= scale;
-                }
-                row[target] -= factor;
-            }
-            sum.ln() + max as f64 - at_target as f64
-        })
+        .map(|(row, &(_, target))| row_loss(row, target, factor))
         .collect();
     losses.iter().sum()
+}
+
+wide! {
+    /// [`softmax_loss`] of a row.
+    fn row_loss(row: &mut [f32], target: usize, factor: f32) -> f64 {
+        let mut maxima = [f32::NEG_INFINITY; 16];
+        let mut chunks = row.chunks_exact(16);
+        for chunk in &mut chunks {
+            for (max, v) in maxima.iter_mut().zip(chunk) {
+                *max = if *v > *max { *v } else { *max };
+            }
+        }
+        let max = maxima.iter().chain(chunks.remainder()).copied().fold(f32::NEG_INFINITY, f32::max);
+        let at_target = row[target];
+        // Sums of 4,096 in f32, added up in f64: exact enough for 262,144 terms.
+        let mut sum = 0.0f64;
+        for part in row.chunks_mut(4096) {
+            let mut lanes = [0.0f32; 16];
+            let mut chunks = part.chunks_exact_mut(16);
+            for chunk in &mut chunks {
+                for (lane, v) in lanes.iter_mut().zip(chunk) {
+                    *v = exp(*v - max);
+                    *lane += *v;
+                }
+            }
+            for v in chunks.into_remainder() {
+                *v = exp(*v - max);
+                lanes[0] += *v;
+            }
+            sum += lanes.iter().sum::<f32>() as f64;
+        }
+        if factor != 0.0 {
+            let scale = (factor as f64 / sum) as f32;
+            for v in row.iter_mut() {
+                *v *= scale;
+            }
+            row[target] -= factor;
+        }
+        sum.ln() + max as f64 - at_target as f64
+    }
 }

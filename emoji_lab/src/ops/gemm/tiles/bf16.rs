@@ -23,6 +23,8 @@ const DEPTH: usize = 128;
 const COPIED: usize = 384;
 /// Pairs of rows that are copied together: they stay in the second cache.
 const ROWS: usize = 1 << 16;
+/// Pairs of columns that are copied together, for the same reason.
+const COLUMNS: usize = 1 << 17;
 /// Columns in a task, where there are many.
 const TASK_COLUMNS: usize = 768;
 
@@ -100,24 +102,29 @@ fn block(
         let places = first..k.min(first + 2 * COPIED);
         let pairs = places.len().div_ceil(2);
         let together = (ROWS / pairs / HIGH).max(1) * HIGH;
+        let side_by_side = (COLUMNS / pairs / WIDE).max(1) * WIDE;
         for first_row in rows.clone().step_by(together) {
             let some_rows = first_row..rows.end.min(first_row + together);
             copy(a, some_rows.clone(), places.clone(), HIGH, numbers, of_rows);
-            for column in columns.clone().step_by(WIDE) {
-                let some_columns = column..columns.end.min(column + WIDE);
+            for first_column in columns.clone().step_by(side_by_side) {
+                let some_columns = first_column..columns.end.min(first_column + side_by_side);
                 copy(b.t(), some_columns.clone(), places.clone(), WIDE, vectors, of_rows);
-                for from in (0..pairs).step_by(DEPTH) {
-                    let depth = DEPTH.min(pairs - from);
-                    let accumulate = target.accumulate || first + from > 0;
-                    for (panel, row) in some_rows.clone().step_by(HIGH).enumerate() {
-                        let size = (HIGH.min(some_rows.end - row), some_columns.len());
-                        // SAFETY: both have `pairs` pairs of their rows and columns, and these places of the target
-                        // are this task's alone.
-                        unsafe {
-                            let numbers = numbers.as_ptr().add((panel * pairs + from) * HIGH);
-                            let vectors = vectors.as_ptr().add(from * WIDE);
-                            let start = target.start.add(row * target.stride + column);
-                            tile(numbers, vectors, depth, size, &Target { start, accumulate, ..*target });
+                for (strip, column) in some_columns.clone().step_by(WIDE).enumerate() {
+                    let width = WIDE.min(some_columns.end - column);
+                    for from in (0..pairs).step_by(DEPTH) {
+                        let depth = DEPTH.min(pairs - from);
+                        let accumulate = target.accumulate || first + from > 0;
+                        for (panel, row) in some_rows.clone().step_by(HIGH).enumerate() {
+                            let height = HIGH.min(some_rows.end - row);
+                            // SAFETY: both have `pairs` pairs of their rows and columns, and these places of the
+                            // target are this task's alone.
+                            unsafe {
+                                let numbers = numbers.as_ptr().add((panel * pairs + from) * HIGH);
+                                let vectors = vectors.as_ptr().add((strip * pairs + from) * WIDE);
+                                let start = target.start.add(row * target.stride + column);
+                                let to = Target { start, accumulate, ..*target };
+                                tile(numbers, vectors, depth, (height, width), &to);
+                            }
                         }
                     }
                 }
@@ -137,13 +144,15 @@ fn copy(
     of_rows: &mut Vec<f32>,
 ) {
     let pairs = places.len().div_ceil(2);
-    grow(room, lanes.len().div_ceil(wide) * wide * pairs);
-    for (strip, first) in room.chunks_mut(wide * pairs).zip(lanes.clone().step_by(wide)) {
-        let count = wide.min(lanes.end - first);
-        if count < wide {
-            strip.fill(0.0);
-        }
-        if m.col_stride == 1 {
+    let strips = lanes.len().div_ceil(wide);
+    grow(room, strips * wide * pairs);
+    let room = &mut room[..strips * wide * pairs];
+    if !lanes.len().is_multiple_of(wide) {
+        room[(strips - 1) * wide * pairs..].fill(0.0);
+    }
+    if m.col_stride == 1 {
+        for (strip, first) in room.chunks_exact_mut(wide * pairs).zip(lanes.clone().step_by(wide)) {
+            let count = wide.min(lanes.end - first);
             grow(of_rows, count * pairs);
             for (lane, row) in of_rows[..count * pairs].chunks_exact_mut(pairs).enumerate() {
                 let from = (first + lane) * m.row_stride;
@@ -151,24 +160,29 @@ fn copy(
                 unsafe { pairs_of(&m.data[from + places.start..from + places.end], row) };
             }
             turn(of_rows, pairs, (count, pairs), strip, wide);
-        } else {
-            for (pair, to) in strip.chunks_exact_mut(wide).take(pairs).enumerate() {
-                let place = places.start + 2 * pair;
-                let row = |place: usize| {
-                    let there = place < places.end;
-                    there.then(|| &m.data[first * m.row_stride + place * m.col_stride..])
+        }
+        return;
+    }
+    // Rows of memory as a whole, one after the other: a few numbers of each at a time would come slowly.
+    for pair in 0..pairs {
+        let row = |place: usize| {
+            let there = place < places.end;
+            there.then(|| &m.data[lanes.start * m.row_stride + place * m.col_stride..])
+        };
+        let (low, high) = (row(places.start + 2 * pair), row(places.start + 2 * pair + 1));
+        for (strip, first) in (0..lanes.len()).step_by(wide).enumerate() {
+            let to = &mut room[(strip * pairs + pair) * wide..][..wide.min(lanes.len() - first)];
+            if m.row_stride == 1 {
+                let end = first + to.len();
+                let (low, high) = (low.map(|row| &row[first..end]), high.map(|row| &row[first..end]));
+                // SAFETY: the processor has the instructions.
+                unsafe { woven(low, high, to) };
+            } else {
+                let half = |row: Option<&[f32]>, lane: usize| {
+                    row.map_or(0, |row| half::bf16::from_f32(row[(first + lane) * m.row_stride]).to_bits())
                 };
-                let (low, high) = (row(place), row(place + 1));
-                if m.row_stride == 1 {
-                    // SAFETY: the processor has the instructions.
-                    unsafe { woven(low.map(|r| &r[..count]), high.map(|r| &r[..count]), &mut to[..count]) };
-                } else {
-                    for (lane, to) in to[..count].iter_mut().enumerate() {
-                        let half = |row: Option<&[f32]>| {
-                            row.map_or(0, |r| half::bf16::from_f32(r[lane * m.row_stride]).to_bits())
-                        };
-                        *to = f32::from_bits(u32::from(half(low)) | u32::from(half(high)) << 16);
-                    }
+                for (lane, to) in to.iter_mut().enumerate() {
+                    *to = f32::from_bits(u32::from(half(low, lane)) | u32::from(half(high, lane)) << 16);
                 }
             }
         }
