@@ -26,7 +26,7 @@ const USES: &str = "
     quant: display error host memory
     gpu: error
     ops: error gpu host memory quant rng
-    device: error gpu
+    device: error gpu ops
     model: data device display error files host hub memory ops quant rng sniff task
     lora: display error files model ops quant rng sniff
     evaluate: data display error model rng task

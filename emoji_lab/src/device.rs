@@ -7,6 +7,7 @@ use candle_core::DType;
 use crate::error::{Error, Result};
 #[cfg(feature = "cuda")]
 use crate::gpu::Gpu;
+use crate::ops::gemm::has_bf16;
 
 /// What [`load_model`](crate::model::load_model) puts a model on.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +16,9 @@ pub enum Device {
     /// The processor, in f32.
     #[default]
     Cpu,
+    /// The processor, training with products of bf16 and sums in f32: one with AVX512-BF16, as
+    /// [`with_dtype`](Device::with_dtype) gives it. Answers are those of [`Device::Cpu`].
+    CpuBf16,
     /// An NVIDIA GPU, or several that share work. Cells share it: cloning is a reference to the same one.
     #[cfg(feature = "cuda")]
     Cuda(Gpu),
@@ -106,14 +110,14 @@ impl Device {
     /// How many devices share its work: 1, or as many GPUs as were named.
     pub fn count(&self) -> usize {
         match self {
-            Self::Cpu => 1,
+            Self::Cpu | Self::CpuBf16 => 1,
             #[cfg(feature = "cuda")]
             Self::Cuda(gpu) => gpu.devices(),
         }
     }
 
-    /// The same device computing in another type. The CPU has f32, GPUs have f32 and, from compute
-    /// capability 8.0 on, bf16.
+    /// The same device computing in another type. The CPU has f32 and, where it has the instructions (AVX512-BF16),
+    /// training with products of bf16; GPUs have f32 and, from compute capability 8.0 on, bf16.
     ///
     /// # Errors
     /// [`Error::Setting`] for a type the device cannot compute in, f16 always among them.
@@ -126,8 +130,15 @@ impl Device {
             ));
         }
         match self {
-            Self::Cpu if dtype == DType::F32 => Ok(Self::Cpu),
-            Self::Cpu => Err(Error::setting("dtype", dtype.as_str(), "the CPU computes in F32")),
+            Self::Cpu | Self::CpuBf16 => match dtype {
+                DType::F32 => Ok(Self::Cpu),
+                DType::BF16 if has_bf16() => Ok(Self::CpuBf16),
+                DType::BF16 => {
+                    let help = "this processor has no products of bf16 (AVX512-BF16): use F32";
+                    Err(Error::setting("dtype", dtype.as_str(), help))
+                }
+                _ => Err(Error::setting("dtype", dtype.as_str(), "the CPU computes in F32 or BF16")),
+            },
             #[cfg(feature = "cuda")]
             Self::Cuda(gpu) => Ok(Self::Cuda(gpu.with_dtype(dtype)?)),
         }
@@ -137,6 +148,7 @@ impl Device {
     pub fn dtype(&self) -> DType {
         match self {
             Self::Cpu => DType::F32,
+            Self::CpuBf16 => DType::BF16,
             #[cfg(feature = "cuda")]
             Self::Cuda(gpu) => gpu.dtype(),
         }
@@ -144,14 +156,14 @@ impl Device {
 
     /// Whether this is a GPU.
     pub fn is_cuda(&self) -> bool {
-        !matches!(self, Self::Cpu)
+        !matches!(self, Self::Cpu | Self::CpuBf16)
     }
 }
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Cpu => write!(f, "cpu"),
+            Self::Cpu | Self::CpuBf16 => write!(f, "cpu"),
             #[cfg(feature = "cuda")]
             Self::Cuda(gpu) => write!(f, "{gpu}"),
         }
@@ -161,6 +173,22 @@ impl fmt::Display for Device {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_processor_has_f32_and_bf16_where_it_can() {
+        for device in [Device::Cpu, Device::CpuBf16] {
+            assert_eq!(device.with_dtype(DType::F32).unwrap().dtype(), DType::F32);
+            assert!(!device.is_cuda() && device.count() == 1 && device.to_string() == "cpu");
+            match device.with_dtype(DType::BF16) {
+                Ok(device) => assert!(has_bf16() && device.dtype() == DType::BF16),
+                Err(error) => assert!(!has_bf16() && error.to_string().contains("AVX512-BF16"), "{error}"),
+            }
+            for (dtype, why) in [(DType::F16, "overflow"), (DType::F64, "F32 or BF16")] {
+                let said = device.with_dtype(dtype).unwrap_err().to_string();
+                assert!(said.contains("setting dtype") && said.contains(why), "{said}");
+            }
+        }
+    }
 
     #[test]
     fn names() {

@@ -1,11 +1,12 @@
 //! What training costs on the CPU, by what is trained: a step, memory, a checkpoint.
 //!
 //! ```text
-//! cargo bench -p emoji_lab --bench train -- [--model MODEL] [--data DATA] [--steps 12]
+//! cargo bench -p emoji_lab --bench train -- [--model MODEL] [--data DATA] [--steps 12] [--dtype f32]
 //! cargo bench -p emoji_lab --bench train -- --ops
 //! ```
 //!
-//! MODEL and DATA are what `load_model` and `load_dataset` take; each is the embedded one by default.
+//! MODEL and DATA are what `load_model` and `load_dataset` take; each is the embedded one by default. `--dtype both`
+//! takes each recipe in f32 and in bf16, where the processor has that.
 //! Steps are those of the notebook's settings (batches of 4). Every recipe has a process of its own, for its
 //! memory is the most that the process ever had (Linux alone says it); steps are the median of all but the
 //! first. With `--ops`: where the time of a step goes, op by op.
@@ -29,6 +30,8 @@ struct Options {
     model: String,
     data: String,
     steps: usize,
+    /// f32, bf16 or both.
+    dtype: String,
     /// The recipe that this process is for.
     recipe: Option<usize>,
     /// Whether single ops are measured instead.
@@ -37,8 +40,14 @@ struct Options {
 
 impl Options {
     fn from_arguments() -> Result<Self> {
-        let mut options =
-            Self { model: "embedded".into(), data: "embedded".into(), steps: 12, recipe: None, ops: false };
+        let mut options = Self {
+            model: "embedded".into(),
+            data: "embedded".into(),
+            steps: 12,
+            dtype: "f32".into(),
+            recipe: None,
+            ops: false,
+        };
         // `cargo bench` says `--bench` to it.
         let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
         while let Some(name) = arguments.next() {
@@ -52,16 +61,20 @@ impl Options {
             match name.as_str() {
                 "--model" => options.model = value,
                 "--data" => options.data = value,
+                "--dtype" => options.dtype = value,
                 "--steps" => options.steps = number()?,
                 "--recipe" => options.recipe = Some(number()?),
                 _ => {
                     return Err(Error::setting(
                         "option",
                         name,
-                        "there are --model, --data, --steps and --ops",
+                        "there are --model, --data, --steps, --dtype and --ops",
                     ));
                 }
             }
+        }
+        if !["f32", "bf16", "both"].contains(&options.dtype.as_str()) {
+            return Err(Error::setting("--dtype", options.dtype, "give f32, bf16 or both"));
         }
         if options.steps < 2 {
             return Err(Error::setting(
@@ -89,17 +102,20 @@ fn main() -> Result<()> {
 /// Each recipe in a process of its own, and the table of what they say.
 fn all(options: &Options) -> Result<()> {
     let title = format!("{}: a training step on the CPU, batches of 4", options.model);
-    let mut table = Table::new(title).column("What is trained", Align::Left);
+    let mut table = Table::new(title).column("What is trained", Align::Left).column("in", Align::Left);
     for name in ["numbers", "step", "of the first", "memory", "checkpoint"] {
         table = table.column(name, Align::Right);
     }
     let mut first = None;
-    for (number, name) in RECIPES.iter().enumerate() {
+    let dtypes: &[&str] = if options.dtype == "both" { &["f32", "bf16"] } else { &[&options.dtype] };
+    for ((number, name), dtype) in
+        RECIPES.iter().enumerate().flat_map(|recipe| dtypes.iter().map(move |dtype| (recipe, dtype)))
+    {
         let program =
             std::env::current_exe().map_err(|e| Error::io(Path::new("this program"), "finding", e))?;
         let run = Command::new(&program)
             .args(["--model", &options.model, "--data", &options.data])
-            .args(["--steps", &options.steps.to_string(), "--recipe", &number.to_string()])
+            .args(["--steps", &options.steps.to_string(), "--recipe", &number.to_string(), "--dtype", dtype])
             .output()
             .map_err(|e| Error::io(&program, "starting it once more", e))?;
         let said = String::from_utf8_lossy(&run.stdout).into_owned();
@@ -121,6 +137,7 @@ fn all(options: &Options) -> Result<()> {
         };
         table = table.row([
             name.to_string(),
+            dtype.to_string(),
             format!("{:.2} M", numbers / 1e6),
             format!("{step:.3} s"),
             format!("{against:.2}"),
@@ -150,7 +167,8 @@ fn measure(options: &Options, recipe: usize) -> Result<()> {
         progress_lines: 0,
         ..SftConfig::default()
     };
-    let base = load_model(&options.model, &Device::Cpu)?;
+    let dtype = if options.dtype == "bf16" { DType::BF16 } else { DType::F32 };
+    let base = load_model(&options.model, &Device::Cpu.with_dtype(dtype)?)?;
     let chat = format_chat(&load_dataset(&options.data, Task::emoji())?);
     let mut trainer = SftTrainer::new(&base, &chat, None, &quant, Some(&lora), &args)?;
     let trainable = trainer.finetune().trainable();

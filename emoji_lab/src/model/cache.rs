@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::Gemma3Config;
 use crate::error::Result;
+#[cfg(test)]
 use crate::host;
 
 /// One sequence's keys and values, layer by layer, with room for a fixed number of tokens.
@@ -28,20 +29,8 @@ impl KvCache {
         Ok(Self { layers, len: 0, capacity })
     }
 
-    /// The same tokens in memory of their own, with the same capacity.
-    pub(super) fn copy(&self) -> Result<Self> {
-        let copy = |tensor: &Tensor| -> Result<Tensor> {
-            let new = Tensor::zeros(tensor.shape(), DType::F32, &Device::Cpu)?;
-            if self.len > 0 {
-                new.slice_set(&tensor.narrow(0, 0, self.len)?, 0, 0)?;
-            }
-            Ok(new)
-        };
-        let layers = self.layers.iter().map(|(keys, values)| Ok((copy(keys)?, copy(values)?)));
-        Ok(Self { layers: layers.collect::<Result<_>>()?, ..*self })
-    }
-
     /// A layer's keys and values of the tokens that are in it, `[tokens, kv_heads, head_dim]` each.
+    #[cfg(test)]
     pub(super) fn layer(&self, layer: usize) -> Result<(Vec<f32>, Vec<f32>)> {
         let Some((keys, values)) = self.layers.get(layer) else { return Ok(Default::default()) };
         let there = |tensor: &Tensor| {

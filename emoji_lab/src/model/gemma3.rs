@@ -17,7 +17,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::embedding;
 use crate::ops::lazy::LazyTensor;
-use crate::ops::linear_cross_entropy::{self, Head, LossSum};
+use crate::ops::linear_cross_entropy::Head;
 use crate::ops::lora_linear::Weight;
 use crate::ops::replaced::Replaced;
 use crate::ops::rope::RopeTable;
@@ -145,7 +145,7 @@ impl Gemma3 {
     }
 
     /// The head with what stands in place of its rows, in f32.
-    fn head_weight(&self) -> Result<Head<'_>> {
+    pub(super) fn head_weight(&self) -> Result<Head<'_>> {
         Ok(Head { weight: &self.head().value, replaced: self.rows_in_head()? })
     }
 
@@ -310,6 +310,25 @@ impl Gemma3 {
     /// # Errors
     /// If the tape is not of this model and these tokens.
     pub fn backward(&self, tokens: &PackedTokens, tape: Tape, d_hidden: &Tensor) -> Result<()> {
+        let dx = self.backward_to_embedding(tokens, tape, d_hidden)?;
+        if let Some(gradient) = &self.embed_tokens.gradient {
+            embedding::backward(&tokens.ids, &dx, self.embedding_scale(), gradient)?;
+        }
+        if let Some(TokenRows { ids, rows }) = &self.token_rows
+            && let Some(gradient) = &rows.gradient
+        {
+            embedding::backward_rows(&tokens.ids, &dx, self.embedding_scale(), ids, gradient)?;
+        }
+        Ok(())
+    }
+
+    /// [`Self::backward`] through the layers: the gradient for what the embedding gave.
+    pub(super) fn backward_to_embedding(
+        &self,
+        tokens: &PackedTokens,
+        tape: Tape,
+        d_hidden: &Tensor,
+    ) -> Result<Tensor> {
         let pass = Pass {
             config: &self.config,
             segments: &tokens.segments,
@@ -329,52 +348,6 @@ impl Gemma3 {
             };
             dx = layer.backward(&dx, &tape, &pass)?;
         }
-        if let Some(gradient) = &self.embed_tokens.gradient {
-            embedding::backward(&tokens.ids, &dx, self.embedding_scale(), gradient)?;
-        }
-        if let Some(TokenRows { ids, rows }) = &self.token_rows
-            && let Some(gradient) = &rows.gradient
-        {
-            embedding::backward_rows(&tokens.ids, &dx, self.embedding_scale(), ids, gradient)?;
-        }
-        Ok(())
-    }
-
-    /// The summed loss of `tokens`; `targets[t]` is what token t is to predict
-    /// ([`crate::ops::IGNORE_INDEX`] for nothing).
-    ///
-    /// # Errors
-    /// As [`Self::forward`].
-    pub fn loss(&self, tokens: &PackedTokens, targets: &[i64]) -> Result<LossSum> {
-        let hidden = self.hidden_states(tokens)?;
-        Ok(linear_cross_entropy::loss(&hidden, self.head_weight()?, targets)?)
-    }
-
-    /// [`Self::loss`] in training: also adds every trained parameter's gradient, times `factor`.
-    ///
-    /// # Errors
-    /// As [`Self::forward`].
-    pub fn loss_and_backward(
-        &self,
-        tokens: &PackedTokens,
-        targets: &[i64],
-        factor: f64,
-        dropout: Option<DropoutKey>,
-    ) -> Result<LossSum> {
-        let (hidden, tape) = self.forward(tokens, dropout)?;
-        let head = self.head_weight()?;
-        let trained = match (&self.token_rows, head.replaced) {
-            (Some(token_rows), Some(_)) => &token_rows.rows,
-            _ => self.head(),
-        };
-        let (loss, d_hidden) = linear_cross_entropy::loss_and_gradient(
-            &hidden,
-            head,
-            targets,
-            factor,
-            trained.gradient.as_ref(),
-        )?;
-        self.backward(tokens, tape, &d_hidden)?;
-        Ok(loss)
+        Ok(dx)
     }
 }

@@ -4,7 +4,6 @@ use candle_core::Tensor;
 
 use super::constrained::follow_one;
 use super::generate_batch::answer_text;
-use super::stored::StoredWeights;
 use super::stream::Stream;
 use super::{Gemma3, GenerationConfig, KvCache, Model};
 use crate::data::Message;
@@ -61,38 +60,37 @@ pub(super) const FIRST_ROOM: usize = 32;
 /// The model on the CPU.
 struct CpuTokens<'a, 't, 's> {
     gemma: &'a Gemma3,
-    stored: &'a StoredWeights,
     team: &'t mut Team<'s>,
-    /// Of the prompt, and of the answer where it is no stream.
-    cache: KvCache,
-    /// What the answer is read by, once the prompt is.
-    stream: Option<Stream<'a>>,
+    reader: Reader<'a>,
     rule: Rule,
     /// Prompt and answer so far.
     tokens: Vec<u32>,
 }
 
+/// What reads a sequence.
+enum Reader<'a> {
+    Stream(Box<Stream<'a>>),
+    /// For a model that is more than dense matrices.
+    Tensors(KvCache),
+}
+
 impl Tokens for CpuTokens<'_, '_, '_> {
     fn next(&mut self) -> Result<u32> {
-        if self.stream.is_none() && !self.cache.is_empty() {
-            self.stream = Stream::new(self.gemma, self.stored, &self.cache, FIRST_ROOM)?;
-        }
-        let token = match (&mut self.stream, self.tokens.last()) {
-            (Some(stream), Some(last)) => {
-                stream.read(self.team, *last)?;
-                match self.rule {
-                    Rule { draw: false, penalty: 1.0, temperature: 1.0, .. } => stream.likeliest(),
-                    _ => {
-                        let logits = stream.logits();
-                        let logits = host::tensor(logits.to_vec(), logits.len())?;
-                        cpu::next_token(&logits, &self.tokens, &self.rule)?
-                    }
+        let token = match &mut self.reader {
+            Reader::Stream(stream) => {
+                stream.read(self.team, &self.tokens[stream.len()..])?;
+                if self.rule.is_likeliest() {
+                    stream.likeliest(self.team)?
+                } else {
+                    let logits = stream.logits(self.team)?;
+                    let logits = host::tensor(logits.to_vec(), logits.len())?;
+                    cpu::next_token(&logits, &self.tokens, &self.rule)?
                 }
             }
-            _ => {
-                self.cache.make_room(self.tokens.len() - self.cache.len())?;
-                let unread = &self.tokens[self.cache.len()..];
-                let logits: Tensor = on_pool(|| self.gemma.decode(unread, &mut self.cache))?;
+            Reader::Tensors(cache) => {
+                cache.make_room(self.tokens.len() - cache.len())?;
+                let unread = &self.tokens[cache.len()..];
+                let logits: Tensor = on_pool(|| self.gemma.decode(unread, cache))?;
                 cpu::next_token(&logits, &self.tokens, &self.rule)?
             }
         };
@@ -156,10 +154,12 @@ impl Gemma3 {
     /// [`Self::follow`] on the CPU.
     fn follow_here(&self, prompt: &[u32], limit: usize, rule: Rule, stop: &[u32]) -> Result<Vec<u32>> {
         let stored = self.on_device.on_host(self)?;
-        let cache = KvCache::new(self.config(), prompt.len())?;
+        let reader = match Stream::begin(self, &stored, prompt.len() + FIRST_ROOM)? {
+            Some(stream) => Reader::Stream(Box::new(stream)),
+            None => Reader::Tensors(KvCache::new(self.config(), prompt.len())?),
+        };
         Team::with(|team| {
-            let (tokens, stored) = (prompt.to_vec(), &*stored);
-            let mut source = CpuTokens { gemma: self, stored, team, cache, stream: None, rule, tokens };
+            let mut source = CpuTokens { gemma: self, team, reader, rule, tokens: prompt.to_vec() };
             collect(&mut source, limit, stop)
         })
     }

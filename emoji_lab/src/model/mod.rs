@@ -21,6 +21,7 @@ mod kept;
 pub(crate) mod layer;
 mod linear;
 mod loaded;
+mod loss;
 mod names;
 mod norm;
 pub(crate) mod on_device;

@@ -32,7 +32,7 @@ pub(crate) trait BringsGenerator {
 /// Generators of these of the model's devices; `None` where the host's own tensors are asked.
 fn generators(model: &Gemma3, _numbers: Range<usize>) -> Result<Option<Vec<Box<dyn Generator>>>> {
     match model.device() {
-        Device::Cpu => Ok(None),
+        Device::Cpu | Device::CpuBf16 => Ok(None),
         #[cfg(feature = "cuda")]
         Device::Cuda(gpu) => {
             // What stands beside the model's matrices is a trainer's business there.

@@ -1,5 +1,41 @@
 //! Small numeric loops written so that the compiler can use vector instructions.
 
+/// A function whose loops are compiled for the widest vectors that the processor has, beside the way that every processor of
+/// the target has. The numbers are the same: the operations and their order are what is written, and nothing is fused.
+macro_rules! wide {
+    ($(#[$about:meta])* $visible:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
+        $(#[$about])*
+        $visible fn $name($($argument: $type),*) $(-> $result)? {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments)] // as many as the formula has
+            fn plain($($argument: $type),*) $(-> $result)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512vl")]
+                #[allow(clippy::too_many_arguments)] // as above
+                fn in_512($($argument: $type),*) $(-> $result)? {
+                    plain($($argument),*)
+                }
+                #[target_feature(enable = "avx2")]
+                #[allow(clippy::too_many_arguments)] // as above
+                fn in_256($($argument: $type),*) $(-> $result)? {
+                    plain($($argument),*)
+                }
+                if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
+                    // SAFETY: the processor has the instructions.
+                    return unsafe { in_512($($argument),*) };
+                }
+                if is_x86_feature_detected!("avx2") {
+                    // SAFETY: as above.
+                    return unsafe { in_256($($argument),*) };
+                }
+            }
+            plain($($argument),*)
+        }
+    };
+}
+pub(crate) use wide;
+
 /// How many partial sums a reduction keeps: a fixed number, so that results do not depend on the
 /// machine's vector width.
 const LANES: usize = 16;

@@ -12,6 +12,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub(crate) mod columns;
 #[cfg(feature = "cuda")]
 pub(crate) mod decode;
 #[cfg(feature = "cuda")]

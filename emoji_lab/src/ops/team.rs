@@ -7,6 +7,8 @@ use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
+use super::columns::Columns;
+
 /// Turns of waiting before a thread gives its core away: some 50 µs, longer than what one thread does alone
 /// between two pieces.
 const SPINS: usize = 2000;
@@ -225,6 +227,24 @@ impl Team<'_> {
             work(i, part, note);
         });
     }
+
+    /// Calls `work` with the first `width` columns of the row-major `out` in parts of `size` (the last may have
+    /// fewer), and with the number of each part's first column. `out` has rows of `stride` numbers.
+    pub(crate) fn each_columns(
+        &mut self,
+        out: &mut [f32],
+        stride: usize,
+        width: usize,
+        size: usize,
+        work: impl Fn(usize, Columns<'_>) + Sync,
+    ) {
+        let (all, size) = (Columns::of(out, stride), size.max(1));
+        self.each(width.div_ceil(size), &|i| {
+            let first = i * size;
+            // SAFETY: each number is given once, so nobody else has these columns.
+            work(first, unsafe { all.part(first..width.min(first + size)) });
+        });
+    }
 }
 
 #[cfg(test)]
@@ -248,6 +268,29 @@ mod tests {
                     if round % 1000 == 0 {
                         // Long enough for the helpers to fall asleep.
                         std::thread::sleep(std::time::Duration::from_millis(5));
+                    }
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn every_column_is_done_once() {
+        for threads in [1, 3] {
+            Team::of(threads, |team| {
+                for (rows, stride, width, size) in [(1, 7, 7, 2), (5, 40, 33, 8), (3, 4, 4, 9), (0, 3, 3, 1)]
+                {
+                    let mut out = vec![0.0; rows * stride];
+                    team.each_columns(&mut out, stride, width, size, |first, mut columns| {
+                        for row in 0..columns.rows() {
+                            let places = columns.row(row).iter_mut().enumerate();
+                            places.for_each(|(i, x)| *x += (row * 100 + first + i + 1) as f32);
+                        }
+                    });
+                    for (at, x) in out.iter().enumerate() {
+                        let (row, column) = (at / stride, at % stride);
+                        let wanted = if column < width { row * 100 + column + 1 } else { 0 };
+                        assert_eq!(*x, wanted as f32);
                     }
                 }
             });

@@ -157,7 +157,7 @@ pub(crate) trait BringsEngine {
 /// The engine of the model's device. `model` is the frozen base with what is to be trained in it.
 pub(super) fn engine(model: &Gemma3, layout: &Layout, settings: Settings) -> Result<Box<dyn Engine>> {
     match &model.device {
-        Device::Cpu => Ok(Box::new(CpuEngine::new(model, layout, settings)?)),
+        Device::Cpu | Device::CpuBf16 => Ok(Box::new(CpuEngine::new(model, layout, settings)?)),
         #[cfg(feature = "cuda")]
         Device::Cuda(gpu) => gpu.engine(model, layout.slots(), &layout.values_of(model)?, settings),
     }

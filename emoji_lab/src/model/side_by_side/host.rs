@@ -1,14 +1,12 @@
 //! Sequences side by side on the CPU.
 
-use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::reader::Reader;
 use super::{Asked, SideBySide};
 use crate::error::Result;
 use crate::host;
 use crate::model::generate::FIRST_ROOM;
-use crate::model::{Gemma3, KvCache};
-use crate::ops::lora_linear::{self, Weight};
 use crate::ops::sample::{Rule, cpu};
 
 /// Sequences that are generated side by side. More of them gain little: the products are then bound
@@ -34,58 +32,56 @@ struct Sequence {
 }
 
 /// The model on the CPU, with the sequences that grow there.
-pub(super) struct OnHost<'a> {
-    gemma: &'a Gemma3,
+pub(super) struct OnHost<R: Reader> {
+    reader: R,
     /// What every sequence begins with. A copy is the same as reading it again, for a token's numbers do
     /// not depend on what is computed beside it.
-    start: KvCache,
-    /// The part of the head that logits are asked of; all of it where there is none.
-    head: Option<Weight>,
+    start: R::Cache,
     sequences: Vec<Sequence>,
     /// One for each sequence.
-    caches: Vec<KvCache>,
+    caches: Vec<R::Cache>,
     /// Sequences to come from the prompt that another, of this place, is about to read.
     twins: Vec<(Sequence, usize)>,
 }
 
-impl<'a> OnHost<'a> {
-    /// For the sequences `asked`, with the logits of the tokens `head` or of all.
-    pub(super) fn new(gemma: &'a Gemma3, asked: &[Asked<'_>], head: Option<&[u32]>) -> Result<Self> {
+impl<R: Reader> OnHost<R> {
+    /// For the sequences `asked`.
+    pub(super) fn new(mut reader: R, asked: &[Asked<'_>]) -> Result<Self> {
         let begin = common_start(asked);
-        let mut start = KvCache::new(gemma.config(), begin.len())?;
+        let mut start = reader.cache(begin.len())?;
         if !begin.is_empty() {
-            gemma.decode(begin, &mut start)?;
+            reader.read(&[begin], std::slice::from_mut(&mut start))?;
         }
-        let head = head.map(|tokens| gemma.head_rows(tokens)).transpose()?.map(Weight::from);
-        Ok(Self { gemma, start, head, sequences: vec![], caches: vec![], twins: vec![] })
+        Ok(Self { reader, start, sequences: vec![], caches: vec![], twins: vec![] })
     }
 
-    /// Reads what is unread: the logits of what follows, and which of their rows is each sequence's. A
-    /// sequence that is new reads its prompt in the same pass in which the others read their last token,
-    /// and those of the same prompt begin with a copy of its cache.
-    fn read(&mut self) -> Result<(Tensor, Vec<usize>)> {
-        let mut unread = Vec::with_capacity(self.sequences.len());
-        for (sequence, cache) in self.sequences.iter().zip(&mut self.caches) {
-            let new = &sequence.tokens[cache.len()..];
-            cache.make_room(new.len())?;
-            unread.push(new);
-        }
-        let hidden = self.gemma.read_rows(&unread, &mut self.caches)?;
-        let logits = match &self.head {
-            Some(head) => lora_linear::forward_by_row(&hidden, head, None)?,
-            None => self.gemma.logits(&hidden)?,
-        };
+    /// Reads what is unread, and says which of the reader's rows is each sequence's. A sequence that is new reads
+    /// its prompt in the same pass in which the others read their last token, and those of the same prompt begin
+    /// with a copy of its cache.
+    fn read(&mut self) -> Result<Vec<usize>> {
+        let unread = self.sequences.iter().zip(&self.caches);
+        let unread: Vec<&[u32]> = unread.map(|(sequence, cache)| &sequence.tokens[R::len(cache)..]).collect();
+        self.reader.read(&unread, &mut self.caches)?;
         let mut rows: Vec<usize> = (0..self.sequences.len()).collect();
         for (sequence, first) in std::mem::take(&mut self.twins) {
-            self.caches.push(self.caches[first].copy()?);
+            self.caches.push(self.reader.with_room(&self.caches[first], FIRST_ROOM)?);
             self.sequences.push(sequence);
             rows.push(first);
         }
-        Ok((logits, rows))
+        Ok(rows)
+    }
+
+    /// The likeliest token for all, if that is what all ask for and the reader knows it.
+    fn likeliest(&mut self, rows: &[usize]) -> Result<Option<Vec<u32>>> {
+        if !self.sequences.iter().all(|sequence| sequence.rule.is_likeliest()) {
+            return Ok(None);
+        }
+        let tokens = self.reader.likeliest()?;
+        Ok(tokens.map(|tokens| rows.iter().map(|row| tokens[*row]).collect()))
     }
 }
 
-impl SideBySide for OnHost<'_> {
+impl<R: Reader> SideBySide for OnHost<R> {
     fn begin(&mut self, asked: &[Asked<'_>], first: usize) -> Result<usize> {
         let mut rows = self.sequences.len();
         let mut prompt_tokens: usize = self.sequences.iter().map(|sequence| sequence.start).sum();
@@ -94,7 +90,7 @@ impl SideBySide for OnHost<'_> {
             // All of one prompt at once: it is read once.
             let same = asked[taken..].iter().take_while(|other| other.source == next.source).count();
             let all = same * next.prompt.len();
-            let new = next.prompt.len() - self.start.len();
+            let new = next.prompt.len() - R::len(&self.start);
             let fits = rows + same <= ROWS
                 && prompt_tokens + all <= PROMPT_TOKENS
                 && (new_tokens == 0 || new_tokens + new <= NEW_TOKENS);
@@ -102,9 +98,7 @@ impl SideBySide for OnHost<'_> {
                 break;
             }
             (rows, prompt_tokens, new_tokens) = (rows + same, prompt_tokens + all, new_tokens + new);
-            let mut cache =
-                KvCache::new(self.gemma.config(), next.prompt.len() + next.limit.min(FIRST_ROOM))?;
-            cache.begin_with(&self.start)?;
+            let cache = self.reader.with_room(&self.start, new + next.limit.min(FIRST_ROOM))?;
             let place = self.sequences.len();
             for (number, asked) in asked.iter().enumerate().skip(taken).take(same) {
                 let Asked { prompt, rule, .. } = *asked;
@@ -121,21 +115,32 @@ impl SideBySide for OnHost<'_> {
     }
 
     fn choose(&mut self) -> Result<Vec<(usize, Vec<u32>)>> {
-        let (logits, rows) = self.read()?;
-        let choose = |(sequence, row): (&mut Sequence, usize)| {
-            let token = cpu::next_token(&logits.get(row)?, &sequence.tokens, &sequence.rule)?;
-            sequence.tokens.push(token);
-            Ok((sequence.number, vec![token]))
+        let rows = self.read()?;
+        let chosen = match self.likeliest(&rows)? {
+            Some(tokens) => tokens,
+            None => {
+                let (logits, of_one) = self.reader.logits()?;
+                let choose = |(sequence, row): (&Sequence, usize)| {
+                    let logits = logits[row * of_one..][..of_one].to_vec();
+                    Ok(cpu::next_token(&host::tensor(logits, of_one)?, &sequence.tokens, &sequence.rule)?)
+                };
+                self.sequences.par_iter().zip(rows).map(choose).collect::<Result<_>>()?
+            }
         };
-        self.sequences.par_iter_mut().zip(rows).map(choose).collect()
+        let grown = self.sequences.iter_mut().zip(chosen).map(|(sequence, token)| {
+            sequence.tokens.push(token);
+            (sequence.number, vec![token])
+        });
+        Ok(grown.collect())
     }
 
     fn logits(&mut self) -> Result<Vec<(usize, Vec<f32>)>> {
-        let (logits, rows) = self.read()?;
+        let rows = self.read()?;
+        let (logits, of_one) = self.reader.logits()?;
         let of = |(sequence, row): (&Sequence, usize)| {
-            Ok((sequence.number, host::read(&logits.get(row)?, |logits| Ok(logits.to_vec()))?))
+            (sequence.number, logits[row * of_one..][..of_one].to_vec())
         };
-        self.sequences.iter().zip(rows).map(of).collect()
+        Ok(self.sequences.iter().zip(rows).map(of).collect())
     }
 
     fn follow(&mut self, tokens: &[(usize, u32)]) -> Result<()> {

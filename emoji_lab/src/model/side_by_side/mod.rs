@@ -5,17 +5,21 @@
 //! an answer is over, and what a constraint allows, is decided here, for all devices alike.
 
 mod host;
+mod reader;
 
 use rayon::prelude::*;
 
 use super::Gemma3;
 use super::constrained::{Held, HeldTo};
+use super::stream::Streams;
 use crate::error::{Error, Result};
 use crate::ops::pool::on_pool;
 use crate::ops::sample::Rule;
+use crate::ops::team::Team;
 use host::OnHost;
 #[cfg(test)]
 pub(super) use host::{PROMPT_TOKENS, ROWS};
+use reader::{ByStreams, ByTensors};
 
 /// A sequence that is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -183,7 +187,29 @@ impl Gemma3 {
         })?;
         match elsewhere {
             Some(answers) => Ok(answers.concat()),
-            None => on_pool(|| grow(&mut OnHost::new(self, asked, head)?, asked, stop, held)),
+            None => self.follow_all_here(asked, stop, held),
+        }
+    }
+}
+
+impl Gemma3 {
+    /// [`Self::follow_all`] on the CPU.
+    fn follow_all_here(
+        &self,
+        asked: &[Asked<'_>],
+        stop: &[u32],
+        held: Option<&HeldTo>,
+    ) -> Result<Vec<Vec<u32>>> {
+        let head = held.map(|held| held.tokens.as_slice());
+        let stored = self.on_device.on_host(self)?;
+        match Streams::new(self, &stored)? {
+            Some(streams) => Team::with(|team| {
+                let reader = ByStreams::new(self, streams, head, team)?;
+                grow(&mut OnHost::new(reader, asked)?, asked, stop, held)
+            }),
+            None => {
+                on_pool(|| grow(&mut OnHost::new(ByTensors::new(self, head)?, asked)?, asked, stop, held))
+            }
         }
     }
 }

@@ -3,6 +3,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::AdamW;
+use crate::ops::math::wide;
 use crate::rng::Philox;
 
 /// Elements a task takes.
@@ -38,9 +39,11 @@ impl Factors {
     }
 }
 
-/// `first` are how many elements from the first on have factors of their own, and these.
+/// The elements are those from number `at` on. `first` are how many from the first of all on have factors of their own,
+/// and these.
 #[expect(clippy::too_many_arguments, reason = "the formula has as many")]
 pub(super) fn step(
+    at: usize,
     values: &mut [f32],
     gradients: &[f32],
     m: &mut [f32],
@@ -57,30 +60,47 @@ pub(super) fn step(
         .zip(v.par_chunks_mut(CHUNK))
         .enumerate()
         .for_each(|(chunk, (((values, gradients), m), v))| {
-            let start = chunk * CHUNK;
+            let start = at + chunk * CHUNK;
             for (piece, decays) in pieces(start..start + values.len(), no_decay, first.0) {
                 let f = if piece.start < first.0 { &first.1 } else { others };
                 let piece = piece.start - start..piece.end - start;
                 let decay = if decays { f.decay } else { 1.0 };
-                let moments = m[piece.clone()].iter_mut().zip(&mut v[piece.clone()]);
-                let both = values[piece.clone()].iter_mut().zip(&gradients[piece]);
-                for ((p, g), (m, v)) in both.zip(moments) {
-                    let g = g * gradient_scale;
-                    *m += f.one_minus_beta1 * (g - *m);
-                    *v = f.beta2 * *v + f.one_minus_beta2 * g * g;
-                    let denominator = v.sqrt() / f.root_of_correction2 + f.eps;
-                    *p = *p * decay - f.step_size * *m / denominator;
-                }
+                let (values, gradients) = (&mut values[piece.clone()], &gradients[piece.clone()]);
+                let (m, v) = (&mut m[piece.clone()], &mut v[piece]);
+                moved(values, gradients, m, v, f, decay, gradient_scale);
             }
             let Some(rounding) = rounding else { return };
-            for (i, (m, v)) in m.chunks_mut(4).zip(v.chunks_mut(4)).enumerate() {
-                let words = rounding.at((chunk * CHUNK / 4 + i) as u64);
-                for ((m, v), word) in m.iter_mut().zip(v).zip(words) {
-                    *m = rounded_to_bf16(*m, word & 0xffff);
-                    *v = rounded_to_bf16(*v, word >> 16);
+            let mut words = [0; 4];
+            for (i, (m, v)) in (start..).zip(m.iter_mut().zip(v)) {
+                if i % 4 == 0 || i == start {
+                    words = rounding.at(i as u64 / 4);
                 }
+                let word = words[i % 4];
+                *m = rounded_to_bf16(*m, word & 0xffff);
+                *v = rounded_to_bf16(*v, word >> 16);
             }
         });
+}
+
+wide! {
+    /// Elements that have their factors in common.
+    fn moved(
+        values: &mut [f32],
+        gradients: &[f32],
+        m: &mut [f32],
+        v: &mut [f32],
+        f: &Factors,
+        decay: f32,
+        gradient_scale: f32,
+    ) {
+        for ((p, g), (m, v)) in values.iter_mut().zip(gradients).zip(m.iter_mut().zip(v)) {
+            let g = g * gradient_scale;
+            *m += f.one_minus_beta1 * (g - *m);
+            *v = f.beta2 * *v + f.one_minus_beta2 * g * g;
+            let denominator = v.sqrt() / f.root_of_correction2 + f.eps;
+            *p = *p * decay - f.step_size * *m / denominator;
+        }
+    }
 }
 
 /// `range` in pieces that decay as a whole or not at all, and lie before `cut` or behind it.

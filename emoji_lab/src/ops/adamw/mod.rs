@@ -77,21 +77,40 @@ pub fn step(
     rounding: &Philox,
 ) -> Result<()> {
     host::require_cpu_f32("adamw", values)?;
-    if [gradients, m, v].iter().any(|t| t.elem_count() != values.elem_count()) {
+    let moments = (m, v);
+    host::read(gradients, |gradients| {
+        step_from(0, values, gradients, moments, settings, rates, step, gradient_scale, rounding)
+    })
+}
+
+/// [`step`] on some of the elements, those from number `at` on: `values` and the moments are views of these. What
+/// comes of it is what [`step`] makes of them.
+#[expect(clippy::too_many_arguments, reason = "the formula has as many")]
+pub(crate) fn step_from(
+    at: usize,
+    values: &Tensor,
+    gradients: &[f32],
+    (m, v): (&Tensor, &Tensor),
+    settings: &AdamW,
+    rates: Rates<'_>,
+    step: usize,
+    gradient_scale: f64,
+    rounding: &Philox,
+) -> Result<()> {
+    if [values, m, v].iter().any(|t| t.elem_count() != gradients.len()) {
         candle_core::bail!("adamw: {} values, but other lengths beside them", values.elem_count())
     }
     let factors = Factors::new(settings, rates.learning_rate, step);
     let (count, rate) = rates.first;
     let first = (count, Factors::new(settings, rate, step));
     let rounding = (settings.state_dtype == DType::BF16).then_some(rounding);
-    host::read(gradients, |gradients| {
-        host::update(values, |values| {
-            host::update(m, |m| {
-                host::update(v, |v| {
-                    let scale = gradient_scale as f32;
-                    cpu::step(values, gradients, m, v, (&factors, &first), rates.no_decay, scale, rounding);
-                    Ok(())
-                })
+    host::update(values, |values| {
+        host::update(m, |m| {
+            host::update(v, |v| {
+                let factors = (&factors, &first);
+                let scale = gradient_scale as f32;
+                cpu::step(at, values, gradients, m, v, factors, rates.no_decay, scale, rounding);
+                Ok(())
             })
         })
     })
@@ -175,6 +194,29 @@ mod tests {
         assert_eq!(run(Rates { first: (3, 0.05), ..0.01.into() })?, [&fast[..3], &slow[3..]].concat());
         assert_eq!(run(Rates { first: (0, 0.05), ..0.01.into() })?, slow);
         assert_eq!(run(Rates { first: (4, 0.05), ..0.01.into() })?, fast);
+        Ok(())
+    }
+
+    /// Elements that are taken in parts become what they become together, whatever is special about some.
+    #[test]
+    fn in_parts_it_is_the_same() -> Result<()> {
+        let settings = AdamW { weight_decay: 0.1, state_dtype: DType::BF16, ..AdamW::default() };
+        let flat =
+            |first: f32| Tensor::new((0..50).map(|i| first + i as f32).collect::<Vec<_>>(), &Device::Cpu);
+        let rates = Rates { first: (20, 0.05), no_decay: &[Range { start: 13, end: 27 }], ..0.01.into() };
+        let (rounding, all) = (Philox::new(7, 1), [0, 7, 24, 50]);
+        let run = |ends: &[usize]| -> Result<Vec<Vec<f32>>> {
+            let (values, m, v, g) = (flat(1.0)?, flat(0.1)?, flat(0.3)?, flat(-20.0)?.to_vec1::<f32>()?);
+            for ends in ends.windows(2) {
+                let some = |t: &Tensor| t.narrow(0, ends[0], ends[1] - ends[0]);
+                let moments = (&some(&m)?, &some(&v)?);
+                let g = &g[ends[0]..ends[1]];
+                step_from(ends[0], &some(&values)?, g, moments, &settings, rates, 3, 0.5, &rounding)?;
+            }
+            [values, m, v].iter().map(Tensor::to_vec1).collect()
+        };
+        let (whole, parts) = (run(&[0, 50])?, run(&all)?);
+        assert_eq!(parts, whole);
         Ok(())
     }
 

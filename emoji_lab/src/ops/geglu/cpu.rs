@@ -1,6 +1,6 @@
 use rayon::prelude::*;
 
-use crate::ops::math::exp;
+use crate::ops::math::{exp, wide};
 
 /// √(2/π) and the cubic term of GELU's tanh form.
 const C: f32 = 0.797_884_6;
@@ -16,11 +16,26 @@ fn sigmoid_2u(g: f32) -> f32 {
     1.0 / (1.0 + exp(-2.0 * u))
 }
 
-/// [`forward`](super::forward) of slices, on the calling thread.
-#[inline]
-pub(crate) fn gate(gate: &[f32], up: &[f32], y: &mut [f32]) {
-    for ((y, &g), up) in y.iter_mut().zip(gate).zip(up) {
-        *y = g * sigmoid_2u(g) * up;
+wide! {
+    /// [`forward`](super::forward) of slices, on the calling thread.
+    pub(crate) fn gate(gate: &[f32], up: &[f32], y: &mut [f32]) {
+        for ((y, &g), up) in y.iter_mut().zip(gate).zip(up) {
+            *y = g * sigmoid_2u(g) * up;
+        }
+    }
+}
+
+wide! {
+    /// [`backward`] of slices.
+    fn gate_backward(dy: &[f32], gate: &[f32], up: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+        for ((((dgate, dup), dy), &g), up) in dgate.iter_mut().zip(dup).zip(dy).zip(gate).zip(up) {
+            let s = sigmoid_2u(g);
+            // Past |g| = 30 the slope's second term is zero; clamping keeps g³ finite.
+            let t = g.clamp(-30.0, 30.0);
+            let slope = s + t * s * (1.0 - s) * 2.0 * C * (1.0 + 3.0 * A * t * t);
+            *dgate = dy * up * slope;
+            *dup = dy * g * s;
+        }
     }
 }
 
@@ -42,15 +57,6 @@ pub(super) fn backward(dy: &[f32], gate: &[f32], up: &[f32]) -> (Vec<f32>, Vec<f
         .zip(dy.par_chunks(CHUNK))
         .zip(gate.par_chunks(CHUNK))
         .zip(up.par_chunks(CHUNK))
-        .for_each(|((((dgate, dup), dy), gate), up)| {
-            for ((((dgate, dup), dy), &g), up) in dgate.iter_mut().zip(dup).zip(dy).zip(gate).zip(up) {
-                let s = sigmoid_2u(g);
-                // Past |g| = 30 the slope's second term is zero; clamping keeps g³ finite.
-                let t = g.clamp(-30.0, 30.0);
-                let slope = s + t * s * (1.0 - s) * 2.0 * C * (1.0 + 3.0 * A * t * t);
-                *dgate = dy * up * slope;
-                *dup = dy * g * s;
-            }
-        });
+        .for_each(|((((dgate, dup), dy), gate), up)| gate_backward(dy, gate, up, dgate, dup));
     (dgate, dup)
 }

@@ -6,7 +6,24 @@ mod tiles;
 
 use gemm::Parallelism;
 
-pub(crate) use rows::{Matrix, Stored, products, products_of_one, row_products};
+pub(crate) use rows::{Matrix, Rows, Stored, apart, products, products_of_some, row_products};
+
+/// Whether this processor has products of operands in bf16.
+pub(crate) fn has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return tiles::bf16::is_there();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Calls `f`, whose [`matmul`]s on this thread are of operands rounded to bf16 where the processor has that, with sums
+/// in f32.
+pub(crate) fn in_bf16<R>(f: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    return tiles::bf16::within(f);
+    #[cfg(not(target_arch = "x86_64"))]
+    f()
+}
 
 /// A matrix inside a slice: `rows × cols`, element `(i, j)` at `i * row_stride + j * col_stride`.
 #[derive(Clone, Copy)]
@@ -23,6 +40,13 @@ impl<'a> Mat<'a> {
     pub(crate) fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
         assert_eq!(data.len(), rows * cols, "matrix of {rows} × {cols}");
         Self { data, rows, cols, row_stride: cols, col_stride: 1 }
+    }
+
+    /// Some of its columns, without a copy.
+    pub(crate) fn columns(self, range: std::ops::Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.cols, "columns of a matrix");
+        let first = (range.start * self.col_stride).min(self.data.len());
+        Self { data: &self.data[first..], cols: range.len(), ..self }
     }
 
     /// The transpose, without a copy.
@@ -54,7 +78,7 @@ pub(crate) fn matmul(out: &mut [f32], accumulate: bool, alpha: f32, a: Mat<'_>, 
     if tiles::matmul(out, accumulate, alpha, a, b) {
         return;
     }
-    // SAFETY: the three views lie inside their slices (checked above and in `Mat::new`; strides
+    // SAFETY: the three views lie inside their slices (checked above, in `Mat::new` and in `columns`; strides
     // only ever swap), `out` is borrowed mutably, so it overlaps neither input.
     unsafe {
         gemm::gemm(
@@ -95,6 +119,9 @@ mod tests {
         assert_eq!(out, [10.0 + 14.0, 10.0 + 8.0, 10.0 + 32.0, 10.0 + 20.0]);
         matmul(&mut out, false, 1.0, Mat::new(&a, 2, 3), Mat::new(&b, 2, 3).t());
         assert_eq!(out, [7.0, 4.0, 16.0, 10.0]);
+        let (a, b) = (Mat::new(&a, 2, 3).columns(1..3), Mat::new(&b, 2, 3).columns(1..3));
+        matmul(&mut out, false, 1.0, a, b.t());
+        assert_eq!(out, [6.0, 3.0, 12.0, 6.0]);
     }
 
     #[test]

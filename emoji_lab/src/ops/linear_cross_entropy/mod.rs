@@ -7,12 +7,14 @@ mod cpu;
 pub(crate) mod cuda;
 #[cfg(all(test, feature = "cuda"))]
 mod cuda_tests;
+mod factors;
 
 use candle_core::{Result, Tensor};
 
 use super::IGNORE_INDEX;
 use super::replaced::Replaced;
 use crate::host;
+pub(crate) use factors::{HeadGradient, PIECE};
 
 /// What [`loss`] returns.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -89,11 +91,12 @@ pub fn loss_and_gradient<'a>(
     }
     let (sum, dh) = host::read(h, |h| {
         w.read(|w| match dw {
-            None => Ok(cpu::loss_and_gradient(h, w, &rows, &sizes, factor as f32, None)),
+            None => Ok(cpu::loss_and_gradient(h, w, &rows, &sizes, factor as f32, cpu::Trained::Nothing)),
             Some(dw) => {
                 let mut result = None;
                 host::update(dw, |dw| {
-                    result = Some(cpu::loss_and_gradient(h, w, &rows, &sizes, factor as f32, Some(dw)));
+                    let dw = cpu::Trained::Dense(dw);
+                    result = Some(cpu::loss_and_gradient(h, w, &rows, &sizes, factor as f32, dw));
                     Ok(())
                 })?;
                 result.ok_or_else(|| candle_core::Error::Msg("linear_cross_entropy did not run".into()))
@@ -101,6 +104,34 @@ pub fn loss_and_gradient<'a>(
         })
     })?;
     Ok((LossSum { sum, rows: rows.len() }, host::tensor(dh, h.shape())?))
+}
+
+/// [`loss_and_gradient`] of a head whose gradient is kept in its factors.
+///
+/// # Errors
+/// As [`loss`].
+pub(crate) fn loss_and_factors(
+    h: &Tensor,
+    w: &Tensor,
+    targets: &[i64],
+    factor: f64,
+    gradient: &mut HeadGradient,
+) -> Result<(LossSum, Tensor)> {
+    let w = Head::from(w);
+    let (rows, sizes) = check(h, &w, targets)?;
+    let (sum, dh) = host::read(h, |h| {
+        w.read(|w| {
+            let factors = cpu::Trained::Factors(gradient);
+            Ok(cpu::loss_and_gradient(h, w, &rows, &sizes, factor as f32, factors))
+        })
+    })?;
+    Ok((LossSum { sum, rows: rows.len() }, host::tensor(dh, h.shape())?))
+}
+
+/// How many rows are worth their factors in place of a gradient `[vocab, hidden]`: those are less than half as large
+/// then, and all of the logits are there at once anyway.
+pub(crate) fn rows_in_factors(vocab: usize, hidden: usize) -> usize {
+    (hidden / 2).min(cpu::block_rows(vocab))
 }
 
 /// Sizes read off the tensors.
@@ -172,7 +203,9 @@ mod tests {
         let run = |block| {
             let mut dw = vec![0.0; 54];
             host::read(&h, |h| {
-                head.read(|w| Ok(cpu::in_blocks(h, w, &rows, &sizes, 1.0, Some(&mut dw), block)))
+                head.read(|w| {
+                    Ok(cpu::in_blocks(h, w, &rows, &sizes, 1.0, cpu::Trained::Dense(&mut dw), block))
+                })
             })
             .map(|(sum, dh)| (sum, dh, dw))
         };

@@ -46,6 +46,11 @@ impl Rule {
     pub(crate) const GREEDY: Self =
         Self { seed: 0, top_p: 1.0, temperature: 1.0, penalty: 1.0, top_k: 0, draw: false };
 
+    /// Whether it takes the likeliest token, whatever was there before.
+    pub(crate) fn is_likeliest(&self) -> bool {
+        matches!(self, Self { draw: false, penalty: 1.0, temperature: 1.0, .. })
+    }
+
     /// `x` of a logit. Without a sign of zero, and with NaN as the least likely.
     fn scaled(&self, logit: f32) -> f32 {
         let x = logit / self.temperature + 0.0;

@@ -123,7 +123,7 @@ impl Rank for CpuRank {
     fn prepare(&mut self, share: &Share) -> Result<()> {
         self.fails(share.step.number, &[Fails::Alone])?;
         let batches: Vec<Batch> = share.batches.iter().filter(|batch| batch.rows > 0).cloned().collect();
-        self.loss_sum = on_pool(|| self.engine.gradients_of(&batches, &share.step))?;
+        self.loss_sum = on_pool(|| self.engine.gradients_of(&batches, &share.step, None))?;
         Ok(())
     }
 
@@ -138,7 +138,7 @@ impl Rank for CpuRank {
         let sums: Vec<f32> = sums.iter().map(|g| *g as f32).collect();
         let sums = host::tensor(sums, gradients.len())?;
         self.engine.gradients.slice_set(&sums, 0, 0)?;
-        let result = on_pool(|| self.engine.update(*loss_sum, share.tokens(), &share.step))?;
+        let result = on_pool(|| self.engine.update(*loss_sum, share.tokens(), &share.step, None))?;
         Ok(self.engine.keep(result))
     }
 }

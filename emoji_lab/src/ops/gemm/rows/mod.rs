@@ -8,20 +8,22 @@
 //! What this is measured by is in `docs/cpu-log.md`: for one row it is as fast as memory is read, for
 //! hundreds of rows about as fast as the general product, and in between several times as fast.
 
+#[cfg(target_arch = "x86_64")]
+mod many;
 mod portable;
 mod stored;
 #[cfg(target_arch = "x86_64")]
+mod tile;
+#[cfg(target_arch = "x86_64")]
 mod x86;
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::ops::columns::Columns;
 pub(crate) use stored::Stored;
-
-/// Rows of `x` that are multiplied with a task's rows of `w` before the next are taken: both stay in a
-/// core's second cache.
-const ROWS: usize = 64;
 
 /// Multiplications that are worth a task of their own.
 const TASK: usize = 1 << 17;
@@ -30,10 +32,12 @@ const TASK: usize = 1 << 17;
 /// a kernel takes together, whichever it is, divide it.
 const FEWEST: usize = 48;
 
-/// Rows of `x` from which on rows of `w` are taken together. With fewer a product waits for memory, and
-/// memory comes sooner from one row after another than from several at once; with more it waits for
-/// arithmetic.
-const MANY: usize = 4;
+/// A multiple of this many numbers from a row to the next puts the rows' numbers into the same few places of a core's
+/// first cache.
+const ALIAS: usize = 512;
+
+/// Numbers by which such rows are put further apart: a cache line.
+const APART: usize = 16;
 
 /// A weight `[outs, k]`, row-major, as it lies in memory.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +58,54 @@ impl Matrix<'_> {
     }
 }
 
+/// Rows of `k` numbers each.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    data: &'a [f32],
+    rows: usize,
+    /// The first number of the first row.
+    start: usize,
+    k: usize,
+    /// Numbers from a row to the next.
+    stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// The first `k` numbers of the rows of `data`, which have `stride` each.
+    pub(crate) fn new(data: &'a [f32], k: usize, stride: usize) -> Self {
+        Self::of(data, 0..k, stride)
+    }
+
+    /// The numbers in `columns` of the rows of `data`, which have `stride` each.
+    pub(crate) fn of(data: &'a [f32], columns: Range<usize>, stride: usize) -> Self {
+        let rows = data.len() / stride.max(1);
+        assert!(data.len() == rows * stride && columns.end <= stride, "a matrix of whole rows");
+        Self { data, rows, start: columns.start, k: columns.len(), stride }
+    }
+
+    fn row(&self, row: usize) -> &'a [f32] {
+        &self.data[row * self.stride + self.start..][..self.k]
+    }
+
+    /// Rows of `k` numbers, one behind the other, as far [`apart`] as is best; and how far that is.
+    fn spread(x: &'a [f32], k: usize) -> (Cow<'a, [f32]>, usize) {
+        let stride = apart(k);
+        if x.len() <= k || k == stride {
+            return (Cow::Borrowed(x), k);
+        }
+        let mut copy = vec![0.0; x.len() / k * stride];
+        for (to, row) in copy.chunks_exact_mut(stride).zip(x.chunks_exact(k)) {
+            to[..k].copy_from_slice(row);
+        }
+        (Cow::Owned(copy), stride)
+    }
+}
+
+/// How far apart rows of `k` numbers are best: next to each other, but for what would be in each other's way.
+pub(crate) fn apart(k: usize) -> usize {
+    if k.is_multiple_of(ALIAS) { k + APART } else { k }
+}
+
 /// `out = alpha · x wᵀ`, or `out += alpha · x wᵀ` with `accumulate`; `x` is `[rows, k]`, `w`
 /// `[outs, k]`, `out` `[rows, outs]`, all row-major.
 pub(crate) fn row_products(out: &mut [f32], accumulate: bool, alpha: f32, x: &[f32], w: &[f32], k: usize) {
@@ -71,30 +123,23 @@ pub(crate) fn products(out: &mut [f32], accumulate: bool, alpha: f32, x: &[f32],
     };
     let outs = outs.unwrap_or_default();
     assert!(x.len() == rows * k && out.len() == rows * outs, "sizes of a product");
+    if k == 0 {
+        if !accumulate {
+            out.fill(0.0);
+        }
+        return;
+    }
     let kernels = Kernels::of_this_machine();
     let task = (TASK / (rows * k).max(1)).next_multiple_of(FEWEST).max(FEWEST);
-    let target = Target { start: out.as_mut_ptr(), outs, accumulate, alpha };
+    let target = Target { start: out.as_mut_ptr(), stride: outs, accumulate, alpha };
+    let (x, stride) = Rows::spread(x, k);
+    let x = Rows::new(&x, k, stride);
     let columns = |first: usize| {
         let last = outs.min(first + task);
         // SAFETY: the rows lie inside of `x` and `w` (checked above), and no other task has these
         // columns of `out`.
         unsafe {
-            match w {
-                Matrix::Dense(w) => {
-                    for x_first in (0..rows).step_by(ROWS) {
-                        let x_rows = x_first..rows.min(x_first + ROWS);
-                        kernels.block(x, w, k, x_rows, first..last, &target);
-                    }
-                }
-                Matrix::Stored(w) if rows == 1 && !accumulate && alpha == 1.0 => {
-                    let out = std::slice::from_raw_parts_mut(target.start.add(first), last - first);
-                    w.products(kernels, x, first, out);
-                }
-                Matrix::Stored(w) => {
-                    let target = Target { start: target.start.add(first), ..target };
-                    w.block(kernels, x, 0..rows, first..last, &target);
-                }
-            }
+            kernels.block(x, w, first..last, &target.from(first));
         }
     };
     if task >= outs {
@@ -103,27 +148,22 @@ pub(crate) fn products(out: &mut [f32], accumulate: bool, alpha: f32, x: &[f32],
     (0..outs.div_ceil(task)).into_par_iter().for_each(|i| columns(i * task));
 }
 
-/// The products of `x`, one row, with rows `from..` of `w`, as many as `out` has elements, on the calling
-/// thread: the bits of [`products`].
-pub(crate) fn products_of_one(x: &[f32], w: Matrix<'_>, from: usize, out: &mut [f32]) {
-    let kernels = Kernels::of_this_machine();
-    match w {
-        Matrix::Dense(w) => {
-            let (k, columns) = (x.len(), out.len());
-            let w = &w[from * k..][..columns * k];
-            let target = Target { start: out.as_mut_ptr(), outs: columns, accumulate: false, alpha: 1.0 };
-            // SAFETY: the rows are those of `w`, and `out` is ours.
-            unsafe { kernels.block(x, w, k, 0..1, 0..columns, &target) };
-        }
-        Matrix::Stored(w) => w.products(kernels, x, from, out),
-    }
+/// The products of the rows of `x` with rows `from..` of `w`, as many as `out` has columns, on the calling thread: the
+/// bits of [`products`].
+pub(crate) fn products_of_some(x: Rows<'_>, w: Matrix<'_>, from: usize, mut out: Columns<'_>) {
+    let last = from + out.width();
+    assert!(x.rows == out.rows() && w.outs(x.k).is_some_and(|outs| last <= outs), "sizes of a product");
+    let target = Target { start: out.as_mut_ptr(), stride: out.stride(), accumulate: false, alpha: 1.0 };
+    // SAFETY: the rows are those of `w`, and the columns are ours.
+    unsafe { Kernels::of_this_machine().block(x, w, from..last, &target) };
 }
 
 /// Where sums go.
 #[derive(Clone, Copy)]
 struct Target {
     start: *mut f32,
-    outs: usize,
+    /// Numbers from a row to the next.
+    stride: usize,
     accumulate: bool,
     alpha: f32,
 }
@@ -132,19 +172,29 @@ struct Target {
 unsafe impl Sync for Target {}
 
 impl Target {
-    /// Puts the sums of a tile in their places, from `row` and `column` on.
+    /// Puts a sum in its place.
     ///
     /// # Safety
-    /// All of the tile must be inside of the product, and nobody else may have these elements.
+    /// The place must be inside of the product, and nobody else may have it.
     #[inline(always)]
-    unsafe fn put<const X: usize, const W: usize>(&self, row: usize, column: usize, sums: [[f32; W]; X]) {
-        for (i, sums) in sums.iter().enumerate() {
-            for (j, sum) in sums.iter().enumerate() {
-                // SAFETY: the caller's.
-                let out = unsafe { &mut *self.start.add((row + i) * self.outs + column + j) };
-                *out = if self.accumulate { *out + self.alpha * sum } else { self.alpha * sum };
-            }
-        }
+    unsafe fn put(&self, row: usize, column: usize, sum: f32) {
+        // SAFETY: the caller's.
+        let out = unsafe { &mut *self.start.add(row * self.stride + column) };
+        *out = if self.accumulate { *out + self.alpha * sum } else { self.alpha * sum };
+    }
+
+    /// The same from another column on.
+    ///
+    /// # Safety
+    /// The column must be inside of the product.
+    unsafe fn from(&self, column: usize) -> Self {
+        // SAFETY: the caller's.
+        Self { start: unsafe { self.start.add(column) }, ..*self }
+    }
+
+    /// Whether sums go there as they are.
+    fn is_plain(&self) -> bool {
+        !self.accumulate && self.alpha == 1.0
     }
 }
 
@@ -162,7 +212,8 @@ impl Kernels {
     pub(super) fn of_this_machine() -> Self {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return if is_x86_feature_detected!("avx512f") { Self::Avx512 } else { Self::Avx2 };
+            let wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl");
+            return if wide { Self::Avx512 } else { Self::Avx2 };
         }
         Self::Portable
     }
@@ -178,28 +229,40 @@ impl Kernels {
         is_x86_feature_detected!("f16c").then_some(wide)
     }
 
-    /// Rows `x_rows` of `x` with rows `w_rows` of `w`.
+    /// The rows of `x` with rows `w_rows` of `w`; the first of these goes to the first column of `target`.
     ///
     /// # Safety
-    /// The rows must be there, the machine must have the instructions, and nobody else may have
-    /// these elements of `target`.
-    unsafe fn block(
-        self,
-        x: &[f32],
-        w: &[f32],
-        k: usize,
-        x_rows: Range<usize>,
-        w_rows: Range<usize>,
-        target: &Target,
-    ) {
+    /// The rows of `w` must be there and as long as those of `x`, the machine must have the instructions, and nobody
+    /// else may have these elements of `target`.
+    unsafe fn block(self, x: Rows<'_>, w: Matrix<'_>, w_rows: Range<usize>, target: &Target) {
         // SAFETY: the caller's.
         unsafe {
-            match self {
+            match (self, w) {
+                (Self::Portable, Matrix::Dense(w)) => {
+                    portable::block(x, &w[w_rows.start * x.k..w_rows.end * x.k], target);
+                }
+                (Self::Portable, Matrix::Stored(w)) => {
+                    w.in_f32(w_rows, |first, w| {
+                        portable::block(x, w, &target.from(first));
+                    });
+                }
                 #[cfg(target_arch = "x86_64")]
-                Self::Avx512 => x86::avx512_block(x, w, k, x_rows, w_rows, target),
+                (_, Matrix::Dense(w)) if x.rows == 1 => {
+                    let w = &w[w_rows.start * x.k..w_rows.end * x.k];
+                    match self {
+                        Self::Avx512 => x86::one_row_512(x.row(0), w, target),
+                        _ => x86::one_row_256(x.row(0), w, target),
+                    }
+                }
                 #[cfg(target_arch = "x86_64")]
-                Self::Avx2 => x86::avx2_block(x, w, k, x_rows, w_rows, target),
-                Self::Portable => portable::block(x, w, k, x_rows, w_rows, target),
+                (_, Matrix::Stored(stored))
+                    if x.rows == 1 && target.is_plain() && stored.has_products(self) =>
+                {
+                    let out = std::slice::from_raw_parts_mut(target.start, w_rows.len());
+                    stored.products(self, x.row(0), w_rows.start, out);
+                }
+                #[cfg(target_arch = "x86_64")]
+                _ => many::block(self, x, w, w_rows, target),
             }
         }
     }
@@ -229,9 +292,9 @@ mod tests {
     fn block(kernels: Kernels, x: &[f32], w: &[f32], k: usize) -> Vec<f32> {
         let (rows, outs) = (x.len() / k, w.len() / k);
         let mut out = vec![f32::NAN; rows * outs];
-        let target = Target { start: out.as_mut_ptr(), outs, accumulate: false, alpha: 1.0 };
+        let target = Target { start: out.as_mut_ptr(), stride: outs, accumulate: false, alpha: 1.0 };
         // SAFETY: all of x, w and out, and nobody else has them.
-        unsafe { kernels.block(x, w, k, 0..rows, 0..outs, &target) };
+        unsafe { kernels.block(Rows::new(x, k, k), Matrix::Dense(w), 0..outs, &target) };
         out
     }
 

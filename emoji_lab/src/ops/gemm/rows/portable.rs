@@ -1,9 +1,8 @@
 //! The product in plain Rust: for processors without AVX2, and what the others are tested against.
 
 use std::array::from_fn;
-use std::ops::Range;
 
-use super::Target;
+use super::{Rows, Target};
 
 /// Partial sums of a dot product.
 const LANES: usize = 16;
@@ -43,35 +42,49 @@ fn tile<const X: usize, const W: usize>(x: [&[f32]; X], w: [&[f32]; W], k: usize
 }
 
 /// # Safety
-/// As for `Kernels::block`.
-pub(super) unsafe fn block(
-    x: &[f32],
-    w: &[f32],
-    k: usize,
-    x_rows: Range<usize>,
-    w_rows: Range<usize>,
-    target: &Target,
-) {
-    let (x, w) = (|i: usize| &x[i * k..][..k], |j: usize| &w[j * k..][..k]);
-    let mut j = w_rows.start;
-    while j < w_rows.end {
-        let two = TWO && x_rows.len() > 1 && j + 2 <= w_rows.end;
-        let mut i = x_rows.start;
-        while i < x_rows.end {
+/// As for `Kernels::block`, of all of `w`.
+pub(super) unsafe fn block(x: Rows<'_>, w: &[f32], target: &Target) {
+    let k = x.k;
+    let (xs, outs) = (x, w.len() / k);
+    let (x, w) = (|i: usize| xs.row(i), |j: usize| &w[j * k..][..k]);
+    let mut j = 0;
+    while j < outs {
+        let two = TWO && xs.rows > 1 && j + 2 <= outs;
+        let mut i = 0;
+        while i < xs.rows {
             // SAFETY: the caller says that these elements are there and ours.
             unsafe {
-                if two && i + 2 <= x_rows.end {
-                    target.put(i, j, tile([x(i), x(i + 1)], [w(j), w(j + 1)], k));
+                if two && i + 2 <= xs.rows {
+                    put(target, i, j, tile([x(i), x(i + 1)], [w(j), w(j + 1)], k));
                     i += 2;
                 } else {
-                    target.put(i, j, tile([x(i)], [w(j)], k));
+                    put(target, i, j, tile([x(i)], [w(j)], k));
                     if two {
-                        target.put(i, j + 1, tile([x(i)], [w(j + 1)], k));
+                        put(target, i, j + 1, tile([x(i)], [w(j + 1)], k));
                     }
                     i += 1;
                 }
             }
         }
         j += if two { 2 } else { 1 };
+    }
+}
+
+/// Puts the sums of a tile in their places, from `row` and `column` on.
+///
+/// # Safety
+/// All of the tile must be inside of the product, and nobody else may have these elements.
+#[inline(always)]
+unsafe fn put<const X: usize, const W: usize>(
+    target: &Target,
+    row: usize,
+    column: usize,
+    sums: [[f32; W]; X],
+) {
+    for (i, sums) in sums.iter().enumerate() {
+        for (j, sum) in sums.iter().enumerate() {
+            // SAFETY: the caller's.
+            unsafe { target.put(row + i, column + j, *sum) };
+        }
     }
 }

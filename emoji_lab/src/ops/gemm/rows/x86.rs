@@ -1,16 +1,8 @@
-//! The product with AVX-512 and with AVX2.
+//! The product of one row, with AVX-512 and with AVX2; and how a register's partial sums are added up.
 
 use std::arch::x86_64::*;
-use std::ops::Range;
 
-use super::{MANY, Target};
-
-/// Numbers of a cache line.
-const LINE: usize = 16;
-
-/// Rows from this length on are in memory pages of their own. The processor then sees several rows that
-/// are read at once as several streams, and fetches ahead by itself; asking it to is slower.
-const PAGE: usize = 1024;
+use super::Target;
 
 /// Half of a vector added to the other half, until four sums are left.
 #[target_feature(enable = "avx2,fma")]
@@ -37,155 +29,43 @@ pub(super) fn sums_of(v: [__m128; 4]) -> [f32; 4] {
     out
 }
 
-/// A tile of `X` rows of x and `W` rows of w, each pair's sum in a register of its own, and all tiles of a
-/// block. How rows fall into tiles changes no sum.
-macro_rules! kernel {
-    ($block:ident, $tile:ident, $features:literal, lanes: $lanes:literal, together: $together:literal,
-     lines per step: $lines:literal, $zero:ident, $load:ident, $fma:ident, $fold:ident) => {
-        /// Asks for `FETCH` cache lines from `next` on at each step, before they are needed.
-        ///
+/// The dot product of a row with each row of a weight, one after the other: memory comes sooner from one row after
+/// another than from several at once.
+macro_rules! one_row {
+    ($one_row:ident, $features:literal, lanes: $lanes:literal, $zero:ident, $load:ident,
+      $fma:ident, $fold:ident) => {
         /// # Safety
-        /// `X` rows of `k` numbers from `x` on, and `W` from `w` on, must be there; `X` and `W` are up to 4.
+        /// The machine must have the instructions, and nobody else may have the target's first row, of as many
+        /// columns as `w` has rows of the length of `x`.
         #[target_feature(enable = $features)]
-        #[inline]
-        unsafe fn $tile<const X: usize, const W: usize, const FETCH: usize>(
-            x: *const f32,
-            w: *const f32,
-            k: usize,
-            next: *const f32,
-        ) -> [[f32; W]; X] {
-            let mut sums = [[$zero(); W]; X];
+        pub(super) unsafe fn $one_row(x: &[f32], w: &[f32], target: &Target) {
+            let k = x.len();
             let whole = k - k % $lanes;
-            let mut next = next;
-            let mut at = 0;
-            while at < whole {
-                for _ in 0..FETCH {
-                    // SAFETY: a hint, which may point anywhere (and newer compilers know that it is safe).
-                    #[allow(unused_unsafe)]
-                    unsafe {
-                        _mm_prefetch::<_MM_HINT_T0>(next.cast())
-                    };
-                    next = next.wrapping_add(LINE);
+            for (column, w) in w.chunks_exact(k).enumerate() {
+                let mut sums = $zero();
+                for at in (0..whole).step_by($lanes) {
+                    // SAFETY: `at + lanes ≤ k`, so this is inside of both rows.
+                    let (x, w) = unsafe { ($load(x.as_ptr().add(at)), $load(w.as_ptr().add(at))) };
+                    sums = $fma(x, w, sums);
                 }
-                let mut ws = [$zero(); W];
-                for (j, to) in ws.iter_mut().enumerate() {
-                    // SAFETY: `at + lanes ≤ k`, so this is inside of the row.
-                    *to = unsafe { $load(w.add(j * k + at)) };
-                }
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    // SAFETY: as above.
-                    let x = unsafe { $load(x.add(i * k + at)) };
-                    for (sum, w) in sums.iter_mut().zip(&ws) {
-                        *sum = $fma(x, *w, *sum);
-                    }
-                }
-                at += $lanes;
-            }
-            let mut out = [[0.0; W]; X];
-            if W == 1 {
                 let mut folded = [_mm_setzero_ps(); 4];
-                for (to, sums) in folded.iter_mut().zip(&sums) {
-                    *to = $fold(sums[0]);
+                folded[0] = $fold(sums);
+                let mut sum = sums_of(folded)[0];
+                for (x, w) in x[whole..].iter().zip(&w[whole..]) {
+                    sum += x * w;
                 }
-                for (out, total) in out.iter_mut().zip(sums_of(folded)) {
-                    out[0] = total;
-                }
-            } else {
-                for (out, sums) in out.iter_mut().zip(&sums) {
-                    let mut folded = [_mm_setzero_ps(); 4];
-                    for (to, sum) in folded.iter_mut().zip(sums) {
-                        *to = $fold(*sum);
-                    }
-                    for (out, total) in out.iter_mut().zip(sums_of(folded)) {
-                        *out = total;
-                    }
-                }
-            }
-            for (i, out) in out.iter_mut().enumerate() {
-                for (j, out) in out.iter_mut().enumerate() {
-                    for at in whole..k {
-                        // SAFETY: `at < k`.
-                        *out += unsafe { *x.add(i * k + at) * *w.add(j * k + at) };
-                    }
-                }
-            }
-            out
-        }
-
-        /// # Safety
-        /// As for `Kernels::block`.
-        #[target_feature(enable = $features)]
-        pub(super) unsafe fn $block(
-            x: &[f32],
-            w: &[f32],
-            k: usize,
-            x_rows: Range<usize>,
-            w_rows: Range<usize>,
-            target: &Target,
-        ) {
-            // While rows of w that lie in the cache are multiplied, those that follow are fetched: in the
-            // first tiles a line a step, or all in the one tile that there is. All rows of x after the
-            // first block find them there.
-            let tiles = x_rows.len() / MANY;
-            let fetch = k < PAGE && x_rows.start == 0;
-            let mut j = w_rows.start;
-            while j < w_rows.end {
-                let many = x_rows.len() >= MANY && j + $together <= w_rows.end;
-                let together = if many { $together } else { 1 };
-                let mut i = x_rows.start;
-                while i < x_rows.end {
-                    let rows = MANY.min(x_rows.end - i);
-                    // SAFETY: the caller says that the rows are there and that the target is ours.
-                    unsafe {
-                        let (x, w) = (x.as_ptr().add(i * k), w.as_ptr().add(j * k));
-                        let tile = (i - x_rows.start) / MANY;
-                        let next = w.wrapping_add($together * k + tile * (k / $lanes) * LINE);
-                        match (rows, many) {
-                            (4, true) if fetch && tiles < $lines && tile == 0 => {
-                                target.put(i, j, $tile::<4, $together, $lines>(x, w, k, next));
-                            }
-                            (4, true) if fetch && tiles >= $lines && tile < $lines => {
-                                target.put(i, j, $tile::<4, $together, 1>(x, w, k, next));
-                            }
-                            (4, true) => target.put(i, j, $tile::<4, $together, 0>(x, w, k, next)),
-                            (3, true) => target.put(i, j, $tile::<3, $together, 0>(x, w, k, next)),
-                            (2, true) => target.put(i, j, $tile::<2, $together, 0>(x, w, k, next)),
-                            (_, true) => target.put(i, j, $tile::<1, $together, 0>(x, w, k, next)),
-                            (4, false) => target.put(i, j, $tile::<4, 1, 0>(x, w, k, next)),
-                            (3, false) => target.put(i, j, $tile::<3, 1, 0>(x, w, k, next)),
-                            (2, false) => target.put(i, j, $tile::<2, 1, 0>(x, w, k, next)),
-                            (_, false) => target.put(i, j, $tile::<1, 1, 0>(x, w, k, next)),
-                        }
-                    }
-                    i += rows;
-                }
-                j += together;
+                // SAFETY: the caller's.
+                unsafe { target.put(0, column, sum) };
             }
         }
     };
 }
 
-kernel!(
-    avx512_block,
-    avx512_tile,
-    "avx512f,avx2,fma",
-    lanes: 16,
-    together: 4,
-    lines per step: 4,
-    _mm512_setzero_ps,
-    _mm512_loadu_ps,
-    _mm512_fmadd_ps,
-    fold_512
+one_row!(
+    one_row_512, "avx512f,avx2,fma", lanes: 16, _mm512_setzero_ps, _mm512_loadu_ps,
+    _mm512_fmadd_ps, fold_512
 );
-kernel!(
-    avx2_block,
-    avx2_tile,
-    "avx2,fma",
-    lanes: 8,
-    together: 3,
-    lines per step: 2,
-    _mm256_setzero_ps,
-    _mm256_loadu_ps,
-    _mm256_fmadd_ps,
-    fold_256
+one_row!(
+    one_row_256, "avx2,fma", lanes: 8, _mm256_setzero_ps, _mm256_loadu_ps,
+    _mm256_fmadd_ps, fold_256
 );

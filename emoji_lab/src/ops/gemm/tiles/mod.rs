@@ -12,6 +12,7 @@
 //!
 //! The order in which an element is summed up does not depend on the number of threads.
 
+pub(super) mod bf16;
 mod x86;
 
 use std::cell::RefCell;
@@ -71,6 +72,10 @@ unsafe impl Sync for Target {}
 pub(super) fn matmul(out: &mut [f32], accumulate: bool, alpha: f32, a: Mat<'_>, b: Mat<'_>) -> bool {
     let Some(kernels) = Kernels::of_this_machine() else { return false };
     let target = Target { start: out.as_mut_ptr(), stride: b.cols, accumulate, alpha };
+    if bf16::is_wanted() {
+        bf16::multiply(&target, a, b);
+        return true;
+    }
     multiply(kernels, &target, a, b);
     true
 }

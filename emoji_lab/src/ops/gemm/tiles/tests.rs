@@ -24,6 +24,16 @@ fn expected(out: &[f32], accumulate: bool, alpha: f32, a: Mat<'_>, b: Mat<'_>) -
     wanted
 }
 
+/// `a` as `[m, k]` and `b` as `[k, n]`, each as it lies and turned.
+fn forms<'a>(a: &'a [f32], b: &'a [f32], (m, k, n): (usize, usize, usize)) -> [(Mat<'a>, Mat<'a>); 4] {
+    [
+        (Mat::new(a, m, k), Mat::new(b, k, n)),
+        (Mat::new(a, k, m).t(), Mat::new(b, k, n)),
+        (Mat::new(a, m, k), Mat::new(b, n, k).t()),
+        (Mat::new(a, k, m).t(), Mat::new(b, n, k).t()),
+    ]
+}
+
 fn all_kernels() -> Vec<Kernels> {
     match Kernels::of_this_machine() {
         Some(Kernels::Avx512) => vec![Kernels::Avx512, Kernels::Avx2],
@@ -49,13 +59,7 @@ fn every_form_and_size_is_the_product() {
     for kernels in all_kernels() {
         for (m, k, n) in sizes {
             let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
-            let forms = [
-                (Mat::new(&a, m, k), Mat::new(&b, k, n)),
-                (Mat::new(&a, k, m).t(), Mat::new(&b, k, n)),
-                (Mat::new(&a, m, k), Mat::new(&b, n, k).t()),
-                (Mat::new(&a, k, m).t(), Mat::new(&b, n, k).t()),
-            ];
-            for (form, (a, b)) in forms.into_iter().enumerate() {
+            for (form, (a, b)) in forms(&a, &b, (m, k, n)).into_iter().enumerate() {
                 for (accumulate, alpha) in [(false, 1.0), (true, 1.0), (true, 0.5), (false, -2.0)] {
                     let mut out = numbers(m * n, 3);
                     let wanted = expected(&out, accumulate, alpha, a, b);
@@ -66,6 +70,38 @@ fn every_form_and_size_is_the_product() {
                     let bound = 1e-6 * (k as f64).sqrt() * 4.0;
                     assert!(worst < bound, "{kernels:?} {m} {k} {n}, form {form}: {worst}");
                 }
+            }
+        }
+    }
+}
+
+/// The same of operands that are rounded to bf16, for which f32 has the product of two without rounding.
+#[test]
+fn in_bf16_it_is_the_product_of_what_is_rounded() {
+    if !bf16::is_there() {
+        eprintln!("skipped: no AVX512-BF16");
+        return;
+    }
+    for (m, k, n) in
+        [(1, 1, 1), (3, 5, 7), (8, 256, 48), (9, 257, 49), (116, 641, 100), (1300, 20, 33), (5, 900, 4000)]
+    {
+        let rounded = |mut numbers: Vec<f32>| {
+            crate::quant::blocks::round_to_bf16(&mut numbers);
+            numbers
+        };
+        let (raw_a, raw_b) = (numbers(m * k, 1), numbers(k * n, 2));
+        let (a, b) = (rounded(raw_a.clone()), rounded(raw_b.clone()));
+        let sizes = (m, k, n);
+        for (form, (raw, rounded)) in
+            forms(&raw_a, &raw_b, sizes).into_iter().zip(forms(&a, &b, sizes)).enumerate()
+        {
+            for (accumulate, alpha) in [(false, 1.0), (true, 0.5), (false, -2.0)] {
+                let mut out = numbers(m * n, 3);
+                let wanted = expected(&out, accumulate, alpha, rounded.0, rounded.1);
+                bf16::within(|| crate::ops::gemm::matmul(&mut out, accumulate, alpha, raw.0, raw.1));
+                let error = |(got, wanted): (&f32, &f64)| (f64::from(*got) - wanted).abs();
+                let worst = out.iter().zip(&wanted).map(error).fold(0.0, f64::max);
+                assert!(worst < 1e-6 * (k as f64).sqrt() * 4.0, "{m} {k} {n}, form {form}: {worst}");
             }
         }
     }
@@ -83,7 +119,10 @@ fn the_number_of_threads_has_no_say() {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let mut out = vec![0.0; a.rows * b.cols];
             pool.install(|| crate::ops::gemm::matmul(&mut out, false, 1.0, a, b));
-            out
+            let mut in_bf16 = vec![0.0; a.rows * b.cols];
+            let product = || crate::ops::gemm::matmul(&mut in_bf16, false, 1.0, a, b);
+            pool.install(|| bf16::within(product));
+            (out, in_bf16)
         };
         let one = on(1);
         assert!([2, 3, 7].into_iter().all(|threads| on(threads) == one));

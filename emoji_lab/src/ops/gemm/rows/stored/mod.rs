@@ -15,15 +15,17 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::{Kernels, ROWS, Target};
+#[cfg(target_arch = "x86_64")]
+use super::Kernels;
 use crate::memory::Memory;
 use crate::quant::blocks::Kind;
 
-/// Values of rows that are unpacked at a time for many rows of x: they stay in a core's second cache.
+/// Values of rows that are unpacked at a time: they stay in a core's second cache.
 const UNPACKED: usize = 1 << 15;
 
-/// Rows of f32 that a kernel takes together, whichever it is, divide it.
-const TOGETHER: usize = 12;
+/// How many rows ahead a row is asked for while others are unpacked: what is multiplied together next.
+#[cfg(target_arch = "x86_64")]
+const AHEAD: usize = super::many::PANEL;
 
 thread_local! {
     /// Room for rows that are unpacked.
@@ -120,52 +122,32 @@ impl Stored {
         &self.bytes()[rows.start * self.row_bytes()..rows.end * self.row_bytes()]
     }
 
-    /// The dot products of `x` with rows `from..` of the weight, as many as `out` has elements.
-    pub(super) fn products(&self, kernels: Kernels, x: &[f32], from: usize, out: &mut [f32]) {
-        assert!(x.len() == self.ins && from + out.len() <= self.outs, "sizes of a product");
-        #[cfg(target_arch = "x86_64")]
-        if let Some(wide) = kernels.unpacks()
-            && x86::takes(self.kind, self.ins)
-        {
-            // SAFETY: the rows are there, x is as long as they are, and `unpacks` says that the machine has
-            // the instructions.
-            return unsafe { x86::products(wide, self.kind, x, self.rows(from..from + out.len()), out) };
-        }
-        let target = Target { start: out.as_mut_ptr(), outs: out.len(), accumulate: false, alpha: 1.0 };
-        // SAFETY: `out` is ours, of one row.
-        unsafe { self.block(kernels, x, 0..1, from..from + out.len(), &target) };
+    /// Whether there are [`products`](Self::products) with blocks that are unpacked in registers.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn has_products(&self, kernels: Kernels) -> bool {
+        kernels.unpacks().is_some() && x86::takes(self.kind, self.ins)
     }
 
-    /// Rows `x_rows` of `x` with rows `w_rows`; the first of these goes to column 0 of `target`.
-    ///
-    /// # Safety
-    /// The rows must be there, and nobody else may have these elements of `target`.
-    pub(super) unsafe fn block(
-        &self,
-        kernels: Kernels,
-        x: &[f32],
-        x_rows: Range<usize>,
-        w_rows: Range<usize>,
-        target: &Target,
-    ) {
-        let rows = (UNPACKED / self.ins / TOGETHER * TOGETHER).max(TOGETHER);
+    /// The dot products of `x` with rows `from..` of the weight, as many as `out` has elements.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn products(&self, kernels: Kernels, x: &[f32], from: usize, out: &mut [f32]) {
+        assert!(self.has_products(kernels), "a kind that is unpacked in registers");
+        assert!(x.len() == self.ins && from + out.len() <= self.outs, "sizes of a product");
+        let wide = kernels == Kernels::Avx512;
+        // SAFETY: the rows are there, x is as long as they are, and `unpacks` says that the machine has the
+        // instructions.
+        unsafe { x86::products(wide, self.kind, x, self.rows(from..from + out.len()), out) };
+    }
+
+    /// Hands out rows `rows` in f32, some at a time, with the number of the first of these among them.
+    pub(super) fn in_f32(&self, rows: Range<usize>, mut f: impl FnMut(usize, &[f32])) {
+        let together = (UNPACKED / self.ins).max(1);
         ROOM.with_borrow_mut(|room| {
-            for first in w_rows.clone().step_by(rows) {
-                let last = w_rows.end.min(first + rows);
-                let values = (last - first) * self.ins;
-                if room.len() < values {
-                    room.resize(values, 0.0);
-                }
-                let room = &mut room[..values];
-                self.unpack(kernels, first..last, room);
-                // SAFETY: the column is inside of the target, by what the caller says.
-                let start = unsafe { target.start.add(first - w_rows.start) };
-                let target = Target { start, ..*target };
-                for from in x_rows.clone().step_by(ROWS) {
-                    let x_rows = from..x_rows.end.min(from + ROWS);
-                    // SAFETY: the caller's; `room` has these rows.
-                    unsafe { kernels.block(x, room, self.ins, x_rows, 0..last - first, &target) };
-                }
+            for first in rows.clone().step_by(together) {
+                let some = first..rows.end.min(first + together);
+                room.resize(some.len() * self.ins, 0.0);
+                self.kind.dequantize_into(self.rows(some), room);
+                f(first - rows.start, room);
             }
         });
     }
@@ -193,17 +175,19 @@ impl Stored {
         self.kind.dequantize_into(self.rows(row..row + 1), values);
     }
 
-    /// The values of some rows.
-    fn unpack(&self, kernels: Kernels, rows: Range<usize>, out: &mut [f32]) {
-        let bytes = self.rows(rows);
-        #[cfg(target_arch = "x86_64")]
+    /// The values of a row in `places`, of whole blocks.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn unpack_part(&self, kernels: Kernels, row: usize, places: Range<usize>, out: &mut [f32]) {
+        let (values, width) = (self.kind.block_values(), self.kind.block_bytes());
+        let all = self.rows(row..row + 1);
+        let bytes = &all[places.start / values * width..places.end / values * width];
         if let Some(wide) = kernels.unpacks()
-            && x86::takes(self.kind, self.ins)
+            && x86::takes(self.kind, places.len())
         {
-            // SAFETY: whole rows, with room for all of their values; the machine has the instructions.
-            return unsafe { x86::unpack(wide, self.kind, bytes, out) };
+            assert_eq!(bytes.len() / width * values, out.len(), "whole blocks");
+            // SAFETY: whole blocks, with room for all of their values; the machine has the instructions.
+            return unsafe { x86::unpack(wide, self.kind, bytes, AHEAD * all.len(), out) };
         }
-        let _ = kernels;
         self.kind.dequantize_into(bytes, out);
     }
 }

@@ -1,6 +1,8 @@
 use super::*;
+use crate::ops::columns::Columns;
 use crate::ops::gemm::rows::tests::{kernels, random};
-use crate::ops::gemm::{Matrix, products, products_of_one};
+use crate::ops::gemm::rows::{Rows, Target};
+use crate::ops::gemm::{Matrix, products, products_of_some};
 use crate::rng::Philox;
 
 const KINDS: [Kind; 11] = [
@@ -48,15 +50,31 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| (value + 0.0).to_bits()).collect()
 }
 
+/// All values as a kernel takes them, each row in two parts; in plain Rust, by parts of rows.
+fn unpacked(w: &Stored, kernels: Kernels) -> Vec<f32> {
+    let (outs, ins) = w.dims();
+    let mut out = vec![f32::NAN; outs * ins];
+    #[cfg(target_arch = "x86_64")]
+    if kernels != Kernels::Portable {
+        for (row, out) in out.chunks_exact_mut(ins).enumerate() {
+            let (first, second) = out.split_at_mut(256.min(ins - 256));
+            w.unpack_part(kernels, row, 0..first.len(), first);
+            w.unpack_part(kernels, row, first.len()..ins, second);
+        }
+        return out;
+    }
+    let _ = kernels;
+    w.in_f32(0..outs, |first, some| out[first * ins..][..some.len()].copy_from_slice(some));
+    out
+}
+
 #[test]
 fn unpacked_values_are_the_files() {
     for kind in KINDS {
         let w = stored(kind, 7, 768);
         let exact = kind.dequantize(w.bytes());
         for kernels in kernels() {
-            let mut out = vec![f32::NAN; exact.len()];
-            w.unpack(kernels, 0..7, &mut out);
-            assert_eq!(bits(&out), bits(&exact), "{kind:?} {kernels:?}");
+            assert_eq!(bits(&unpacked(&w, kernels)), bits(&exact), "{kind:?} {kernels:?}");
         }
     }
 }
@@ -75,8 +93,7 @@ fn every_bit_pattern_of_a_block_is_unpacked_alike() {
         let w = from_bytes(kind, &bytes, (256, 256)).unwrap();
         let exact = kind.dequantize(w.bytes());
         for kernels in kernels() {
-            let mut out = vec![0.0; exact.len()];
-            w.unpack(kernels, 0..256, &mut out);
+            let out = unpacked(&w, kernels);
             let same = |(a, b): (&f32, &f32)| a == b || a.is_nan() && b.is_nan();
             assert!(out.iter().zip(&exact).all(same), "{kind:?} {kernels:?}");
         }
@@ -86,7 +103,7 @@ fn every_bit_pattern_of_a_block_is_unpacked_alike() {
 #[test]
 fn products_are_those_of_the_unpacked_weight_to_the_bit() {
     for kind in KINDS {
-        for (outs, ins) in [(1, 256), (13, 768), (50, 1024)] {
+        for (outs, ins) in [(1, 256), (13, 768), (50, 1024), (7, 2048)] {
             let w = stored(kind, outs, ins);
             let dense = kind.dequantize(w.bytes());
             for rows in [1, 2, 5, 70] {
@@ -95,18 +112,21 @@ fn products_are_those_of_the_unpacked_weight_to_the_bit() {
                     let mut wanted = vec![f32::NAN; rows * outs];
                     let target = |out: &mut Vec<f32>| Target {
                         start: out.as_mut_ptr(),
-                        outs,
+                        stride: outs,
                         accumulate: false,
                         alpha: 1.0,
                     };
+                    let xs = Rows::new(&x, ins, ins);
                     // SAFETY: all of x, w and the target, which nobody else has.
-                    unsafe { kernels.block(&x, &dense, ins, 0..rows, 0..outs, &target(&mut wanted)) };
+                    unsafe { kernels.block(xs, Matrix::Dense(&dense), 0..outs, &target(&mut wanted)) };
                     let mut ours = vec![f32::NAN; rows * outs];
                     // SAFETY: as above.
-                    unsafe { w.block(kernels, &x, 0..rows, 0..outs, &target(&mut ours)) };
+                    unsafe { kernels.block(xs, Matrix::Stored(&w), 0..outs, &target(&mut ours)) };
                     assert_eq!(bits(&ours), bits(&wanted), "{kind:?} {kernels:?} {rows} × {outs} × {ins}");
                     let mut first = vec![f32::NAN; outs];
-                    w.products(kernels, &x[..ins], 0, &mut first);
+                    let x = Rows::new(&x[..ins], ins, ins);
+                    // SAFETY: as above.
+                    unsafe { kernels.block(x, Matrix::Stored(&w), 0..outs, &target(&mut first)) };
                     assert_eq!(bits(&first), bits(&wanted[..outs]), "{kind:?} {kernels:?} alone");
                 }
             }
@@ -129,8 +149,9 @@ fn all_cores_give_the_same() {
         }
         let x = random(ins, 3);
         let (mut wanted, mut ours) = (vec![0.0; 300], vec![0.0; 300]);
-        products_of_one(&x, Matrix::Dense(&dense), 99, &mut wanted);
-        products_of_one(&x, Matrix::Stored(&w), 99, &mut ours);
+        let x = Rows::new(&x, ins, ins);
+        products_of_some(x, Matrix::Dense(&dense), 99, Columns::of(&mut wanted, 300));
+        products_of_some(x, Matrix::Stored(&w), 99, Columns::of(&mut ours, 300));
         assert_eq!(bits(&ours), bits(&wanted), "{kind:?}");
     }
 }

@@ -92,7 +92,14 @@ macro_rules! kernel {
         /// # Safety
         /// As for [`unpack`], and the machine must have the instructions.
         #[target_feature(enable = $features)]
-        unsafe fn $unpack<F: Format>(w: &[u8], out: &mut [f32]) {
+        unsafe fn $unpack<F: Format>(w: &[u8], ahead: usize, out: &mut [f32]) {
+            for line in 0..w.len().div_ceil(LINE) {
+                // SAFETY: a hint, which may point anywhere (and newer compilers know that it is safe).
+                #[allow(unused_unsafe)]
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_T0>(w.as_ptr().wrapping_add(ahead + line * LINE).cast())
+                };
+            }
             for (block, out) in w.chunks_exact(F::BYTES).zip(out.chunks_exact_mut(F::VALUES)) {
                 // SAFETY: all of the block is there.
                 let front = unsafe { F::front(block.as_ptr()) };
@@ -174,16 +181,16 @@ pub(super) unsafe fn products(wide: bool, kind: Kind, x: &[f32], w: &[u8], out: 
     }
 }
 
-/// The values of `w` as f32, one for each element of `out`.
+/// The values of `w` as f32, one for each element of `out`. What is `ahead` bytes further is asked for.
 ///
 /// # Safety
 /// As for [`products`], of `out` in place of `x`.
-pub(super) unsafe fn unpack(wide: bool, kind: Kind, w: &[u8], out: &mut [f32]) {
+pub(super) unsafe fn unpack(wide: bool, kind: Kind, w: &[u8], ahead: usize, out: &mut [f32]) {
     // SAFETY: the caller's.
     unsafe {
         match wide {
-            true => by_kind!(kind, unpack_512(w, out), ()),
-            false => by_kind!(kind, unpack_256(w, out), ()),
+            true => by_kind!(kind, unpack_512(w, ahead, out), ()),
+            false => by_kind!(kind, unpack_256(w, ahead, out), ()),
         }
     }
 }
