@@ -151,11 +151,12 @@ fn fill(
     panel: &mut [f32],
     stride: usize,
 ) {
-    for (row, to) in rows.zip(panel.chunks_exact_mut(stride)) {
-        let to = &mut to[..places.len()];
-        match w {
-            Matrix::Dense(w) => to.copy_from_slice(&w[row * k..][places.clone()]),
-            Matrix::Stored(w) => w.unpack_part(kernels, row, places.clone(), to),
+    match w {
+        Matrix::Dense(w) => {
+            for (row, to) in rows.zip(panel.chunks_exact_mut(stride)) {
+                to[..places.len()].copy_from_slice(&w[row * k..][places.clone()]);
+            }
         }
+        Matrix::Stored(w) => w.unpack_part(kernels, rows, places, panel, stride),
     }
 }

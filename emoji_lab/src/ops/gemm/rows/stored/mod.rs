@@ -175,20 +175,31 @@ impl Stored {
         self.kind.dequantize_into(self.rows(row..row + 1), values);
     }
 
-    /// The values of a row in `places`, of whole blocks.
+    /// The values of some rows in `places`, of whole blocks, in rows of `stride`.
     #[cfg(target_arch = "x86_64")]
-    pub(super) fn unpack_part(&self, kernels: Kernels, row: usize, places: Range<usize>, out: &mut [f32]) {
+    pub(super) fn unpack_part(
+        &self,
+        kernels: Kernels,
+        rows: Range<usize>,
+        places: Range<usize>,
+        out: &mut [f32],
+        stride: usize,
+    ) {
         let (values, width) = (self.kind.block_values(), self.kind.block_bytes());
-        let all = self.rows(row..row + 1);
-        let bytes = &all[places.start / values * width..places.end / values * width];
+        let (all, row) = (self.rows(rows.clone()), self.row_bytes());
+        let bytes = places.start / values * width..places.end / values * width;
+        assert!(out.len() >= rows.len() * stride && places.len() <= stride, "room for the rows");
         if let Some(wide) = kernels.unpacks()
             && x86::takes(self.kind, places.len())
         {
-            assert_eq!(bytes.len() / width * values, out.len(), "whole blocks");
+            assert_eq!(bytes.len() / width * values, places.len(), "whole blocks");
+            let of_rows = x86::Blocks { bytes: all, row, part: bytes, ahead: AHEAD * row };
             // SAFETY: whole blocks, with room for all of their values; the machine has the instructions.
-            return unsafe { x86::unpack(wide, self.kind, bytes, AHEAD * all.len(), out) };
+            return unsafe { x86::unpack(wide, self.kind, &of_rows, places.len(), out, stride) };
         }
-        self.kind.dequantize_into(bytes, out);
+        for (bytes_of_row, out) in all.chunks_exact(row).zip(out.chunks_exact_mut(stride)) {
+            self.kind.dequantize_into(&bytes_of_row[bytes.clone()], &mut out[..places.len()]);
+        }
     }
 }
 

@@ -56,10 +56,18 @@ fn unpacked(w: &Stored, kernels: Kernels) -> Vec<f32> {
     let mut out = vec![f32::NAN; outs * ins];
     #[cfg(target_arch = "x86_64")]
     if kernels != Kernels::Portable {
-        for (row, out) in out.chunks_exact_mut(ins).enumerate() {
-            let (first, second) = out.split_at_mut(256.min(ins - 256));
-            w.unpack_part(kernels, row, 0..first.len(), first);
-            w.unpack_part(kernels, row, first.len()..ins, second);
+        let first = 256.min(ins - 256);
+        for part in [0..first, first..ins] {
+            // Three rows at a time, further apart than they are long.
+            let stride = part.len() + 5;
+            for start in (0..outs).step_by(3) {
+                let rows = start..outs.min(start + 3);
+                let mut room = vec![f32::NAN; rows.len() * stride];
+                w.unpack_part(kernels, rows.clone(), part.clone(), &mut room, stride);
+                for (row, values) in rows.zip(room.chunks(stride)) {
+                    out[row * ins..][part.clone()].copy_from_slice(&values[..part.len()]);
+                }
+            }
         }
         return out;
     }

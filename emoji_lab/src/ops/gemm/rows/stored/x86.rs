@@ -1,6 +1,7 @@
 //! Products with blocks that are unpacked in registers, with AVX2 and with AVX-512.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::super::x86::{fold_256, fold_512, sums_of};
 use super::formats::*;
@@ -92,22 +93,27 @@ macro_rules! kernel {
         /// # Safety
         /// As for [`unpack`], and the machine must have the instructions.
         #[target_feature(enable = $features)]
-        unsafe fn $unpack<F: Format>(w: &[u8], ahead: usize, out: &mut [f32]) {
-            for line in 0..w.len().div_ceil(LINE) {
-                // SAFETY: a hint, which may point anywhere (and newer compilers know that it is safe).
-                #[allow(unused_unsafe)]
-                unsafe {
-                    _mm_prefetch::<_MM_HINT_T0>(w.as_ptr().wrapping_add(ahead + line * LINE).cast())
-                };
-            }
-            for (block, out) in w.chunks_exact(F::BYTES).zip(out.chunks_exact_mut(F::VALUES)) {
-                // SAFETY: all of the block is there.
-                let front = unsafe { F::front(block.as_ptr()) };
-                for (run, out) in out.chunks_exact_mut(RUN).enumerate() {
-                    // SAFETY: as above, and there is room for the values of a run.
+        unsafe fn $unpack<F: Format>(w: &Blocks<'_>, len: usize, out: &mut [f32], stride: usize) {
+            for (w_row, out) in w.bytes.chunks_exact(w.row).zip(out.chunks_exact_mut(stride)) {
+                let part = &w_row[w.part.clone()];
+                for line in 0..part.len().div_ceil(LINE) {
+                    // SAFETY: a hint, which may point anywhere (and newer compilers know that it is safe).
+                    #[allow(unused_unsafe)]
                     unsafe {
-                        for (i, values) in F::$values(block.as_ptr(), &front, run).into_iter().enumerate() {
-                            $store(out.as_mut_ptr().add(i * $lanes), values);
+                        _mm_prefetch::<_MM_HINT_T0>(part.as_ptr().wrapping_add(w.ahead + line * LINE).cast())
+                    };
+                }
+                let blocks = out[..len].chunks_exact_mut(F::VALUES);
+                for (block, out) in part.chunks_exact(F::BYTES).zip(blocks) {
+                    // SAFETY: all of the block is there.
+                    let front = unsafe { F::front(block.as_ptr()) };
+                    for (run, out) in out.chunks_exact_mut(RUN).enumerate() {
+                        // SAFETY: as above, and there is room for the values of a run.
+                        unsafe {
+                            let values = F::$values(block.as_ptr(), &front, run);
+                            for (i, values) in values.into_iter().enumerate() {
+                                $store(out.as_mut_ptr().add(i * $lanes), values);
+                            }
                         }
                     }
                 }
@@ -181,16 +187,35 @@ pub(super) unsafe fn products(wide: bool, kind: Kind, x: &[f32], w: &[u8], out: 
     }
 }
 
-/// The values of `w` as f32, one for each element of `out`. What is `ahead` bytes further is asked for.
+/// Rows of blocks, of which a part is wanted.
+pub(super) struct Blocks<'a> {
+    pub(super) bytes: &'a [u8],
+    /// Bytes of a row.
+    pub(super) row: usize,
+    /// What is wanted of each.
+    pub(super) part: Range<usize>,
+    /// How far ahead memory is asked for.
+    pub(super) ahead: usize,
+}
+
+/// The values of `w` as f32, `len` of each row, in rows of `stride`.
 ///
 /// # Safety
-/// As for [`products`], of `out` in place of `x`.
-pub(super) unsafe fn unpack(wide: bool, kind: Kind, w: &[u8], ahead: usize, out: &mut [f32]) {
+/// [`takes`] must have said yes to the kind and `len`, which is what the wanted part of a row has, and the machine must
+/// have AVX2, FMA and F16C, and AVX-512F where `wide`.
+pub(super) unsafe fn unpack(
+    wide: bool,
+    kind: Kind,
+    w: &Blocks<'_>,
+    len: usize,
+    out: &mut [f32],
+    stride: usize,
+) {
     // SAFETY: the caller's.
     unsafe {
         match wide {
-            true => by_kind!(kind, unpack_512(w, ahead, out), ()),
-            false => by_kind!(kind, unpack_256(w, ahead, out), ()),
+            true => by_kind!(kind, unpack_512(w, len, out, stride), ()),
+            false => by_kind!(kind, unpack_256(w, len, out, stride), ()),
         }
     }
 }
