@@ -48,11 +48,10 @@ impl Pass<'_> {
                 }
                 let d_hidden = matrix(a.d_hidden.at(gpu, first * s.hidden), s.hidden);
                 gemm(gpu, (rows, s.hidden, s.vocab), logits, weight, Out::F32(d_hidden))?;
-                if let (Some(arena), Some(offset)) = (self.arena, vocabulary.trained_head) {
-                    if let Some(to) = arena.any_gradient(offset) {
-                        let out = to.out(s.hidden, overwrite && first == 0);
-                        gemm(gpu, (s.vocab, s.hidden, rows), logits.transposed(), hidden, out)?;
-                    }
+                let trained = self.arena.zip(vocabulary.trained_head);
+                if let Some(to) = trained.and_then(|(arena, offset)| arena.any_gradient(offset)) {
+                    let out = to.out(s.hidden, overwrite && first == 0);
+                    gemm(gpu, (s.vocab, s.hidden, rows), logits.transposed(), hidden, out)?;
                 }
                 if let Some(trained) = self.network.trained_rows.as_ref().filter(|rows| rows.in_head) {
                     let (count, ld) = (trained.ids.len(), columns_ld(trained.ids.len()));
