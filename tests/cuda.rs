@@ -586,3 +586,52 @@ fn steps_on_their_way_are_not_lost() {
     }
     assert_eq!(sums(&evaluated), sums(&three.losses(&held_out).unwrap()));
 }
+
+/// In bf16 a short batch's gradient of the head is made in pieces and not kept. Its steps are those of a trainer
+/// that keeps it, but for rounding.
+#[test]
+fn a_head_in_pieces_learns_as_one_whose_gradient_is_kept() {
+    let Some(device) = gpu().and_then(|device| device.with_dtype(DType::BF16).ok()) else {
+        println!("skipped: no GPU with bf16");
+        return;
+    };
+    let parts = |finetune: &Finetune| -> usize {
+        let all = finetune.device_memory().into_iter().flat_map(|memory| memory.parts);
+        all.filter(|(what, _)| *what == "gradients").map(|(_, bytes)| bytes).sum()
+    };
+    for (shape, state_dtype) in
+        [(&SHAPES[3], DType::F32), (&SHAPES[1], DType::F32), (&SHAPES[0], DType::BF16)]
+    {
+        let base = model(shape, 7).to_device(&device);
+        let of = || start(&base, &LoraConfig::default(), &QuantConfig::default(), state_dtype);
+        let (mut pieces, mut kept) = (of(), of());
+        kept.reserve_sums().unwrap();
+        for (i, batch) in batches(6, 5).iter().enumerate() {
+            let step = std::slice::from_ref(batch);
+            let (ours, theirs) = (pieces.step(step, 1e-3).unwrap(), kept.step(step, 1e-3).unwrap());
+            let label = format!("{} × {}, step {i}", shape.heads, shape.hidden);
+            assert!(
+                (ours.loss / theirs.loss - 1.0).abs() < if i == 0 { 1e-12 } else { 1e-3 },
+                "{label}: {ours:?}"
+            );
+            let norms = (ours.grad_norm / theirs.grad_norm - 1.0).abs();
+            assert!(norms < if i == 0 { 1e-4 } else { 2e-2 }, "{label}: norms differ by {norms:.1e}");
+            if i == 0 {
+                // What is read is made once more.
+                close(&label, &pieces, &kept, Buffer::Gradients, 1e-5);
+                pieces.losses(step).unwrap();
+                let head = pieces.slots().iter().max_by_key(|slot| slot.len()).unwrap().clone();
+                assert_eq!(parts(&kept) - parts(&pieces), 4 * head.len(), "{label}");
+                let text = pieces.read(Buffer::Gradients, &head).unwrap_err().to_string();
+                assert!(text.contains("is not kept in memory") && text.contains("reserve_sums"), "{text}");
+            }
+        }
+        close("head in pieces: values", &pieces, &kept, Buffer::Values, 1e-2);
+        // A longer batch, and several, are taken as ever.
+        let long = rows(&[90, 120, 40], 9);
+        for step in [std::slice::from_ref(&long), &batches(2, 8)[..]] {
+            let (ours, theirs) = (pieces.step(step, 1e-3).unwrap(), kept.step(step, 1e-3).unwrap());
+            assert!((ours.loss / theirs.loss - 1.0).abs() < 1e-2, "{ours:?} {theirs:?}");
+        }
+    }
+}

@@ -82,6 +82,11 @@ pub(super) struct Buffers {
     pub(super) columns: DevicePtr<Compute>,
     /// How many rows of logits fit there.
     pub(super) logit_rows: usize,
+    /// Products of the hidden states with each other, `[tokens, tokens]`, where the head's gradient is made in
+    /// pieces.
+    pub(super) hidden_products: DevicePtr<f32>,
+    /// The rows of that gradient that were looked up, without what looking up adds, `[tokens, hidden]`.
+    pub(super) looked_up: DevicePtr<f32>,
     /// One per token.
     pub(super) losses: DevicePtr<f32>,
     /// Where losses are added up: of a whole result only the loss.
@@ -105,12 +110,24 @@ fn logit_rows(tokens: usize, bytes: usize, training: bool) -> usize {
     (most / bytes).clamp(1, tokens.max(1))
 }
 
+/// What the backward pass wants.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Steps {
+    /// How many of the head's rows are trained where not all are.
+    pub(super) trained_rows: usize,
+    /// Tokens of the longest batch of a step, where the head's gradient is made in pieces: the logits of such a
+    /// batch are kept as a whole.
+    pub(super) in_pieces: Option<usize>,
+}
+
 impl Activations {
-    /// For up to `tokens` tokens. `training` says that there is a backward pass, and how many of the head's
-    /// rows are trained where not all are.
-    pub(super) fn new(gpu: &Gpu, s: &Sizes, tokens: usize, training: Option<usize>) -> Result<Self> {
+    /// For up to `tokens` tokens. `training` says that there is a backward pass.
+    pub(super) fn new(gpu: &Gpu, s: &Sizes, tokens: usize, training: Option<Steps>) -> Result<Self> {
         let row = s.vocab * gpu.size();
-        let logit_rows = logit_rows(tokens, row, training.is_some());
+        let logit_rows = match training.and_then(|steps| steps.in_pieces) {
+            Some(longest) if longest > 0 => longest,
+            _ => logit_rows(tokens, row, training.is_some()),
+        };
         Self::poisoned(gpu, &format!("activations of {tokens} tokens"), |layout| {
             Buffers::place(layout, s, tokens, logit_rows, training)
         })
@@ -138,9 +155,10 @@ impl Buffers {
         s: &Sizes,
         tokens: usize,
         logit_rows: usize,
-        training: Option<usize>,
+        training: Option<Steps>,
     ) -> Self {
-        let columns = columns_ld(training.unwrap_or(0));
+        let columns = columns_ld(training.map_or(0, |steps| steps.trained_rows));
+        let together = training.and_then(|steps| steps.in_pieces).unwrap_or(0);
         let training = training.is_some();
         // Without a backward pass one layer's buffers serve all, except for the stream, which goes on.
         let layers: Vec<LayerActivations> = if training {
@@ -163,6 +181,8 @@ impl Buffers {
             losses: rows(layout, tokens, 1),
             logits: rows(layout, logit_rows, s.vocab),
             columns: rows(layout, logit_rows, columns),
+            hidden_products: rows(layout, together, together),
+            looked_up: rows(layout, together, s.hidden),
             loss: layout.take(1),
             logit_rows,
         }

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::places::{Place, Places};
 use super::stored::Stored;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::gemm::{Out, matrix};
 use crate::gpu::memory::Memory;
@@ -43,6 +43,8 @@ pub(crate) struct DeviceArena {
 enum ProductGradients {
     Compute(Memory<Compute>),
     F32(Memory<f32>),
+    /// They are made where they are used (`head_pieces.rs`).
+    NotKept,
 }
 
 impl ProductGradients {
@@ -50,6 +52,7 @@ impl ProductGradients {
         match self {
             Self::Compute(memory) => memory.bytes(),
             Self::F32(memory) => memory.bytes(),
+            Self::NotKept => 0,
         }
     }
 }
@@ -79,6 +82,13 @@ impl GradientPtr {
             Self::F32(to) => TableGradient::F32(to),
         }
     }
+}
+
+fn not_kept() -> Error {
+    Error::training(
+        "the head's gradient is not kept in memory",
+        "Call reserve_sums() before: sums of several batches are kept",
+    )
 }
 
 /// Bytes of each half of the page-locked memory.
@@ -132,6 +142,30 @@ impl DeviceArena {
         Ok(())
     }
 
+    /// Whether the gradients of what products read have a place in memory.
+    pub(super) fn keeps_product_gradients(&self) -> bool {
+        !matches!(self.product_gradients, ProductGradients::NotKept)
+    }
+
+    /// From now on they have, or have not. What is there is not kept.
+    pub(super) fn keep_product_gradients(&mut self, keep: bool) -> Result<()> {
+        match (keep, self.keeps_product_gradients()) {
+            (true, false) => {
+                let len = self.places.in_products();
+                let memory = Memory::poisoned(&self.gpu, len, "gradients of the matrices")?;
+                self.product_gradients = ProductGradients::Compute(memory);
+            }
+            (false, true) => self.product_gradients = ProductGradients::NotKept,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// How many elements products read.
+    pub(super) fn in_products(&self) -> usize {
+        self.places.in_products()
+    }
+
     /// The gradient of what begins at `offset` and products do not read, on the GPU.
     pub(super) fn gradient_ptr(&self, offset: usize) -> DevicePtr<f32> {
         self.gradients.ptr().at(&self.gpu, self.places.of(offset).at())
@@ -155,25 +189,27 @@ impl DeviceArena {
         }
     }
 
-    /// The gradient of what begins at `offset`, whatever reads it.
-    pub(super) fn any_gradient(&self, offset: usize) -> GradientPtr {
+    /// The gradient of what begins at `offset`, whatever reads it; `None` where it is not kept.
+    pub(super) fn any_gradient(&self, offset: usize) -> Option<GradientPtr> {
         match (self.places.of(offset), &self.product_gradients) {
-            (Place::Beside(_), _) => GradientPtr::F32(self.gradient_ptr(offset)),
+            (Place::Beside(_), _) => Some(GradientPtr::F32(self.gradient_ptr(offset))),
             (Place::Products(at), ProductGradients::Compute(memory)) => {
-                GradientPtr::Compute(memory.ptr().at(&self.gpu, at))
+                Some(GradientPtr::Compute(memory.ptr().at(&self.gpu, at)))
             }
             (Place::Products(at), ProductGradients::F32(memory)) => {
-                GradientPtr::F32(memory.ptr().at(&self.gpu, at))
+                Some(GradientPtr::F32(memory.ptr().at(&self.gpu, at)))
             }
+            (Place::Products(_), ProductGradients::NotKept) => None,
         }
     }
 
-    /// All gradients, for their norm.
+    /// All gradients that are kept, for their norm.
     pub(super) fn all_gradients(&self) -> (Gradients, DevicePtr<f32>, usize) {
         let len = self.places.in_products();
         let products = match &self.product_gradients {
             ProductGradients::Compute(memory) => Gradients::Compute(memory.ptr(), len),
             ProductGradients::F32(memory) => Gradients::F32(memory.ptr(), len),
+            ProductGradients::NotKept => Gradients::F32(self.gradients.ptr(), 0),
         };
         (products, self.gradients.ptr(), self.places.beside())
     }
@@ -188,6 +224,26 @@ impl DeviceArena {
         (self.pieces.ptr(), self.piece_count)
     }
 
+    /// The pieces before and after those of what begins at `offset`.
+    pub(super) fn pieces_around(&self, offset: usize) -> [(DevicePtr<Piece>, usize); 2] {
+        let own = self.places.pieces_of(offset);
+        let behind = self.pieces.ptr().at(&self.gpu, own.end);
+        [(self.pieces.ptr(), own.start), (behind, self.piece_count - own.end)]
+    }
+
+    /// Whether weight decay applies to what begins at `offset`.
+    pub(super) fn decays(&self, offset: usize) -> bool {
+        self.places.decays(offset)
+    }
+
+    /// Both halves of what products read from `offset` on, where it is kept so.
+    pub(super) fn halves(&self, offset: usize) -> Option<(DevicePtr<half::bf16>, DevicePtr<i16>)> {
+        match self.table(offset) {
+            Table::Halves { high, low } => Some((high, low)),
+            _ => None,
+        }
+    }
+
     /// The gradients that several GPUs add up: those of the `head` elements of the head, which are complete
     /// before the layers', those of other matrices, and all others.
     pub(super) fn travelling(&self, head: usize) -> [Numbers; 3] {
@@ -197,6 +253,8 @@ impl DeviceArena {
                 Numbers::compute(&self.gpu, memory.ptr().at(&self.gpu, first), len)
             }
             ProductGradients::F32(memory) => Numbers::f32(memory.ptr().at(&self.gpu, first), len),
+            // Several GPUs keep them.
+            ProductGradients::NotKept => Numbers::f32(self.gradients.ptr(), 0),
         };
         let others = Numbers::f32(self.gradients.ptr(), self.places.beside());
         [of(0, head), of(head, self.places.in_products() - head), others]
@@ -226,6 +284,7 @@ impl DeviceArena {
             (Buffer::Gradients, Place::Products(at)) => match &self.product_gradients {
                 ProductGradients::Compute(memory) => memory.read_widened(at, len),
                 ProductGradients::F32(memory) => f32s(memory, at),
+                ProductGradients::NotKept => Err(not_kept()),
             },
             (Buffer::Gradients, Place::Beside(at)) => f32s(&self.gradients, at),
         }
@@ -250,12 +309,13 @@ impl DeviceArena {
             (Buffer::Gradients, Place::Products(at)) => match &self.product_gradients {
                 ProductGradients::Compute(memory) => memory.write_rounded(at, values),
                 ProductGradients::F32(memory) => memory.write(at, values),
+                ProductGradients::NotKept => Err(not_kept()),
             },
             (Buffer::Gradients, Place::Beside(at)) => self.gradients.write(at, values),
         }
     }
 
-    /// Every slot's sum of squared gradients: not finite if one of them is not.
+    /// Every slot's sum of squared gradients, 0 where they are not kept: not finite if one of them is not.
     pub(crate) fn gradient_squares(&self, slots: &[Slot]) -> Result<Vec<f64>> {
         let mut squares = vec![0f64; slots.len()];
         for of_products in [false, true] {
@@ -266,7 +326,7 @@ impl DeviceArena {
                     (matches!(place, Place::Products(_)) == of_products).then_some((i, range))
                 })
                 .collect();
-            if picked.is_empty() {
+            if picked.is_empty() || of_products && !self.keeps_product_gradients() {
                 continue;
             }
             let all: Vec<Range> = picked.iter().map(|(_, range)| *range).collect();

@@ -1,6 +1,6 @@
 //! The backward pass: thirteen launches a layer, and seven more where the layer itself is trained.
 
-use super::arena::DeviceArena;
+use super::arena::{DeviceArena, GradientPtr};
 use super::forward::Pass;
 use super::network::{DOWN, GATE_UP, Layer, Network, O, QKV, SHARED};
 use crate::error::Result;
@@ -59,7 +59,8 @@ impl Pass<'_> {
     ) -> Result<()> {
         let (Some(trained), Some(arena)) = (layer.trained, self.arena) else { return Ok(()) };
         let ((ins, outs), ld) = (self.network.sizes.group(group), self.ld(group));
-        let out = arena.any_gradient(trained.matrices[group]).out(ins, first);
+        let Some(to) = arena.any_gradient(trained.matrices[group]) else { return Ok(()) };
+        let out = to.out(ins, first);
         // SAFETY: activations and gradients are laid out for these sizes.
         unsafe { gemm(self.gpu, (outs, ins, self.tokens), matrix(dy, outs).transposed(), matrix(x, ld), out) }
     }
@@ -104,11 +105,14 @@ impl Pass<'_> {
         Branch { rows: Some(a.down), weight: Some(n.post_feedforward), rstd: Some(a.rstd_down) }
     }
 
-    /// Where the gradient of the rows that are looked up is added, where they are trained.
+    /// Where the gradient of the rows that are looked up is added, where they are trained and it is kept.
     pub(super) fn d_table(network: &Network, arena: Option<&DeviceArena>) -> Option<TableGradient> {
         let rows_alone = network.trained_rows.as_ref().map(|rows| TableGradient::F32(rows.gradients));
         let whole_table = network.vocabulary.trained_lookup.zip(arena);
-        whole_table.map(|(offset, arena)| arena.any_gradient(offset).of_table()).or(rows_alone)
+        match whole_table {
+            Some((offset, arena)) => arena.any_gradient(offset).map(GradientPtr::of_table),
+            None => rows_alone,
+        }
     }
 
     /// Gradients of all that is trained, from `d_hidden`; those of matrices over what is there if `first`, else
@@ -120,6 +124,10 @@ impl Pass<'_> {
         let (s, i) = (&self.network.sizes, self.inputs);
         // SAFETY: the caller's.
         unsafe { self.layers_back(first)? };
+        if let Some(partials) = self.head_norm {
+            // SAFETY: the caller's.
+            unsafe { self.end_head_norm(partials)? };
+        }
         let Some(d_table) = Self::d_table(self.network, self.arena) else { return Ok(()) };
         let gradient = LookupGradient {
             d_table,
@@ -226,7 +234,10 @@ impl Pass<'_> {
                     sizes: self.attention_sizes(layer),
                     ldy: self.ld(O) as i32,
                 };
-                delta.launch(gpu, rows, self.parts())?;
+                let in_tiles = self.attention_in_tiles(layer);
+                if !in_tiles {
+                    delta.launch(gpu, rows, self.parts())?;
+                }
                 let attention = AttentionBackward {
                     d_y: g.d_attended,
                     q: a.q,
@@ -245,10 +256,15 @@ impl Pass<'_> {
                     d_qkv: g.d_qkv,
                     terms_q: layer.trained.map(|_| self.activations.terms_q),
                     terms_k: layer.trained.map(|_| self.activations.terms_k),
+                    y: a.attended,
                     sizes: self.attention_sizes(layer),
                     ldy: self.ld(O) as i32,
                 };
-                attention.launch(gpu, rows, self.parts())?;
+                if in_tiles {
+                    attention.launch_tiles(gpu, rows)?;
+                } else {
+                    attention.launch(gpu, rows, self.parts())?;
+                }
                 if layer.trained.is_some() {
                     let sum = |which, terms, heads: usize| WeightSum {
                         rows: (rows * heads) as i32,

@@ -193,8 +193,8 @@ impl SideBySide for CudaGenerator {
             let keep =
                 Keep::Rows { caches: &batch.rows.caches, fills: b.fills.at(&self.gpu, done), count, longest };
             let (gpu, network, training) = (&self.gpu, &self.network, false);
-            let arena = None;
-            let pass = Pass { gpu, network, activations, inputs, tokens, training, keep, arena };
+            let (arena, head_norm) = (None, None);
+            let pass = Pass { gpu, network, activations, inputs, tokens, training, keep, arena, head_norm };
             let copy = CopyRows {
                 from: activations.hidden,
                 to: b.hidden,

@@ -89,6 +89,10 @@ impl Engine for CudaEngine {
         self.own().reserve(tokens)
     }
 
+    fn reserve_losses(&mut self, tokens: usize) -> Result<()> {
+        self.own().reserve_losses(tokens)
+    }
+
     fn reserve_sums(&mut self) -> Result<()> {
         self.own().reserve_sums()
     }
@@ -128,7 +132,7 @@ impl Engine for CudaEngine {
     }
 
     fn read(&self, buffer: Buffer, slot: &Slot) -> Result<Tensor> {
-        let values = self.shared().arena().read(buffer, slot.offset, slot.len())?;
+        let values = self.shared().read(buffer, slot)?;
         Ok(host::tensor(values, slot.dims.as_slice())?)
     }
 
@@ -137,7 +141,7 @@ impl Engine for CudaEngine {
     }
 
     fn gradient_squares(&self) -> Result<Vec<f64>> {
-        self.shared().arena().gradient_squares(&self.slots)
+        self.shared().gradient_squares(&self.slots)
     }
 
     fn memory(&self) -> Vec<DeviceMemory> {

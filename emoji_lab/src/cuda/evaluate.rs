@@ -1,6 +1,7 @@
 //! Losses without learning from them.
 
-use super::finetune::{CudaFinetune, Work, padded};
+use super::finetune::{CudaFinetune, Work};
+use super::room::padded;
 use super::step::SLOTS;
 use crate::error::Result;
 use crate::gpu::driver_errors::caught;
@@ -28,7 +29,8 @@ impl CudaFinetune {
         self.check_batches(batches)?;
         self.take(self.sent)?;
         let longest = batches.iter().map(|b| b.tokens.len()).max().unwrap_or(0);
-        self.make_room(longest)?;
+        self.make_room(longest, false)?;
+        self.logits_at_hand = false;
         let mut sums = Vec::with_capacity(batches.len());
         for (i, batch) in batches.iter().enumerate() {
             let tokens = padded(batch.tokens.len());

@@ -5,25 +5,25 @@ use std::collections::{BTreeMap, HashMap};
 use candle_core::{DType, Tensor};
 use cudarc::driver::CudaGraph;
 
-use super::activations::Activations;
 use super::arena::DeviceArena;
 use super::forward::{Keep, Pass};
 use super::limits::{self, Plan};
 use super::network::Network;
 use super::places::Places;
 use super::ranks::Together;
-use super::step::{Inputs, SLOTS};
+use super::room::{Room, padded};
+use super::step::SLOTS;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::driver_errors::caught;
 use crate::gpu::graph::capture;
 use crate::gpu::memory::Memory;
-use crate::gpu::pointer::DevicePtr;
 use crate::host;
 use crate::model::{Gemma3, Parameter};
 use crate::ops::adamw::Factors;
 use crate::ops::embedding::cuda::TableGradient;
 use crate::ops::grad_norm::cuda::PARTIALS;
+use crate::ops::grad_norm::head::HEAD_PARTIALS;
 use crate::ops::step::{Step, StepResult};
 use crate::train::engine::{self, Settings, Ticket};
 use crate::train::{Batch, Slot};
@@ -69,11 +69,11 @@ pub(crate) struct CudaFinetune {
     pub(super) room: Option<Room>,
     /// Where it is one of several GPUs.
     pub(super) together: Option<Together>,
-    graphs: HashMap<(usize, Work), CudaGraph>,
+    pub(super) graphs: HashMap<(usize, Work), CudaGraph>,
     pub(super) partials: Memory<f64>,
     pub(super) result: Memory<StepResult>,
     settings: Settings,
-    adapter_scale: f32,
+    pub(super) adapter_scale: f32,
     /// Steps that were sent, and how many of them have been taken off their slots.
     pub(super) sent: usize,
     taken: usize,
@@ -81,6 +81,8 @@ pub(crate) struct CudaFinetune {
     kept: BTreeMap<usize, Done>,
     /// The step whose gradients lie in the arena.
     gradients_of: Option<usize>,
+    /// Whether its logits' gradients, hidden states and the stream's gradient still lie in the activations.
+    pub(super) logits_at_hand: bool,
     /// Work whose next graph is not made, as if memory had run out.
     #[cfg(test)]
     fails: Option<Work>,
@@ -89,30 +91,6 @@ pub(crate) struct CudaFinetune {
 // SAFETY: a graph is a handle of the driver's that any thread may use after making the context its
 // own, which every method does first; nothing here is shared without `&mut`.
 unsafe impl Send for CudaFinetune {}
-
-/// What depends on the longest batch.
-pub(super) struct Room {
-    pub(super) activations: Activations,
-    pub(super) inputs: Inputs,
-}
-
-impl Room {
-    /// Where the losses are added up.
-    pub(super) fn loss(&self) -> DevicePtr<f64> {
-        StepResult::loss_of(self.activations.loss)
-    }
-}
-
-/// Token counts that share a graph: few graphs, little padding.
-pub(super) fn padded(tokens: usize) -> usize {
-    let unit = match tokens {
-        0..=64 => 8,
-        65..=256 => 16,
-        257..=512 => 32,
-        _ => 128,
-    };
-    tokens.next_multiple_of(unit).max(8)
-}
 
 impl CudaFinetune {
     /// Puts `model`, its adapters and the optimizer on the GPU; `values` are those of `slots`, flat f32.
@@ -147,7 +125,7 @@ impl CudaFinetune {
         let loras = model.linears().filter_map(|l| l.lora.as_ref());
         let adapter_scale = loras.map(|l| l.scale as f32).next().unwrap_or(0.0);
         Ok(Self {
-            partials: Memory::zeros(gpu, PARTIALS, "partial sums")?,
+            partials: Memory::zeros(gpu, PARTIALS + HEAD_PARTIALS, "partial sums")?,
             result: Memory::zeros(gpu, 1, "a step's result")?,
             gpu: gpu.clone(),
             network,
@@ -161,6 +139,7 @@ impl CudaFinetune {
             taken: 0,
             kept: BTreeMap::new(),
             gradients_of: None,
+            logits_at_hand: false,
             #[cfg(test)]
             fails: None,
         })
@@ -186,34 +165,6 @@ impl CudaFinetune {
     /// Where the gradient of the rows that are looked up is added, where they are trained.
     pub(super) fn d_table(&self) -> Option<TableGradient> {
         Pass::d_table(&self.network, Some(&self.arena))
-    }
-
-    /// Makes room for batches of `tokens` tokens, if there is not enough. What steps on their way give is
-    /// kept for their tickets.
-    pub(crate) fn reserve(&mut self, tokens: usize) -> Result<()> {
-        caught(&self.gpu.short_name(), || self.make_room(tokens))
-    }
-
-    pub(super) fn make_room(&mut self, tokens: usize) -> Result<()> {
-        if i32::try_from(tokens).is_err() {
-            let help =
-                "make per_device_train_batch_size or max_length smaller: kernels count tokens in 31 bits";
-            return Err(Error::setting("per_device_train_batch_size", format!("{tokens} tokens"), help));
-        }
-        let tokens = padded(tokens);
-        if self.room.as_ref().is_some_and(|room| room.inputs.capacity() >= tokens) {
-            return Ok(());
-        }
-        // The slots go with the room.
-        self.take(self.sent)?;
-        self.graphs.clear();
-        self.room = None;
-        let trained_rows = self.network.trained_rows.as_ref().filter(|rows| rows.in_head);
-        let trained_rows = trained_rows.map_or(0, |rows| rows.ids.len());
-        let activations = Activations::new(&self.gpu, &self.network.sizes, tokens, Some(trained_rows))?;
-        self.network.place_gradients(&self.gpu, &activations, &self.arena, self.adapter_scale)?;
-        self.room = Some(Room { activations, inputs: Inputs::new(&self.gpu, tokens)? });
-        Ok(())
     }
 
     /// Sends one optimizer step over `batches`. If all slots are on their way, this waits for the earliest,
@@ -256,7 +207,7 @@ impl CudaFinetune {
     pub(super) fn make_ready(&mut self, batches: &[Batch], longest: usize) -> Result<()> {
         self.gpu.bind()?;
         self.check_batches(batches)?;
-        self.make_room(longest)?;
+        self.make_room(longest, true)?;
         self.take((self.sent + 1).saturating_sub(SLOTS))
     }
 
@@ -290,6 +241,7 @@ impl CudaFinetune {
             room.inputs.send(slot, &header, &batch.tokens, &batch.targets, tokens, trained)?;
         }
         self.gradients_of = None;
+        self.logits_at_hand = false;
         Ok(())
     }
 
@@ -301,6 +253,7 @@ impl CudaFinetune {
             unsafe { room.inputs.ask(ticket.0, self.result.ptr())? };
         }
         self.gradients_of = Some(ticket.0);
+        self.logits_at_hand = true;
         self.sent += 1;
         Ok(ticket)
     }
@@ -392,8 +345,9 @@ impl CudaFinetune {
             self.fails = None;
             return Err(self.gpu.error(cudarc::driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY));
         }
+        // The trial run below overwrites them.
+        self.logits_at_hand = false;
         if !matches!(work, Work::Loss) {
-            // The trial run below overwrites them.
             self.gradients_of = None;
         }
         // Kernels are loaded when they are first used, which cannot be captured. So what is repeatable
@@ -430,6 +384,7 @@ impl CudaFinetune {
             training: work != Work::Loss,
             keep: Keep::Nowhere,
             arena: Some(&self.arena),
+            head_norm: self.head_partials(),
         };
         // SAFETY: `Inputs::send` puts a batch of at most `tokens` tokens there before each replay.
         unsafe {
@@ -444,11 +399,11 @@ impl CudaFinetune {
                 }
                 Work::Head { first } => self.up_to_the_head(&pass, first),
                 Work::Layers { first } => pass.layers_back(first),
-                Work::Update => self.update(room),
+                Work::Update => self.update(room, tokens),
                 Work::Step => {
                     self.up_to_the_head(&pass, true)?;
                     pass.backward(true)?;
-                    self.update(room)
+                    self.update(room, tokens)
                 }
             }
         }

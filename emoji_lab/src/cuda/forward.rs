@@ -23,6 +23,9 @@ use crate::ops::rope::cuda::QkNormRope;
 /// 1,856 it is not).
 const MANY: usize = 1024;
 
+/// In attention, sixteen tokens a block pay from here on.
+const MANY_FOR_TILES: usize = 256;
+
 /// What a pass works with.
 pub(super) struct Pass<'a> {
     pub(super) gpu: &'a Gpu,
@@ -36,6 +39,8 @@ pub(super) struct Pass<'a> {
     pub(super) keep: Keep<'a>,
     /// Where gradients of what is trained go.
     pub(super) arena: Option<&'a DeviceArena>,
+    /// Where the parts of the norm of the head's gradient go, where that is made in pieces.
+    pub(super) head_norm: Option<DevicePtr<f64>>,
 }
 
 /// Where keys and values are kept for generation.
@@ -68,13 +73,20 @@ impl Pass<'_> {
     /// The adapters that have launches of their own, if a group's have.
     pub(super) fn tiled(&self, layer: &Layer, group: usize) -> Option<Adapters> {
         let adapters = self.all_adapters(layer, group);
-        (self.many() && adapters.count > 0).then_some(adapters)
+        let apart = self.many() || group == O && self.attention_in_tiles(layer);
+        (apart && adapters.count > 0).then_some(adapters)
     }
 
     /// Whether there are so many tokens that several blocks share a multiprocessor, and launches of their own pay.
     /// Not where answers are written: of those none may depend on how many others there are.
     pub(super) fn many(&self) -> bool {
         self.arena.is_some() && self.tokens > MANY
+    }
+
+    /// Whether attention takes sixteen tokens a block.
+    pub(super) fn attention_in_tiles(&self, layer: &Layer) -> bool {
+        let enough = self.arena.is_some() && self.tokens >= MANY_FOR_TILES;
+        enough && self.attention_sizes(layer).fits_tiles(self.gpu, self.tokens)
     }
 
     /// Warps per head in attention.
@@ -235,7 +247,11 @@ impl Pass<'_> {
                     sizes: self.attention_sizes(layer),
                     ldy: self.ld(O) as i32,
                 };
-                attention.launch(gpu, rows, self.parts())?;
+                if self.attention_in_tiles(layer) {
+                    attention.launch_tiles(gpu, rows)?;
+                } else {
+                    attention.launch(gpu, rows, self.parts())?;
+                }
                 self.adapters_down(layer, O, a.attended)?;
                 self.linear(layer, O, a.attended, a.o)?;
 

@@ -142,6 +142,7 @@ impl Generator for CudaGenerator {
             training: false,
             keep: Keep::Sequence(&sequence.caches),
             arena: None,
+            head_norm: None,
         };
         let last = activations.hidden.at(&self.gpu, (prompt.len() - 1) * self.network.sizes.hidden);
         // SAFETY: the prompt has just been sent; the head reads its last hidden state.

@@ -3,7 +3,7 @@
 
 use super::activations::columns_ld;
 use super::forward::Pass;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::gemm::{Out, gemm, matrix};
 use crate::ops::linear_cross_entropy::cuda::{CrossEntropy, SumLosses, TakeColumns};
 use crate::ops::step::StepResult;
@@ -19,6 +19,13 @@ impl Pass<'_> {
         let (gpu, s, a, i) = (self.gpu, &self.network.sizes, self.activations, self.inputs);
         let vocabulary = &self.network.vocabulary;
         let weight = matrix(vocabulary.head, s.hidden);
+        if let (true, Some(_)) = (backward, self.head_norm) {
+            if self.tokens > a.logit_rows {
+                return Err(Error::training("logits in blocks", "This is a fault of emoji_lab"));
+            }
+            // SAFETY: the caller's.
+            unsafe { self.begin_head_norm()? };
+        }
         for first in (0..self.tokens).step_by(a.logit_rows) {
             let rows = a.logit_rows.min(self.tokens - first);
             let hidden = matrix(a.hidden.at(gpu, first * s.hidden), s.hidden);
@@ -41,8 +48,9 @@ impl Pass<'_> {
                 }
                 let d_hidden = matrix(a.d_hidden.at(gpu, first * s.hidden), s.hidden);
                 gemm(gpu, (rows, s.hidden, s.vocab), logits, weight, Out::F32(d_hidden))?;
-                if let (Some(arena), Some(offset)) = (self.arena, vocabulary.trained_head) {
-                    let out = arena.any_gradient(offset).out(s.hidden, overwrite && first == 0);
+                let trained = self.arena.zip(vocabulary.trained_head);
+                if let Some(to) = trained.and_then(|(arena, offset)| arena.any_gradient(offset)) {
+                    let out = to.out(s.hidden, overwrite && first == 0);
                     gemm(gpu, (s.vocab, s.hidden, rows), logits.transposed(), hidden, out)?;
                 }
                 if let Some(trained) = self.network.trained_rows.as_ref().filter(|rows| rows.in_head) {
@@ -63,6 +71,10 @@ impl Pass<'_> {
                     gemm(gpu, (count, s.hidden, rows), columns, hidden, out)?;
                 }
             }
+        }
+        if let (true, Some(partials)) = (backward, self.head_norm) {
+            // SAFETY: the logits are one block.
+            unsafe { self.square_head(partials)? };
         }
         let sum = SumLosses {
             losses: a.losses,

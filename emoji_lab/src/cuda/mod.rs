@@ -10,6 +10,8 @@
 //! | `network.rs`, `upload.rs` | weights and adapters as the kernels want them; how they get there |
 //! | `activations.rs` | everything a pass writes, laid out once |
 //! | `forward.rs`, `backward.rs`, `head.rs` | the passes |
+//! | `head_pieces.rs` | a trained head whose gradient is not kept in memory |
+//! | `room.rs` | room for the longest batch |
 //! | `places.rs`, `arena.rs`, `stored.rs` | what is trained: where it lies; values, gradients and moments; their forms |
 //! | `step.rs` | what changes from step to step |
 //! | `finetune.rs`, `update.rs`, `evaluate.rs` | graphs and their steps; what is in a step; losses alone |
@@ -28,10 +30,12 @@ mod finetune;
 mod forward;
 mod generator;
 mod head;
+mod head_pieces;
 mod limits;
 mod network;
 mod places;
 mod ranks;
+mod room;
 mod rows;
 mod sampler;
 mod step;

@@ -168,6 +168,13 @@ pub(super) struct Vocabulary {
     pub(super) trained_head: Option<usize>,
 }
 
+impl Vocabulary {
+    /// Whether a head that is trained is the table that rows are looked up in, too.
+    pub(super) fn head_is_looked_up(&self) -> bool {
+        self.trained_head.is_some() && self.trained_head == self.trained_lookup
+    }
+}
+
 /// The gradients of a layer's adapters, as their kernel is told of them.
 pub(super) struct GradientTable {
     pub(super) adapters: Memory<AdapterGradient>,

@@ -1,5 +1,7 @@
 //! Where each trained parameter lies on the GPU.
 
+use std::ops::Range;
+
 use crate::ops::adamw::cuda::{DECAYS, OF_EMBEDDING, OF_PRODUCTS, PIECE, Piece};
 use crate::train::Slot;
 use crate::train::layout::embedding_len;
@@ -90,6 +92,19 @@ impl Places {
         }
     }
 
+    /// Whether weight decay applies to the slot that begins at `offset`.
+    pub(super) fn decays(&self, offset: usize) -> bool {
+        self.runs.iter().any(|run| run.first == offset && run.decays)
+    }
+
+    /// Which of [`Self::pieces`] are those of the slot that begins at `offset`.
+    pub(super) fn pieces_of(&self, offset: usize) -> Range<usize> {
+        let count = |run: &Run| run.len.div_ceil(PIECE);
+        let before = self.runs.iter().take_while(|run| run.first < offset).map(count).sum();
+        let own = self.runs.iter().find(|run| run.first == offset).map_or(0, count);
+        before..before + own
+    }
+
     /// AdamW's work in pieces of at most [`PIECE`] elements.
     pub(super) fn pieces(&self) -> Vec<Piece> {
         let of_run = |run: &Run| {
@@ -164,5 +179,11 @@ mod tests {
             assert_eq!(piece.kind & OF_EMBEDDING != 0, slot.parameter == Parameter::EmbedTokens);
         }
         assert_eq!(next as usize, all);
+        for slot in &slots {
+            let own = &pieces[places.pieces_of(slot.offset)];
+            assert_eq!(own[0].first as usize, slot.offset, "{}", slot.name);
+            assert_eq!(own.iter().map(|p| p.len as usize).sum::<usize>(), slot.len(), "{}", slot.name);
+            assert_eq!(places.decays(slot.offset), slot.decays(), "{}", slot.name);
+        }
     }
 }

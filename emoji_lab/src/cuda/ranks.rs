@@ -10,7 +10,8 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::engine::CudaEngine;
-use super::finetune::{CudaFinetune, Work, padded};
+use super::finetune::{CudaFinetune, Work};
+use super::room::padded;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::nccl::{Communicator, Numbers};

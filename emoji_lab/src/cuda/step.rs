@@ -30,6 +30,8 @@ pub(super) struct Inputs {
     memory: Memory<i32>,
     slots: Vec<Slot>,
     capacity: usize,
+    /// Of the batch that was sent last, with its padding.
+    tokens: usize,
     pub(super) step: DevicePtr<Step>,
     pub(super) ids: DevicePtr<i32>,
     pub(super) positions: DevicePtr<i32>,
@@ -84,11 +86,17 @@ impl Inputs {
             slots,
             memory,
             capacity,
+            tokens: 0,
         })
     }
 
     pub(super) fn capacity(&self) -> usize {
         self.capacity
+    }
+
+    /// Tokens of the batch that was sent last, with its padding.
+    pub(super) fn tokens(&self) -> usize {
+        self.tokens
     }
 
     /// Sends a step and its tokens, filled up to `padded` with tokens that see only themselves and
@@ -110,6 +118,7 @@ impl Inputs {
                 "Make a new trainer for these rows",
             ));
         }
+        self.tokens = padded;
         let capacity = self.capacity;
         let slot = &mut self.slots[slot % SLOTS];
         let header = as_bytes(std::slice::from_ref(step));

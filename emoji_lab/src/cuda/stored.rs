@@ -78,6 +78,14 @@ impl Stored {
         }
     }
 
+    /// Of moments: where number `n` is.
+    pub(crate) fn moments_from(&self, gpu: &Gpu, n: usize) -> DevicePtr<Moment> {
+        match self {
+            Self::F32(memory) => memory.ptr().at(gpu, n).cast(),
+            Self::Bf16(memory) | Self::Split(memory, _) => memory.ptr().at(gpu, n).cast(),
+        }
+    }
+
     /// How many bytes they take.
     pub(crate) fn bytes(&self) -> usize {
         match self {

@@ -1,11 +1,13 @@
 //! What a graph of an optimizer step has in it: the passes, the gradients' norm, AdamW; and what all takes.
 
-use super::finetune::{CudaFinetune, Room};
+use super::finetune::CudaFinetune;
 use super::forward::Pass;
+use super::room::Room;
 use crate::error::Result;
 use crate::gpu::memory::clear;
 use crate::ops::adamw::cuda::AdamwStep;
 use crate::ops::grad_norm::cuda::{GradNorm, Gradients};
+use crate::ops::grad_norm::head::HEAD_PARTIALS;
 
 impl CudaFinetune {
     /// Forward, and back through the head; `first` writes over the gradients, later micro-batches add to them.
@@ -31,11 +33,11 @@ impl CudaFinetune {
         }
     }
 
-    /// Norm, clipping and AdamW.
+    /// Norm, clipping and AdamW; where the head's gradient is made in pieces, of a batch of `tokens` tokens.
     ///
     /// # Safety
     /// The gradients of a step must have been made.
-    pub(super) unsafe fn update(&self, room: &Room) -> Result<()> {
+    pub(super) unsafe fn update(&self, room: &Room, tokens: usize) -> Result<()> {
         let (gpu, arena, step, result) = (&self.gpu, &self.arena, room.inputs.step, self.result.ptr());
         let (products, gradients, others) = arena.all_gradients();
         let norm = GradNorm {
@@ -43,6 +45,7 @@ impl CudaFinetune {
             others: gradients,
             len: others,
             partials: self.partials.ptr(),
+            more: if self.head_partials().is_some() { HEAD_PARTIALS } else { 0 },
             loss: room.loss(),
             step,
             result,
@@ -63,7 +66,19 @@ impl CudaFinetune {
         // SAFETY: buffers of the arena and its pieces, the partial sums, one loss, one result.
         unsafe {
             norm.launch(gpu)?;
-            adamw.launch(gpu, count, self.bf16_moments(), matches!(products, Gradients::F32(..)))
+            let (moments, sums) = (self.bf16_moments(), matches!(products, Gradients::F32(..)));
+            let Some(head) = self.head_update(room, tokens) else {
+                return adamw.launch(gpu, count, moments, sums);
+            };
+            // The others beside it.
+            let beside = gpu.fork()?;
+            for (pieces, count) in arena.pieces_around(head.first as usize) {
+                if count > 0 {
+                    AdamwStep { pieces, ..adamw }.launch(&beside, count, moments, sums)?;
+                }
+            }
+            head.launch(gpu, moments)?;
+            gpu.wait_for(&gpu.record_event()?)
         }
     }
 

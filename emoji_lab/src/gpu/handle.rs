@@ -294,6 +294,12 @@ impl Gpu {
         self.shared.context.mem_get_info().map_err(|e| self.error(e.0))
     }
 
+    /// How many multiprocessors it has; an H100's number if the driver does not say.
+    pub(crate) fn multiprocessors(&self) -> usize {
+        let which = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        self.shared.context.attribute(which).ok().and_then(|n| usize::try_from(n).ok()).unwrap_or(132)
+    }
+
     /// How many bytes this process' buffers take, counted where they are made and freed.
     pub(crate) fn held(&self) -> &AtomicUsize {
         &self.shared.held

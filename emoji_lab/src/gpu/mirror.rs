@@ -42,32 +42,41 @@ mod tests {
     use std::collections::BTreeMap;
 
     /// Every file of kernels, and the Rust that launches them.
-    const CUDA: [(&str, &str); 15] = [
+    const CUDA: [(&str, &str); 22] = [
         ("common.cuh", include_str!("../ops/common.cuh")),
+        ("mma.cuh", include_str!("../ops/mma.cuh")),
         ("decode/state.cuh", include_str!("../ops/decode/state.cuh")),
+        ("adamw/elements.cuh", include_str!("../ops/adamw/elements.cuh")),
+        ("adamw/head.cu", include_str!("../ops/adamw/head.cu")),
         ("adamw/kernel.cu", include_str!("../ops/adamw/kernel.cu")),
+        ("attention/arguments.cuh", include_str!("../ops/attention/arguments.cuh")),
         ("attention/kernel.cu", include_str!("../ops/attention/kernel.cu")),
+        ("attention/tiles.cu", include_str!("../ops/attention/tiles.cu")),
         ("decode/kernel.cu", include_str!("../ops/decode/kernel.cu")),
         ("decode_rows/kernel.cu", include_str!("../ops/decode_rows/kernel.cu")),
         ("embedding/kernel.cu", include_str!("../ops/embedding/kernel.cu")),
         ("geglu/kernel.cu", include_str!("../ops/geglu/kernel.cu")),
+        ("grad_norm/head.cu", include_str!("../ops/grad_norm/head.cu")),
         ("grad_norm/kernel.cu", include_str!("../ops/grad_norm/kernel.cu")),
         ("linear_cross_entropy/kernel.cu", include_str!("../ops/linear_cross_entropy/kernel.cu")),
         ("lora_linear/kernel.cu", include_str!("../ops/lora_linear/kernel.cu")),
         ("lora_linear/many.cu", include_str!("../ops/lora_linear/many.cu")),
+        ("lora_linear/tensor.cu", include_str!("../ops/lora_linear/tensor.cu")),
         ("rms_norm/kernel.cu", include_str!("../ops/rms_norm/kernel.cu")),
         ("rope/kernel.cu", include_str!("../ops/rope/kernel.cu")),
         ("sample/kernel.cu", include_str!("../ops/sample/kernel.cu")),
     ];
-    const RUST: [&str; 13] = [
+    const RUST: [&str; 15] = [
         include_str!("../ops/step.rs"),
         include_str!("../ops/adamw/cuda.rs"),
+        include_str!("../ops/adamw/head.rs"),
         include_str!("../ops/attention/cuda.rs"),
         include_str!("../ops/decode/cuda.rs"),
         include_str!("../ops/decode_rows/cuda.rs"),
         include_str!("../ops/embedding/cuda.rs"),
         include_str!("../ops/geglu/cuda.rs"),
         include_str!("../ops/grad_norm/cuda.rs"),
+        include_str!("../ops/grad_norm/head.rs"),
         include_str!("../ops/linear_cross_entropy/cuda.rs"),
         include_str!("../ops/lora_linear/cuda.rs"),
         include_str!("../ops/rms_norm/cuda.rs"),
@@ -126,9 +135,10 @@ mod tests {
         let mut kernels = BTreeMap::new();
         for line in CUDA.iter().flat_map(|(_, text)| text.lines()) {
             let words = words(line);
-            if line.starts_with("FOR_BOTH_TYPES") {
+            if line.starts_with("FOR_BOTH_TYPES") || line.starts_with("FOR_BF16") {
                 let [.., name, arguments] = words[..] else { panic!("{line}") };
-                for dtype in ["f32", "bf16"] {
+                let types = if line.starts_with("FOR_BF16") { &["bf16"][..] } else { &["f32", "bf16"] };
+                for dtype in types {
                     kernels.insert(format!("{name}_{dtype}"), arguments.to_string());
                 }
             } else if line.starts_with("extern") {

@@ -70,6 +70,16 @@ pub(crate) fn attention_backward(width: usize, parts: usize) -> usize {
     2 * parts * width * 4
 }
 
+/// Rows of 256 values in bf16 and eight more: sixteen queries of a group's heads, 32 keys and values.
+pub(crate) fn attention_tiles(group: usize) -> usize {
+    (group * 16 + 2 * 32) * (256 + 8) * 2
+}
+
+/// The same, the output's gradients beside the queries, and two numbers of each.
+pub(crate) fn attention_tiles_backward(group: usize) -> usize {
+    attention_tiles(group) + group * 16 * ((256 + 8) * 2 + 2 * 4)
+}
+
 /// `width` is that of queries and keys.
 pub(crate) fn qk_norm_rope(width: usize) -> usize {
     width * 4

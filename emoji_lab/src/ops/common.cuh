@@ -361,6 +361,12 @@ template <int N> __device__ __forceinline__ float dot(const float (&a)[N], const
     extern "C" __global__ void name##_f32(const __grid_constant__ Args<float> args) { name(args); }             \
     extern "C" __global__ void name##_bf16(const __grid_constant__ Args<bf16> args) { name(args); }
 
+// With launch bounds, as below; for bf16 alone.
+#define FOR_BF16_OF(bounds, name, Args)                                                                          \
+    extern "C" __global__ void __launch_bounds__ bounds name##_bf16(const __grid_constant__ Args<bf16> args) {  \
+        name(args);                                                                                             \
+    }
+
 // The same with launch bounds: (threads a block has at most), or (those, blocks that are to fit on a
 // multiprocessor). The compiler then keeps to the registers there are.
 #define FOR_BOTH_TYPES_OF(bounds, name, Args)                                                                    \

@@ -1,10 +1,13 @@
 // All kernels, compiled into one module.
+#include "adamw/head.cu"
 #include "adamw/kernel.cu"
 #include "attention/kernel.cu"
+#include "attention/tiles.cu"
 #include "decode/kernel.cu"
 #include "decode_rows/kernel.cu"
 #include "embedding/kernel.cu"
 #include "geglu/kernel.cu"
+#include "grad_norm/head.cu"
 #include "grad_norm/kernel.cu"
 #include "linear_cross_entropy/kernel.cu"
 #include "lora_linear/kernel.cu"

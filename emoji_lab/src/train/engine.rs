@@ -90,8 +90,13 @@ impl DeviceMemory {
 
 /// A device with a model that it trains.
 pub(crate) trait Engine: Debug + Send + Sync {
-    /// Makes room for batches of up to `tokens` tokens, so that none is made in the middle of a run.
+    /// Makes room for steps of batches of up to `tokens` tokens, so that none is made in the middle of a run.
     fn reserve(&mut self, tokens: usize) -> Result<()>;
+
+    /// The same for batches of which only the loss is asked, which take less.
+    fn reserve_losses(&mut self, tokens: usize) -> Result<()> {
+        self.reserve(tokens)
+    }
 
     /// Makes room for the sums of several batches' gradients, as [`reserve`](Self::reserve) does for batches.
     fn reserve_sums(&mut self) -> Result<()> {

@@ -253,6 +253,14 @@ impl Finetune {
         self.engine.reserve(tokens)
     }
 
+    /// The same for batches that are evaluated and not trained on, which take less.
+    ///
+    /// # Errors
+    /// As [`Self::reserve`].
+    pub fn reserve_losses(&mut self, tokens: usize) -> Result<()> {
+        self.engine.reserve_losses(tokens)
+    }
+
     /// The same for steps of several batches, whose gradients are added up.
     ///
     /// # Errors

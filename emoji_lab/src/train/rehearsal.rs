@@ -33,6 +33,10 @@ impl Engine for Rehearsal {
         self.engine.reserve(tokens)
     }
 
+    fn reserve_losses(&mut self, tokens: usize) -> Result<()> {
+        self.engine.reserve_losses(tokens)
+    }
+
     fn reserve_sums(&mut self) -> Result<()> {
         self.engine.reserve_sums()
     }

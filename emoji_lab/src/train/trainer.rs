@@ -95,7 +95,8 @@ impl SftTrainer {
                 .with_embedding_rate(args.embedding_rate());
         let eval_batches = batches_in_order(&eval_rows, args.per_device_eval_batch_size);
         let longest_eval = eval_batches.iter().map(|batch| batch.tokens.len()).max().unwrap_or(0);
-        finetune.reserve(longest_batch(&train_rows, args.per_device_train_batch_size).max(longest_eval))?;
+        finetune.reserve_losses(longest_eval)?;
+        finetune.reserve(longest_batch(&train_rows, args.per_device_train_batch_size))?;
         if args.gradient_accumulation_steps > 1 {
             finetune.reserve_sums()?;
         }

@@ -4,6 +4,10 @@
 mod cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+#[cfg(feature = "cuda")]
+pub(crate) mod head;
+#[cfg(all(test, feature = "cuda"))]
+pub(crate) mod head_tests;
 
 pub(crate) use cpu::Factors;
 

@@ -34,7 +34,27 @@ mirrored! {
     AttentionSizes: 20 { heads: 0, kv_heads: 4, dim: 8, window: 12, scale: 16 }
 }
 
+/// Tokens of a tile.
+const TILE: usize = 16;
+
 impl AttentionSizes {
+    /// Query heads of a key/value head.
+    fn group(&self) -> usize {
+        (self.heads / self.kv_heads) as usize
+    }
+
+    /// Whether `tokens` rows can be taken sixteen at a time: in bf16, heads of 256 values, two or four to a
+    /// key/value head, as Gemma 3's are.
+    pub(crate) fn fits_tiles(&self, gpu: &Gpu, tokens: usize) -> bool {
+        let heads = self.dim == 256 && matches!(self.group(), 2 | 4) && self.heads % self.kv_heads == 0;
+        let fits = shared::attention_tiles_backward(self.group()) <= gpu.limits().shared_bytes;
+        gpu.bf16() && heads && fits && tokens.is_multiple_of(TILE)
+    }
+
+    fn tiles(&self, tokens: usize, rows: usize, shared_bytes: usize) -> Grid {
+        Grid::new(tokens / TILE, 512).rows(rows).shared(shared_bytes).begins_early()
+    }
+
     fn width(&self) -> usize {
         (self.heads * self.dim) as usize
     }
@@ -74,6 +94,8 @@ mirrored! {
 }
 
 const FORWARD: Kernel<AttentionForward> = Kernel::typed("attention_forward");
+const TILES_2: Kernel<AttentionForward> = Kernel::plain("attention_tiles_2_bf16");
+const TILES_4: Kernel<AttentionForward> = Kernel::plain("attention_tiles_4_bf16");
 
 impl AttentionForward {
     /// For `tokens` rows, in `parts` per head: no more than [`parts`] says.
@@ -85,6 +107,18 @@ impl AttentionForward {
         let bytes = shared::attention_forward(s.width(), parts, self.adapters.group());
         // SAFETY: the caller's.
         unsafe { FORWARD.launch(gpu, s.grid(tokens, parts, bytes), self) }
+    }
+
+    /// For `tokens` rows, sixteen a block, where [`AttentionSizes::fits_tiles`] says so. u is not made.
+    ///
+    /// # Safety
+    /// Buffers must have the shapes that the fields name.
+    pub(crate) unsafe fn launch_tiles(self, gpu: &Gpu, tokens: usize) -> Result<()> {
+        let s = &self.sizes;
+        let grid = s.tiles(tokens, s.kv_heads as usize, shared::attention_tiles(s.group()));
+        let kernel = if s.group() == 2 { &TILES_2 } else { &TILES_4 };
+        // SAFETY: the caller's.
+        unsafe { kernel.launch(gpu, grid, self) }
     }
 }
 
@@ -160,19 +194,23 @@ pub(crate) struct AttentionBackward {
     pub(crate) terms_q: Option<DevicePtr<f32>>,
     /// `[tokens, kv_heads · dim]`: as `terms_q`.
     pub(crate) terms_k: Option<DevicePtr<f32>>,
+    /// `[tokens, ldy]`: of it sixteen tokens a block make what `delta` is to others.
+    pub(crate) y: DevicePtr<Compute>,
     pub(crate) sizes: AttentionSizes,
     pub(crate) ldy: i32,
 }
 
 mirrored! {
-    AttentionBackward: 160 {
+    AttentionBackward: 168 {
         d_y: 0, q: 8, k: 16, qkv: 24, lse: 32, delta: 40, start: 48, end: 56, weight_q: 64, weight_k: 72, rstd: 80,
         cos: 88, sin: 96, positions: 104, d_qkv: 112, terms_q: 120, terms_k: 128,
-        sizes: 136, ldy: 156,
+        y: 136, sizes: 144, ldy: 164,
     }
 }
 
 const BACKWARD: Kernel<AttentionBackward> = Kernel::typed("attention_backward");
+const TILES_BACKWARD_2: Kernel<AttentionBackward> = Kernel::plain("attention_tiles_backward_2_bf16");
+const TILES_BACKWARD_4: Kernel<AttentionBackward> = Kernel::plain("attention_tiles_backward_4_bf16");
 
 impl AttentionBackward {
     /// As [`AttentionForward::launch`].
@@ -185,5 +223,19 @@ impl AttentionBackward {
         let grid = s.grid(tokens, parts, shared::attention_backward(s.width(), parts)).rows(2);
         // SAFETY: the caller's.
         unsafe { BACKWARD.launch(gpu, grid, self) }
+    }
+
+    /// As [`AttentionForward::launch_tiles`]; `d_y` must be complete, and `delta` is not read.
+    ///
+    /// # Safety
+    /// As [`Self::launch`].
+    pub(crate) unsafe fn launch_tiles(self, gpu: &Gpu, tokens: usize) -> Result<()> {
+        let s = &self.sizes;
+        // One half of the rows of blocks for the queries, one for keys and values.
+        let bytes = shared::attention_tiles_backward(s.group());
+        let grid = s.tiles(tokens, 2 * s.kv_heads as usize, bytes);
+        let kernel = if s.group() == 2 { &TILES_BACKWARD_2 } else { &TILES_BACKWARD_4 };
+        // SAFETY: the caller's.
+        unsafe { kernel.launch(gpu, grid, self) }
     }
 }

@@ -7,6 +7,8 @@ mod cpu;
 pub(crate) mod cuda;
 #[cfg(all(test, feature = "cuda"))]
 mod cuda_tests;
+#[cfg(all(test, feature = "cuda"))]
+mod tiles_tests;
 
 use candle_core::{Result, Tensor};
 

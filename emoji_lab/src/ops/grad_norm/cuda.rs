@@ -37,8 +37,9 @@ pub(crate) struct GradNorm {
     /// `[len]`.
     pub(crate) others: DevicePtr<f32>,
     pub(crate) len: usize,
-    /// `[PARTIALS]`.
+    /// `[PARTIALS]`, and after them as many as `more`, which others have left.
     pub(crate) partials: DevicePtr<f64>,
+    pub(crate) more: usize,
     /// One.
     pub(crate) loss: DevicePtr<f64>,
     pub(crate) step: DevicePtr<Step>,
@@ -83,9 +84,9 @@ impl GradNorm {
     /// # Safety
     /// Buffers must have the shapes that the fields name.
     pub(crate) unsafe fn launch(self, gpu: &Gpu) -> Result<()> {
-        let Self { products, others, len, partials, loss, step, result } = self;
+        let Self { products, others, len, partials, more, loss, step, result } = self;
         let grid = Grid::new(PARTIALS, THREADS);
-        let finish = FinishNorm { partials, loss, step, result, count: PARTIALS as i32 };
+        let finish = FinishNorm { partials, loss, step, result, count: (PARTIALS + more) as i32 };
         // SAFETY: the caller's.
         unsafe {
             match products {

@@ -39,6 +39,7 @@ fn norm_factor_and_what_is_not_finite() {
             others: others_at.ptr(),
             len,
             partials: partials.ptr(),
+            more: 0,
             loss: loss_at.ptr(),
             step: step.ptr(),
             result: result.ptr(),

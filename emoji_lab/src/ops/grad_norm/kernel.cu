@@ -51,7 +51,8 @@ extern "C" __global__ void finish_norm(const __grid_constant__ FinishNorm args) 
     for (int i = threadIdx.x; i < args.count; i += blockDim.x) sum += args.partials[i];
     sum = block_sum(sum);
     if (threadIdx.x != 0) return;
-    const double norm = sqrt(sum);
+    // Of a gradient that is nearly zero the parts may cancel to less; NaN stays.
+    const double norm = sqrt(sum < 0.0 ? 0.0 : sum);
     const double scale = args.step->max_grad_norm > 0.0f ? fmin(args.step->max_grad_norm / (norm + 1e-6), 1.0) : 1.0;
     args.result->loss = *args.loss;
     args.result->grad_norm = norm;

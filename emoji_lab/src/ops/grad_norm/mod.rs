@@ -6,6 +6,10 @@ mod cpu;
 pub(crate) mod cuda;
 #[cfg(all(test, feature = "cuda"))]
 mod cuda_tests;
+#[cfg(feature = "cuda")]
+pub(crate) mod head;
+#[cfg(all(test, feature = "cuda"))]
+mod head_tests;
 
 use candle_core::{Result, Tensor};
 

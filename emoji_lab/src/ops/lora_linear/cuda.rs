@@ -246,7 +246,9 @@ impl AdaptersDown {
     /// Buffers must have the shapes that the fields name.
     pub(crate) unsafe fn launch(self, gpu: &Gpu) -> Result<()> {
         let ranks = self.adapters.count as usize * (self.adapters.padded as usize).div_ceil(TILE_RANKS);
-        let grid = Grid::new((self.tokens as usize).div_ceil(TILE_TOKENS), 128).rows(ranks).begins_early();
+        let threads = if gpu.bf16() { 256 } else { 128 };
+        let grid =
+            Grid::new((self.tokens as usize).div_ceil(TILE_TOKENS), threads).rows(ranks).begins_early();
         // SAFETY: the caller's.
         unsafe { DOWN_TILED.launch(gpu, grid, self) }
     }
@@ -271,6 +273,7 @@ mirrored! {
 }
 
 const BACK_TILED: Kernel<AdaptersBack> = Kernel::plain("adapters_back_tiled");
+const BACK_TENSOR: Kernel<AdaptersBack> = Kernel::plain("adapters_back_tensor");
 
 impl AdaptersBack {
     /// All adapters of the group.
@@ -278,9 +281,11 @@ impl AdaptersBack {
     /// # Safety
     /// As [`AdaptersDown::launch`].
     pub(crate) unsafe fn launch(self, gpu: &Gpu) -> Result<()> {
-        let columns = (self.width as usize).div_ceil(TILE_COLUMNS);
+        let (kernel, tile) =
+            if gpu.bf16() { (&BACK_TENSOR, 2 * TILE_COLUMNS) } else { (&BACK_TILED, TILE_COLUMNS) };
+        let columns = (self.width as usize).div_ceil(tile);
         let grid = Grid::new((self.tokens as usize).div_ceil(TILE_TOKENS), 128).rows(columns).begins_early();
         // SAFETY: the caller's.
-        unsafe { BACK_TILED.launch(gpu, grid, self) }
+        unsafe { kernel.launch(gpu, grid, self) }
     }
 }

@@ -13,7 +13,7 @@ template <class T> struct AdaptersDown {
 };
 MIRRORED(AdaptersDown<float>, 88, AT(y, 0) AT(step, 8) AT(adapters, 16) AT(tokens, 72) AT(ld, 76) AT(width, 80))
 
-// Grid [tokens / 16, adapters · padded / 16], 128 threads. A lane has two tokens and four of the rank; the four warps
+// For f32; bf16 has another of the same name (tensor.cu). Grid [tokens / 16, adapters · padded / 16], 128 threads. A lane has two tokens and four of the rank; the four warps
 // share the row, and their parts are added in order.
 template <class T> __device__ void adapters_down_tiled(const AdaptersDown<T> &args) {
     __shared__ float x[TOKENS][SPAN + 4];
@@ -83,8 +83,6 @@ template <class T> __device__ void adapters_down_tiled(const AdaptersDown<T> &ar
     }
 }
 
-FOR_BOTH_TYPES(adapters_down_tiled, AdaptersDown)
-
 struct AdaptersBack {
     float *dx;           // [tokens, ld]: the gradient of rows of `width` values, that of u after each
     const Step *step;    // null without dropout
@@ -92,6 +90,10 @@ struct AdaptersBack {
     int tokens, ld, width;
 };
 MIRRORED(AdaptersBack, 88, AT(dx, 0) AT(step, 8) AT(adapters, 16) AT(tokens, 72) AT(ld, 76) AT(width, 80))
+
+#include "tensor.cu"
+
+FOR_BOTH_TYPES(adapters_down_tiled, AdaptersDown)
 
 // Grid [tokens / 16, width / 128], 128 threads: a thread adds to one column of sixteen rows.
 extern "C" __global__ void adapters_back_tiled(const __grid_constant__ AdaptersBack args) {

@@ -1,0 +1,134 @@
+//! AdamW of a head whose gradient is never in memory, on a GPU in bf16: made of the logits' gradients and the
+//! hidden states where it is used, and of the rows looked up. A step of one batch then neither writes nor reads
+//! `[vocab, width]` gradients.
+
+use half::bf16;
+
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::gpu::launch::{Grid, Kernel};
+use crate::gpu::mirror::mirrored;
+use crate::gpu::pointer::{DevicePtr, Moment};
+use crate::ops::step::{Step, StepResult};
+
+/// The most tokens of a batch: all of them are in a block's shared memory.
+pub(crate) const HEAD_TOKENS: usize = 192;
+
+/// Shared memory that a block has on Hopper and later GPUs; with less the gradient is kept.
+const SHARED: usize = 227 << 10;
+/// What the kernel declares for itself: rows by place, and places by warp and row.
+const DECLARED: usize = 192 * 4 + 12 * 16;
+
+/// Twelve warps' rings: of f32 moments two times 16 rows of 32 columns, 12 bytes each; of bf16 ones 8 bytes each.
+fn rings(bf16_moments: bool) -> usize {
+    12 * 2 * 16 * 32 * if bf16_moments { 8 } else { 12 }
+}
+
+/// Whether the GPU computes in bf16 and has as much shared memory.
+pub(crate) fn fits(gpu: &Gpu) -> bool {
+    gpu.bf16() && gpu.limits().shared_bytes >= SHARED
+}
+
+/// One step.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct AdamwHead {
+    /// `[vocab, width]`: the values' higher halves ([`split`](super::cuda::split)).
+    pub(crate) high: DevicePtr<bf16>,
+    /// As `high`, the lower ones.
+    pub(crate) low: DevicePtr<i16>,
+    /// `[vocab, width]`.
+    pub(crate) exp_avg: DevicePtr<Moment>,
+    /// As `exp_avg`.
+    pub(crate) exp_avg_sq: DevicePtr<Moment>,
+    /// `[tokens, vocab]`.
+    pub(crate) d_logits: DevicePtr<bf16>,
+    /// `[tokens, width]`.
+    pub(crate) hidden: DevicePtr<bf16>,
+    /// `[tokens, width]`: the gradient of the vectors that were looked up in the head, where it is the table.
+    pub(crate) dx: Option<DevicePtr<f32>>,
+    /// `[tokens]`, with `order` and `runs` as [`by_id`](crate::ops::embedding::cuda::by_id) has them.
+    pub(crate) ids: DevicePtr<i32>,
+    pub(crate) order: DevicePtr<i32>,
+    pub(crate) runs: DevicePtr<i32>,
+    pub(crate) step: DevicePtr<Step>,
+    pub(crate) result: DevicePtr<StepResult>,
+    /// The head's first element among all that is trained: rounding is drawn by it.
+    pub(crate) first: u64,
+    /// Factor on what is looked up.
+    pub(crate) scale: f32,
+    pub(crate) tokens: i32,
+    pub(crate) vocab: i32,
+    pub(crate) width: i32,
+    /// Of the width that a block makes; [`Self::launch`] sets it.
+    pub(crate) columns: i32,
+    /// 1 where weight decay applies, else 0.
+    pub(crate) decays: i32,
+}
+
+mirrored! {
+    AdamwHead: 128 {
+        high: 0, low: 8, exp_avg: 16, exp_avg_sq: 24, d_logits: 32, hidden: 40, dx: 48, ids: 56, order: 64, runs: 72,
+        step: 80, result: 88, first: 96, scale: 104, tokens: 108, vocab: 112, width: 116, columns: 120, decays: 124,
+    }
+}
+
+const SHORT: Kernel<AdamwHead> = Kernel::plain("adamw_head_128_f32");
+const LONG: Kernel<AdamwHead> = Kernel::plain("adamw_head_192_f32");
+const SHORT_BF16: Kernel<AdamwHead> = Kernel::plain("adamw_head_128_bf16");
+const LONG_BF16: Kernel<AdamwHead> = Kernel::plain("adamw_head_192_bf16");
+
+/// Columns that a block makes, a multiple of 32, and its shared memory: all of them if the hidden states of `tokens`
+/// (a multiple of 16) fit into `most` bytes, else equal parts.
+fn columns(width: usize, tokens: usize, most: usize) -> (usize, usize) {
+    let bytes = |columns: usize| tokens * (columns / 2 + 4) * 4;
+    let part = |parts: usize| width.div_ceil(parts).next_multiple_of(32);
+    let parts = (1..).find(|parts| bytes(part(*parts)) <= most || part(*parts) == 32).unwrap_or(1);
+    (part(parts), bytes(part(parts)))
+}
+
+impl AdamwHead {
+    /// For at most [`HEAD_TOKENS`] tokens, where [`fits`] says so; none if `result` says that the step is not finite.
+    ///
+    /// # Safety
+    /// Buffers must have the shapes that the fields name, and the GPU compute in bf16.
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, bf16_moments: bool) -> Result<()> {
+        let (tokens, width) = (self.tokens as usize, self.width as usize);
+        let rows = if tokens <= 128 { 128 } else { HEAD_TOKENS };
+        let rings = rings(bf16_moments);
+        let (columns, bytes) = columns(width, rows, SHARED - DECLARED - rings);
+        let kernel = match (rows, bf16_moments) {
+            (128, false) => &SHORT,
+            (128, true) => &SHORT_BF16,
+            (_, false) => &LONG,
+            (_, true) => &LONG_BF16,
+        };
+        // One block a multiprocessor, whatever their number.
+        let parts = width.div_ceil(columns);
+        let grid = Grid::new((gpu.multiprocessors() / parts).max(1), 384).rows(parts).shared(bytes + rings);
+        // SAFETY: the caller's.
+        unsafe { kernel.launch(gpu, grid, Self { columns: columns as i32, ..self }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_fit_into_shared_memory() {
+        let of = |width, tokens, bf16| {
+            let most = SHARED - DECLARED - rings(bf16);
+            let (columns, bytes) = columns(width, tokens, most);
+            assert!(columns % 32 == 0 && bytes <= most, "{width}, {tokens}: {columns}, {bytes}");
+            (columns, width.div_ceil(columns))
+        };
+        // Gemma 3's 270M, 1B and 4B.
+        assert_eq!(of(640, 128, false), (320, 2));
+        assert_eq!(of(640, 128, true), (320, 2));
+        assert_eq!(of(640, 192, false), (160, 4));
+        assert_eq!(of(1152, 128, false), (288, 4));
+        assert_eq!(of(2560, 192, true), (320, 8));
+        assert_eq!(of(40, 192, false), (64, 1));
+    }
+}
