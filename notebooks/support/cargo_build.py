@@ -201,13 +201,13 @@ def told(builds, elapsed, then):
     return "compiling: " + "; ".join(parts + [f"then {then}"])
 
 
-def run(builds, then, line):
-    """Runs `builds` at once to their end; those that failed come back, the others are stopped then."""
+def run(builds, then, line, optional=None):
+    """Runs `builds` at once to their end; those that failed come back. With the first that fails the others are stopped, but for `optional`'s failure."""
     jobserver, started = Jobserver(sum(isinstance(build, Build) for build in builds)), time.monotonic()
     try:
         for build in builds:
             build.start(jobserver)
-        while any(build.code is None for build in builds) and not any(build.code for build in builds):
+        while any(build.code is None for build in builds) and not any(build.code for build in builds if build is not optional):
             time.sleep(0.1)
             # What is there already takes a moment, in which nobody needs to be told anything.
             if time.monotonic() - started > 1.5 and any(build.code is None for build in builds):

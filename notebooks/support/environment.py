@@ -365,7 +365,7 @@ def ensure_all(home, lab=False, notebook=None, cuda=False):
         begun = {"the kernel": home / "cargo" / "target", "the crate": crate and crate.cwd / "target", packages.name: home / "venv"}
         check_room(own, [build.name for build in builds if not begun[build.name].exists()])
         then = "the cells" if notebook else "that is all"
-        for build in cargo_build.run(builds, then, cargo_build.Line(own / "setup.status")):
+        for build in cargo_build.run(builds, then, cargo_build.Line(own / "setup.status"), optional=crate):
             if build is packages:
                 raise packages.error
             if build is kernel or causes.cause(build.said):

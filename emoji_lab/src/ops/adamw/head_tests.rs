@@ -154,6 +154,7 @@ fn steps_are_those_over_a_gradient_that_is_there() {
             let none = if decays { vec![] } else { vec![all] };
             // Rounded below: the words are drawn by the place among all elements.
             cpu::step(
+                0,
                 &mut values,
                 &gradients,
                 &mut new_m,
