@@ -210,6 +210,18 @@ class Progress(unittest.TestCase):
             self.assertEqual(cargo_build.run([bad], "nothing", cargo_build.Line(stream=io.StringIO())), [bad])
             self.assertIn("mismatched types", "\n".join(bad.said))
 
+    def test_a_crate_that_does_not_compile_stops_nothing_else(self):
+        """The notebook's first cell says why; kernel and packages have to be there for that."""
+        with tempfile.TemporaryDirectory() as folder:
+            line = cargo_build.Line(stream=io.StringIO())
+            bad = cargo_build.Build("bad", ["false"], {}, Path(folder), dict(os.environ))
+            slow = cargo_build.Other("slow", lambda: time.sleep(1) or "made")
+            self.assertEqual(cargo_build.run([bad, slow], "nothing", line, optional=bad), [bad])
+            self.assertEqual(slow.result, "made")
+            slow = cargo_build.Other("slow", lambda: time.sleep(1) or "made")
+            self.assertEqual(cargo_build.run([bad, slow], "nothing", line), [bad])
+            self.assertIsNone(slow.result)
+
 
 class Prebuilt(unittest.TestCase):
     def test_what_is_built_is_what_the_notebook_asks_for(self):
