@@ -7,6 +7,10 @@
 # default folder; elsewhere say CUDA_HOME=FOLDER/nvidia/cu13. What *runs* the build brings its own
 # driver and cuBLAS.
 set -euo pipefail
+case ${1:-} in
+-h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+-*) echo "there is no option $1; --help says what there is" >&2; exit 2 ;;
+esac
 folder=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/emoji_lab/cuda}
 wheels=(
     nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88
