@@ -379,8 +379,10 @@ def ensure_all(home, lab=False, notebook=None, cuda=False):
             evcxr = our_evcxr(home)
         if own == home:
             ensure_kernelspec(home, packages.result, evcxr)
-            # Here, so that those who only read this folder find it.
-            launch_kernel.library_source(home, launch_kernel.host_and_key(launch_kernel.rustc("-vV"))[1], launch_kernel.rustc("--print", "sysroot"))
+            if crate:
+                # Beside what was compiled, so that those who only read this folder find it.
+                version, sysroot = (launch_kernel.rustc(*what, folder=notebook.parent) for what in (["-vV"], ["--print", "sysroot"]))
+                launch_kernel.library_source(home, launch_kernel.host_and_key(version)[1], sysroot)
         return packages.result, evcxr
 
 

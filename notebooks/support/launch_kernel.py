@@ -221,10 +221,10 @@ def main():
                 else:
                     env["CARGO"] = str(toolchain / "bin" / "cargo")
                     env["PATH"] = os.pathsep.join([str(toolchain / "bin"), env["PATH"]])
+            if source := library_source(home, key, sysroot):
+                env.setdefault("RUST_SRC_PATH", str(source))
         except OSError as error:
-            print(f"launch_kernel: type inference reads all crates, since {error}", file=sys.stderr)
-        if source := library_source(home, key, sysroot):
-            env.setdefault("RUST_SRC_PATH", str(source))
+            print(f"launch_kernel: type inference reads more than it must, since {error}", file=sys.stderr)
     if "EVCXR_TMPDIR" not in env:
         slot, lock = build_directory(home, key, Path.cwd())
         # Inherited by evcxr_jupyter and all that it starts: the last of them lets go of it.

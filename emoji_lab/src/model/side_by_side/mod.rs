@@ -190,9 +190,7 @@ impl Gemma3 {
             None => self.follow_all_here(asked, stop, held),
         }
     }
-}
 
-impl Gemma3 {
     /// [`Self::follow_all`] on the CPU.
     fn follow_all_here(
         &self,
