@@ -1,8 +1,10 @@
 //! What generation on the CPU reads: weights in as few bits as there are.
 //!
 //! It reads every weight for every token, as fast as memory gives it: of four bits an eighth of the bytes that f32
-//! has, of bf16 half. The values are the same, so the logits are, bit for bit. What came from a file in few bits is
-//! still in them ([`LazyTensor`]); of plain values that are exactly bf16 a copy is made here.
+//! has, of bf16 half. The values are the same, so the logits are, bit for bit; but for blocks on a processor that
+//! multiplies them with whole numbers, where what they are multiplied with is rounded to sixteen bits
+//! ([`Stored`]). What came from a file in few bits is still in them ([`LazyTensor`]); of plain values that are exactly bf16
+//! a copy is made here.
 //!
 //! A copy is found by its tensor's identity. A tensor that is trained, merged or exchanged is another one, and is
 //! read itself.

@@ -51,7 +51,15 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
             sums[i] += a[i] * b[i];
         }
     }
-    sums.iter().sum::<f32>() + tail
+    // Half of them added to the other half, and so on: one after the other, each would wait for the last.
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            sums[i] += sums[i + half];
+        }
+        half /= 2;
+    }
+    sums[0] + tail
 }
 
 /// `out[i] += scale · x[i]`.

@@ -10,7 +10,7 @@ use crate::model::layer::DecoderLayer;
 use crate::model::stored::StoredWeights;
 use crate::model::{Gemma3Config, LayerType, Linear, LinearName, NormName};
 use crate::ops::columns::Columns;
-use crate::ops::gemm::{Rows, apart, products_of_some};
+use crate::ops::gemm::{Rows, Whole, apart, products_of_some};
 use crate::ops::lora_linear::Weight;
 use crate::ops::team::Team;
 use crate::ops::{attention, geglu, rms_norm, rope};
@@ -26,7 +26,7 @@ const LONG: usize = 32;
 const PART_OF_MANY: usize = 48;
 
 /// The same for products with long rows.
-const LONG_OF_MANY: usize = 12;
+const LONG_OF_MANY: usize = 16;
 
 thread_local! {
     /// Room for the gates and what they are multiplied with.
@@ -73,6 +73,8 @@ pub(super) struct Buffers {
     /// What attention or the MLP adds.
     added: Vec<f32>,
     gated: Vec<f32>,
+    /// What is multiplied next, where that is whole numbers.
+    whole: Whole,
     /// A place for each token: nothing is noted of these.
     nothing: Vec<()>,
 }
@@ -225,6 +227,7 @@ impl<'a> Layer<'a> {
         let row = b.qkv.len() / b.tokens();
         let ends = [b.queries, (b.queries + row) / 2, row];
         let (part, normed) = (b.part(false), Rows::of(&b.stream, hidden..2 * hidden, stream_row));
+        let normed = b.whole.read(normed, qkv.map(Matrix::stored), team);
         Matrix::read_three(qkv, |matrices| {
             team.each_columns(&mut b.qkv, row, row, part, |first, mut columns| {
                 let (mut at, mut start) = (first, 0);
@@ -239,14 +242,16 @@ impl<'a> Layer<'a> {
             });
         })?;
         self.attend(shared, index, b, caches, team);
-        let attended = Rows::new(&b.attended, b.queries, apart(b.queries));
-        self.added(LinearName::OProj, attended, (b.tokens(), b.part(true)), &mut b.added, team)?;
+        let (size, attended) =
+            ((b.tokens(), b.part(true)), Rows::new(&b.attended, b.queries, apart(b.queries)));
+        self.added(LinearName::OProj, attended, size, &mut b.whole, &mut b.added, team)?;
         let feed_forward = self.norm(NormName::PreFeedforwardLayernorm);
         b.add(team, self.norm(NormName::PostAttentionLayernorm), Some(feed_forward), eps);
 
         let (part, normed) = (b.part(false), Rows::of(&b.stream, hidden..2 * hidden, stream_row));
         let two = [self.linear(LinearName::GateProj), self.linear(LinearName::UpProj)];
         let tokens = b.tokens();
+        let normed = b.whole.read(normed, two.map(Matrix::stored), team);
         Matrix::read_two(two, |[gate, up]| {
             team.each_columns(&mut b.gated, apart(b.inner), b.inner, part, |first, mut columns| {
                 ROOM.with_borrow_mut(|room| {
@@ -261,8 +266,8 @@ impl<'a> Layer<'a> {
                 });
             });
         })?;
-        let gated = Rows::new(&b.gated, b.inner, apart(b.inner));
-        self.added(LinearName::DownProj, gated, (b.tokens(), b.part(true)), &mut b.added, team)?;
+        let (size, gated) = ((b.tokens(), b.part(true)), Rows::new(&b.gated, b.inner, apart(b.inner)));
+        self.added(LinearName::DownProj, gated, size, &mut b.whole, &mut b.added, team)?;
         b.add(team, self.norm(NormName::PostFeedforwardLayernorm), next, eps);
         Ok(())
     }
@@ -273,9 +278,11 @@ impl<'a> Layer<'a> {
         which: LinearName,
         from: Rows<'_>,
         (tokens, part): (usize, usize),
+        whole: &mut Whole,
         added: &mut [f32],
         team: &mut Team<'_>,
     ) -> Result<()> {
+        let from = whole.read(from, [self.linear(which).stored()], team);
         self.linear(which).read(|matrix| {
             let hidden = added.len() / tokens;
             team.each_columns(added, hidden, hidden, part, |first, columns| {

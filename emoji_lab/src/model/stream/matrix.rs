@@ -20,6 +20,14 @@ impl<'a> Matrix<'a> {
         stored.get(weight).map_or_else(|| Self::Dense(weight), Self::Stored)
     }
 
+    /// Its blocks, if it is in blocks.
+    pub(super) fn stored(self) -> Option<&'a Stored> {
+        match self {
+            Self::Dense(_) => None,
+            Self::Stored(stored) => Some(stored),
+        }
+    }
+
     /// Calls `f` with it.
     pub(super) fn read<R>(self, f: impl FnOnce(gemm::Matrix<'_>) -> R) -> Result<R> {
         match self {

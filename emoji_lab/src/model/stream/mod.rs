@@ -21,7 +21,7 @@ use crate::model::Gemma3;
 use crate::model::KvCache;
 use crate::model::stored::StoredWeights;
 use crate::ops::columns::Columns;
-use crate::ops::gemm::{self, Rows};
+use crate::ops::gemm::{self, Rows, Whole};
 use crate::ops::rms_norm;
 use crate::ops::team::Team;
 pub(super) use cache::Cache;
@@ -58,6 +58,8 @@ pub(super) struct Streams<'a> {
     logits: Vec<f32>,
     likeliest: Vec<Likeliest>,
     nothing: Vec<()>,
+    /// What the head is multiplied with, where that is whole numbers.
+    whole: Whole,
 }
 
 impl<'a> Streams<'a> {
@@ -79,6 +81,7 @@ impl<'a> Streams<'a> {
             logits: vec![],
             likeliest: vec![],
             nothing: vec![],
+            whole: Whole::default(),
         }))
     }
 
@@ -158,6 +161,7 @@ impl<'a> Streams<'a> {
         self.likeliest.resize(parts * count, Likeliest::NONE);
         self.nothing.resize(parts, ());
         let x = Rows::new(&self.last, hidden, hidden);
+        let x = self.whole.read(x, [self.head.stored()], team);
         self.head.read(|head| {
             team.each_part(&mut self.likeliest, count, &mut self.nothing, |i, likeliest, _| {
                 let (first, last) = (i * together, vocab.min((i + 1) * together));
@@ -193,6 +197,7 @@ impl<'a> Streams<'a> {
         let together = if count == 1 { HEAD_ROWS } else { HEAD_ROWS_OF_MANY };
         self.logits.resize(count * tokens, 0.0);
         let x = Rows::new(&self.last, hidden, hidden);
+        let x = self.whole.read(x, [head.stored()], team);
         head.read(|head| {
             team.each_columns(&mut self.logits, tokens, tokens, together, |first, logits| {
                 gemm::products_of_some(x, head, first, logits);

@@ -75,7 +75,7 @@ fn blocks_of_a_file_answer_as_their_values_do() {
             crate::ops::lora_linear::Weight::Dense(weight) => stored.get(weight).is_some(),
             crate::ops::lora_linear::Weight::Nf4(_) => false,
         }));
-        compare_with_values(&gemma, &prompt);
+        compare_with_values(&gemma, &prompt, matches!(kind, GgufType::Bf16));
         let answer = gemma.greedy(&prompt, 40).unwrap();
         let config = crate::model::GenerationConfig::greedy(40);
         let batch = gemma.generate_batch(&prompts, &config, &[]).unwrap();
@@ -95,8 +95,9 @@ fn blocks_of_a_file_answer_as_their_values_do() {
     }
 }
 
-/// The logits after `prompt` are those of the f32 tensors alone.
-fn compare_with_values(gemma: &Gemma3, prompt: &[u32]) {
+/// The logits after `prompt` are those of the f32 tensors alone: the same bits, or nearly so of blocks, which may be multiplied
+/// with rounded numbers.
+fn compare_with_values(gemma: &Gemma3, prompt: &[u32], exactly: bool) {
     let mut values = gemma.clone();
     let make = |weight: ParameterMut<'_>| {
         *weight.value = weight.value.to_tensor()?.into();
@@ -109,7 +110,14 @@ fn compare_with_values(gemma: &Gemma3, prompt: &[u32]) {
         let mut cache = KvCache::new(gemma.config(), prompt.len()).unwrap();
         gemma.decode(prompt, &mut cache).unwrap().to_vec1::<f32>().unwrap()
     };
-    assert!(logits(gemma) == logits(&values));
+    let (ours, wanted) = (logits(gemma), logits(&values));
+    if exactly {
+        return assert!(ours == wanted);
+    }
+    let size = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v * v)).sum::<f64>().sqrt();
+    let error = size(&mut ours.iter().zip(&wanted).map(|(a, b)| a - b)) / size(&mut wanted.iter().copied());
+    // A tenth of a thousandth: with eight bits, as llama.cpp has them, it would be a hundredth.
+    assert!(error < 2e-4, "{error:e}");
 }
 
 #[test]

@@ -3,7 +3,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{AttentionShape, Segment, Sizes};
-use crate::ops::math::{axpy, dot, exp};
+use crate::ops::math::{axpy, dot, exp, wide};
 
 /// The gradients for q, k and v.
 pub(super) struct Gradients {
@@ -23,60 +23,71 @@ fn row(t: &[f32], index: usize, heads: usize, head: usize, dim: usize) -> &[f32]
     &t[(index * heads + head) * dim..][..dim]
 }
 
-/// One query of one head: adds to `o` what it attends to, and returns its log-sum-exp. `keys` are the rows that
-/// it sees of `k` and `v`, `kv` how many heads these have and which is the query's; `p` is room for the weights.
-pub(crate) fn attend(
-    q: &[f32],
-    cache: (&[f32], &[f32]),
-    keys: Range<usize>,
-    kv: (usize, usize),
-    scale: f32,
-    p: &mut Vec<f32>,
-    o: &mut [f32],
-) -> f32 {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") {
-        // SAFETY: the machine has AVX2.
-        return unsafe { attend_avx2(q, cache, keys, kv, scale, p, o) };
+wide! {
+    /// One query of one head: adds to `o` what it attends to, and returns its log-sum-exp. `keys` are the rows that
+    /// it sees of `k` and `v`, `kv` how many heads these have and which is the query's; `p` is room for the weights.
+    pub(crate) fn attend(
+        q: &[f32],
+        cache: (&[f32], &[f32]),
+        keys: Range<usize>,
+        kv: (usize, usize),
+        scale: f32,
+        p: &mut Vec<f32>,
+        o: &mut [f32],
+    ) -> f32 {
+        let (k, v) = cache;
+        scores(p, q, k, keys.clone(), kv, scale);
+        let max = p.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        for p in &mut *p {
+            *p = exp(*p - max);
+        }
+        let sum: f32 = p.iter().sum();
+        for (p, j) in p.iter().zip(keys) {
+            axpy(o, p / sum, row(v, j, kv.0, kv.1, q.len()));
+        }
+        max + sum.ln()
     }
-    attend_as(q, cache, keys, kv, scale, p, o)
 }
 
-/// The same operations in wider vectors: the order of sums is written down, and nothing is fused.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn attend_avx2(
-    q: &[f32],
-    cache: (&[f32], &[f32]),
-    keys: Range<usize>,
-    kv: (usize, usize),
-    scale: f32,
-    p: &mut Vec<f32>,
-    o: &mut [f32],
-) -> f32 {
-    attend_as(q, cache, keys, kv, scale, p, o)
+/// One query of one head, on the way back.
+#[derive(Clone, Copy)]
+struct QueryBack<'a> {
+    q: &'a [f32],
+    /// The gradient for what it attended to, and that itself.
+    d_o: &'a [f32],
+    o: &'a [f32],
+    lse: f32,
 }
 
-#[inline(always)]
-fn attend_as(
-    q: &[f32],
-    (k, v): (&[f32], &[f32]),
-    keys: Range<usize>,
-    kv: (usize, usize),
-    scale: f32,
-    p: &mut Vec<f32>,
-    o: &mut [f32],
-) -> f32 {
-    scores(p, q, k, keys.clone(), kv, scale);
-    let max = p.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    for p in &mut *p {
-        *p = exp(*p - max);
+wide! {
+    /// One query of one head: adds to the gradients for itself, `dq`, and for the keys and values that it sees, of which
+    /// `into` has those from key `first` on. What is called as in [`attend`] is the same.
+    fn attend_back(
+        query: QueryBack<'_>,
+        cache: (&[f32], &[f32]),
+        keys: Range<usize>,
+        first: usize,
+        kv: (usize, usize),
+        scale: f32,
+        p: &mut Vec<f32>,
+        dq: &mut [f32],
+        into: (&mut [f32], &mut [f32]),
+    ) {
+        let (QueryBack { q, d_o, o, lse }, (k, v), (dk, dv)) = (query, cache, into);
+        let dim = q.len();
+        let delta = dot(d_o, o);
+        scores(p, q, k, keys.clone(), kv, scale);
+        for p in &mut *p {
+            *p = exp(*p - lse);
+        }
+        for (p, j) in p.iter().zip(keys) {
+            let local = j - first;
+            let ds = p * (dot(d_o, row(v, j, kv.0, kv.1, dim)) - delta) * scale;
+            axpy(dq, ds, row(k, j, kv.0, kv.1, dim));
+            axpy(&mut dk[local * dim..][..dim], ds, q);
+            axpy(&mut dv[local * dim..][..dim], *p, d_o);
+        }
     }
-    let sum: f32 = p.iter().sum();
-    for (p, j) in p.iter().zip(keys) {
-        axpy(o, p / sum, row(v, j, kv.0, kv.1, q.len()));
-    }
-    max + sum.ln()
 }
 
 /// `p[j] = scale · q · k[j]` for the visible keys.
@@ -89,8 +100,11 @@ fn scores(
     (kv_heads, kv_head): (usize, usize),
     scale: f32,
 ) {
-    p.clear();
-    p.extend(keys.map(|j| scale * dot(q, row(k, j, kv_heads, kv_head, q.len()))));
+    p.resize(keys.len(), 0.0);
+    // (No closure: that would not be compiled for the vectors of the function around it.)
+    for (p, j) in p.iter_mut().zip(keys) {
+        *p = scale * dot(q, row(k, j, kv_heads, kv_head, q.len()));
+    }
 }
 
 pub(super) fn forward(
@@ -156,21 +170,17 @@ pub(super) fn backward(
             let keys = s.k_start + seen.start..s.k_start + seen.end;
             for g in 0..group {
                 let head = kv_head * group + g;
-                let q = row(q, s.q_start + i, heads, head, dim);
-                let d_o = row(d_o, s.q_start + i, heads, head, dim);
-                let o = row(o, s.q_start + i, heads, head, dim);
-                let lse = lse[(s.q_start + i) * heads + head];
-                let delta = dot(d_o, o);
+                let at = s.q_start + i;
+                let of_head = |rows| row(rows, at, heads, head, dim);
+                let query = QueryBack {
+                    q: of_head(q),
+                    d_o: of_head(d_o),
+                    o: of_head(o),
+                    lse: lse[at * heads + head],
+                };
                 let dq = &mut dq[(i * group + g) * dim..][..dim];
-                scores(&mut p, q, k, keys.clone(), (kv_heads, kv_head), scale);
-                for (p, j) in p.iter().zip(keys.clone()) {
-                    let local = j - s.k_start;
-                    let p = exp(p - lse);
-                    let ds = p * (dot(d_o, row(v, j, kv_heads, kv_head, dim)) - delta) * scale;
-                    axpy(dq, ds, row(k, j, kv_heads, kv_head, dim));
-                    axpy(&mut dk[local * dim..][..dim], ds, q);
-                    axpy(&mut dv[local * dim..][..dim], p, d_o);
-                }
+                let (kv, into) = ((kv_heads, kv_head), (&mut dk[..], &mut dv[..]));
+                attend_back(query, (k, v), keys.clone(), s.k_start, kv, scale, &mut p, dq, into);
             }
         }
         (dq, dk, dv)

@@ -6,7 +6,7 @@ mod tiles;
 
 use gemm::Parallelism;
 
-pub(crate) use rows::{Matrix, Rows, Stored, apart, products, products_of_some, row_products};
+pub(crate) use rows::{Matrix, Rows, Stored, Whole, apart, products, products_of_some, row_products};
 
 /// Whether this processor has products of operands in bf16.
 pub(crate) fn has_bf16() -> bool {

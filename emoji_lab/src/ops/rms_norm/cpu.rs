@@ -1,17 +1,41 @@
 use rayon::prelude::*;
 
+use crate::ops::math::{dot, wide};
+
 /// Rows a task takes: enough work to be worth handing out.
 const ROWS: usize = 64;
 
-/// One row of [`forward`](super::forward): writes `y`, returns `rstd`.
-#[inline]
-pub(crate) fn row(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) -> f32 {
-    let mean = x.iter().map(|v| v * v).sum::<f32>() / w.len() as f32;
-    let rstd = 1.0 / (mean + eps).sqrt();
-    for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
-        *y = x * rstd * (1.0 + w);
+wide! {
+    /// One row of [`forward`](super::forward): writes `y`, returns `rstd`.
+    pub(crate) fn row(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) -> f32 {
+        let rstd = 1.0 / (dot(x, x) / w.len() as f32 + eps).sqrt();
+        for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+            *y = x * rstd * (1.0 + w);
+        }
+        rstd
     }
-    rstd
+}
+
+wide! {
+    /// One row of [`backward`].
+    fn row_back(dy: &[f32], x: &[f32], w: &[f32], rstd: f32, dx: &mut [f32]) {
+        for ((dx, dy), w) in dx.iter_mut().zip(dy).zip(w) {
+            *dx = dy * (1.0 + w);
+        }
+        let mean = dot(dx, x) * rstd / w.len() as f32;
+        for (dx, x) in dx.iter_mut().zip(x) {
+            *dx = rstd * (*dx - x * rstd * mean);
+        }
+    }
+}
+
+wide! {
+    /// What a row adds to the weight's gradient.
+    fn row_back_weight(dy: &[f32], x: &[f32], rstd: f32, dw: &mut [f32]) {
+        for ((dw, dy), x) in dw.iter_mut().zip(dy).zip(x) {
+            *dw += dy * x * rstd;
+        }
+    }
 }
 
 pub(super) fn forward(x: &[f32], w: &[f32], eps: f32) -> (Vec<f32>, Vec<f32>) {
@@ -40,11 +64,7 @@ pub(super) fn backward(dy: &[f32], x: &[f32], w: &[f32], rstd: &[f32]) -> Vec<f3
             let rows =
                 dx.chunks_exact_mut(width).zip(dy.chunks_exact(width)).zip(x.chunks_exact(width)).zip(rstd);
             for (((dx, dy), x), rstd) in rows {
-                let dot = dy.iter().zip(x).zip(w).map(|((g, x), w)| g * (1.0 + w) * x).sum::<f32>();
-                let mean = dot * rstd / width as f32;
-                for (((dx, dy), x), w) in dx.iter_mut().zip(dy).zip(x).zip(w) {
-                    *dx = rstd * (dy * (1.0 + w) - x * rstd * mean);
-                }
+                row_back(dy, x, w, *rstd, dx);
             }
         });
     dx
@@ -53,8 +73,6 @@ pub(super) fn backward(dy: &[f32], x: &[f32], w: &[f32], rstd: &[f32]) -> Vec<f3
 pub(super) fn backward_weight(dy: &[f32], x: &[f32], rstd: &[f32], dw: &mut [f32]) {
     let width = dw.len();
     for ((dy, x), rstd) in dy.chunks_exact(width).zip(x.chunks_exact(width)).zip(rstd) {
-        for ((dw, dy), x) in dw.iter_mut().zip(dy).zip(x) {
-            *dw += dy * x * rstd;
-        }
+        row_back_weight(dy, x, *rstd, dw);
     }
 }

@@ -1,3 +1,5 @@
+use crate::ops::math::wide;
+
 pub(super) fn rotate(
     x: &[f32],
     cos: &[f32],
@@ -17,15 +19,19 @@ pub(super) fn rotate(
     out
 }
 
-/// One head of one token, `direction` 1 forward and −1 back.
-#[inline]
-pub(crate) fn head(x: &[f32], cos: &[f32], sin: &[f32], direction: f32, out: &mut [f32]) {
-    let half = x.len() / 2;
-    let (out_low, out_high) = out.split_at_mut(half);
-    let (low, high) = x.split_at(half);
-    for i in 0..half {
-        let (c, s) = (cos[i], sin[i] * direction);
-        out_low[i] = low[i] * c - high[i] * s;
-        out_high[i] = high[i] * c + low[i] * s;
+wide! {
+    /// One head of one token, `direction` 1 forward and −1 back.
+    pub(crate) fn head(x: &[f32], cos: &[f32], sin: &[f32], direction: f32, out: &mut [f32]) {
+        let half = x.len() / 2;
+        let (out_low, out_high) = out.split_at_mut(half);
+        let (low, high) = x.split_at(half);
+        let turns = cos.iter().zip(sin);
+        for (((low, high), (cos, sin)), (out_low, out_high)) in
+            low.iter().zip(high).zip(turns).zip(out_low.iter_mut().zip(out_high))
+        {
+            let sin = sin * direction;
+            *out_low = low * cos - high * sin;
+            *out_high = high * cos + low * sin;
+        }
     }
 }

@@ -118,7 +118,7 @@ unsafe fn tiles(
 ) {
     // SAFETY: the caller's.
     unsafe {
-        if kernels == Kernels::Avx512 {
+        if kernels.is_wide() {
             return match rows {
                 1 => tile_512::<1>(x, w, piece, width, target),
                 2 => tile_512::<2>(x, w, piece, width, target),

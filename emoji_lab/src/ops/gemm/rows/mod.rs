@@ -9,6 +9,8 @@
 //! hundreds of rows about as fast as the general product, and in between several times as fast.
 
 #[cfg(target_arch = "x86_64")]
+mod int16;
+#[cfg(target_arch = "x86_64")]
 mod many;
 mod portable;
 mod stored;
@@ -23,6 +25,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::ops::columns::Columns;
+use crate::ops::team::Team;
 pub(crate) use stored::Stored;
 
 /// Multiplications that are worth a task of their own.
@@ -68,6 +71,37 @@ pub(crate) struct Rows<'a> {
     k: usize,
     /// Numbers from a row to the next.
     stride: usize,
+    /// The same as whole numbers, where somebody made them.
+    #[cfg(target_arch = "x86_64")]
+    rounded: Option<&'a int16::Rounded>,
+}
+
+/// Room for rows as whole numbers.
+#[derive(Debug, Default)]
+pub(crate) struct Whole {
+    #[cfg(target_arch = "x86_64")]
+    rounded: int16::Rounded,
+}
+
+impl Whole {
+    /// `x` with its whole numbers, made by the threads of `team`, if one of the `weights` is multiplied with these; what
+    /// several parts of a product would each make else.
+    pub(crate) fn read<'a>(
+        &'a mut self,
+        x: Rows<'a>,
+        weights: impl IntoIterator<Item = Option<&'a Stored>>,
+        team: &mut Team<'_>,
+    ) -> Rows<'a> {
+        let kernels = Kernels::of_this_machine();
+        #[cfg(target_arch = "x86_64")]
+        if weights.into_iter().flatten().any(|weight| weight.takes_whole_numbers(kernels)) {
+            self.rounded.read(x, team);
+            return Rows { rounded: Some(&self.rounded), ..x };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (kernels, weights, team);
+        x
+    }
 }
 
 impl<'a> Rows<'a> {
@@ -80,7 +114,15 @@ impl<'a> Rows<'a> {
     pub(crate) fn of(data: &'a [f32], columns: Range<usize>, stride: usize) -> Self {
         let rows = data.len() / stride.max(1);
         assert!(data.len() == rows * stride && columns.end <= stride, "a matrix of whole rows");
-        Self { data, rows, start: columns.start, k: columns.len(), stride }
+        Self {
+            data,
+            rows,
+            start: columns.start,
+            k: columns.len(),
+            stride,
+            #[cfg(target_arch = "x86_64")]
+            rounded: None,
+        }
     }
 
     fn row(&self, row: usize) -> &'a [f32] {
@@ -112,7 +154,7 @@ pub(crate) fn row_products(out: &mut [f32], accumulate: bool, alpha: f32, x: &[f
     products(out, accumulate, alpha, x, Matrix::Dense(w), k);
 }
 
-/// [`row_products`] with a weight as it is stored: the same bits, whichever way that is.
+/// [`row_products`] with a weight as it is stored.
 pub(crate) fn products(out: &mut [f32], accumulate: bool, alpha: f32, x: &[f32], w: Matrix<'_>, k: usize) {
     if out.is_empty() {
         return;
@@ -134,6 +176,13 @@ pub(crate) fn products(out: &mut [f32], accumulate: bool, alpha: f32, x: &[f32],
     let target = Target { start: out.as_mut_ptr(), stride: outs, accumulate, alpha };
     let (x, stride) = Rows::spread(x, k);
     let x = Rows::new(&x, k, stride);
+    #[cfg(target_arch = "x86_64")]
+    let rounded = match w {
+        Matrix::Stored(w) if w.takes_whole_numbers(kernels) => Some(int16::Rounded::of(x)),
+        _ => None,
+    };
+    #[cfg(target_arch = "x86_64")]
+    let x = Rows { rounded: rounded.as_ref(), ..x };
     let columns = |first: usize| {
         let last = outs.min(first + task);
         // SAFETY: the rows lie inside of `x` and `w` (checked above), and no other task has these
@@ -201,6 +250,9 @@ impl Target {
 /// Which instructions there are.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Kernels {
+    /// Blocks with x in whole numbers; all else as with [`Self::Avx512`].
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
@@ -213,7 +265,11 @@ impl Kernels {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             let wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl");
-            return if wide { Self::Avx512 } else { Self::Avx2 };
+            return match wide {
+                true if int16::is_there() => Self::Avx512Vnni,
+                true => Self::Avx512,
+                false => Self::Avx2,
+            };
         }
         Self::Portable
     }
@@ -221,12 +277,13 @@ impl Kernels {
     /// Whether blocks are unpacked in registers, and if so, whether in the wide ones.
     #[cfg(target_arch = "x86_64")]
     fn unpacks(self) -> Option<bool> {
-        let wide = match self {
-            Self::Avx512 => true,
-            Self::Avx2 => false,
-            Self::Portable => return None,
-        };
-        is_x86_feature_detected!("f16c").then_some(wide)
+        (self != Self::Portable && is_x86_feature_detected!("f16c")).then_some(self.is_wide())
+    }
+
+    /// Whether registers have 512 bits.
+    #[cfg(target_arch = "x86_64")]
+    fn is_wide(self) -> bool {
+        matches!(self, Self::Avx512Vnni | Self::Avx512)
     }
 
     /// The rows of `x` with rows `w_rows` of `w`; the first of these goes to the first column of `target`.
@@ -247,10 +304,15 @@ impl Kernels {
                     });
                 }
                 #[cfg(target_arch = "x86_64")]
+                (_, Matrix::Stored(w)) if w.takes_whole_numbers(self) => match x.rounded {
+                    Some(x) => w.products_of_whole_numbers(x, w_rows, target),
+                    None => w.products_of_whole_numbers(&int16::Rounded::of(x), w_rows, target),
+                },
+                #[cfg(target_arch = "x86_64")]
                 (_, Matrix::Dense(w)) if x.rows == 1 => {
                     let w = &w[w_rows.start * x.k..w_rows.end * x.k];
                     match self {
-                        Self::Avx512 => x86::one_row_512(x.row(0), w, target),
+                        Self::Avx512Vnni | Self::Avx512 => x86::one_row_512(x.row(0), w, target),
                         _ => x86::one_row_256(x.row(0), w, target),
                     }
                 }
@@ -282,6 +344,9 @@ mod tests {
     pub(super) fn kernels() -> Vec<Kernels> {
         #[cfg(target_arch = "x86_64")]
         match Kernels::of_this_machine() {
+            Kernels::Avx512Vnni => {
+                return vec![Kernels::Avx512Vnni, Kernels::Avx512, Kernels::Avx2, Kernels::Portable];
+            }
             Kernels::Avx512 => return vec![Kernels::Avx512, Kernels::Avx2, Kernels::Portable],
             Kernels::Avx2 => return vec![Kernels::Avx2, Kernels::Portable],
             Kernels::Portable => {}

@@ -15,7 +15,7 @@ pub(super) enum Kernels {
 impl Kernels {
     pub(super) fn of_this_machine() -> Option<Self> {
         match rows::Kernels::of_this_machine() {
-            rows::Kernels::Avx512 => Some(Self::Avx512),
+            rows::Kernels::Avx512Vnni | rows::Kernels::Avx512 => Some(Self::Avx512),
             rows::Kernels::Avx2 => Some(Self::Avx2),
             rows::Kernels::Portable => None,
         }

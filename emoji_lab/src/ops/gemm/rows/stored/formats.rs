@@ -10,10 +10,10 @@
 use std::arch::x86_64::*;
 
 /// Values of a run.
-pub(super) const RUN: usize = 32;
+pub(in super::super) const RUN: usize = 32;
 
 /// A kind of block, of at least one run.
-pub(super) trait Format {
+pub(in super::super) trait Format {
     /// Values of a block, or of what is taken as one.
     const VALUES: usize;
     /// Bytes of it.
@@ -36,6 +36,21 @@ pub(super) trait Format {
     /// # Safety
     /// As [`Self::values_256`], and the machine must have AVX-512F.
     unsafe fn values_512(b: *const u8, front: &Self::Front, run: usize) -> [__m512; 2];
+}
+
+/// A kind of block of whole numbers.
+pub(in super::super) trait Numbers: Format {
+    /// The number that stands for zero; `None` where that is another in each run, which has an offset then.
+    const ZERO: Option<i16>;
+    /// How many scales a run has: one, or one for each half.
+    const SCALES: usize;
+
+    /// The numbers of run `run` of the block at `b`, counted from zero, their scales and their offset: a value is
+    /// `scale · number + offset`.
+    ///
+    /// # Safety
+    /// As [`Format::values_256`].
+    unsafe fn numbers(b: *const u8, front: &Self::Front, run: usize) -> (__m256i, [f32; 2], f32);
 }
 
 /// A run as numbers from zero, with scale and offset for each half of them.
@@ -188,10 +203,10 @@ fn widened_512(run: Run) -> [__m512; 2] {
 
 /// A format by what its front and its runs are; `$dealt` says how numbers are [`arranged`].
 macro_rules! format {
-    ($name:ident, $values:literal, $bytes:literal, $front:ty,
+    ($name:ident, $values:literal, $bytes:literal, zero: $zero:expr, scales: $scales:literal, $front:ty,
      |$fb:ident| $front_of:expr, |$b:ident, $f:ident, $run:ident, $dealt:ident| $body:expr) => {
         #[allow(non_camel_case_types)] // ggml's names
-        pub(super) struct $name;
+        pub(in super::super) struct $name;
 
         impl $name {
             /// # Safety
@@ -230,36 +245,49 @@ macro_rules! format {
                 widened_512(unsafe { Self::run::<false>(b, front, run) })
             }
         }
+
+        impl Numbers for $name {
+            const ZERO: Option<i16> = $zero;
+            const SCALES: usize = $scales;
+
+            #[target_feature(enable = "avx2,fma,f16c")]
+            #[inline]
+            unsafe fn numbers(b: *const u8, front: &$front, run: usize) -> (__m256i, [f32; 2], f32) {
+                // SAFETY: the caller's.
+                let Run { numbers, scales, offsets } = unsafe { Self::run::<false>(b, front, run) };
+                (numbers, scales, offsets[0])
+            }
+        }
     };
 }
 
-format!(Q4_0, 32, 18, f32, |b| half(b), |b, d, _run, D| Run {
+format!(Q4_0, 32, 18, zero: Some(8), scales: 1, f32, |b| half(b), |b, d, _run, D| Run {
     numbers: nibbles::<D>(b.add(2)),
     scales: [*d; 2],
     offsets: [d * -8.0; 2],
 });
-format!(Q4_1, 32, 20, [f32; 2], |b| [half(b), half(b.add(2))], |b, f, _run, D| Run {
+format!(Q4_1, 32, 20, zero: None, scales: 1, [f32; 2], |b| [half(b), half(b.add(2))], |b, f, _run, D| Run {
     numbers: nibbles::<D>(b.add(4)),
     scales: [f[0]; 2],
     offsets: [f[1]; 2],
 });
-format!(Q5_0, 32, 22, f32, |b| half(b), |b, d, _run, D| Run {
+format!(Q5_0, 32, 22, zero: Some(16), scales: 1, f32, |b| half(b), |b, d, _run, D| Run {
     numbers: _mm256_or_si256(nibbles::<D>(b.add(6)), fifths::<D>(b.add(2))),
     scales: [*d; 2],
     offsets: [d * -16.0; 2],
 });
-format!(Q5_1, 32, 24, [f32; 2], |b| [half(b), half(b.add(2))], |b, f, _run, D| Run {
+format!(Q5_1, 32, 24, zero: None, scales: 1, [f32; 2], |b| [half(b), half(b.add(2))], |b, f, _run, D| Run {
     numbers: _mm256_or_si256(nibbles::<D>(b.add(8)), fifths::<D>(b.add(4))),
     scales: [f[0]; 2],
     offsets: [f[1]; 2],
 });
-format!(Q4_K, 256, 144, [[f32; 8]; 2], |b| eight_of_each(b), |b, f, run, D| {
+format!(Q4_K, 256, 144, zero: None, scales: 1, [[f32; 8]; 2], |b| eight_of_each(b), |b, f, run, D| {
     let shift = _mm_cvtsi32_si128((run % 2 * 4) as i32);
     let q = _mm256_srl_epi16(arranged::<D>(load_32(b.add(16 + run / 2 * 32))), shift);
     let numbers = _mm256_and_si256(q, _mm256_set1_epi8(15));
     Run { numbers, scales: [f[0][run]; 2], offsets: [f[1][run]; 2] }
 });
-format!(Q5_K, 256, 176, [[f32; 8]; 2], |b| eight_of_each(b), |b, f, run, D| {
+format!(Q5_K, 256, 176, zero: None, scales: 1, [[f32; 8]; 2], |b| eight_of_each(b), |b, f, run, D| {
     let shift = _mm_cvtsi32_si128((run % 2 * 4) as i32);
     let q = _mm256_srl_epi16(load_32(b.add(48 + run / 2 * 32)), shift);
     let fifth = _mm256_srl_epi16(load_32(b.add(16)), _mm_cvtsi32_si128(run as i32));
@@ -271,6 +299,8 @@ format!(
     Q6_K,
     256,
     210,
+    zero: Some(32),
+    scales: 2,
     [f32; 16],
     |b| {
         let d = _mm256_set1_ps(half(b.add(208)));
@@ -299,7 +329,7 @@ format!(
 );
 
 /// Blocks of a scale and 32 whole numbers of eight bits, which are widened as they are read.
-pub(super) struct Q8_0;
+pub(in super::super) struct Q8_0;
 
 impl Format for Q8_0 {
     const VALUES: usize = 32;
@@ -337,6 +367,19 @@ impl Format for Q8_0 {
             *out = _mm512_mul_ps(scale, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(half)));
         }
         out
+    }
+}
+
+impl Numbers for Q8_0 {
+    const ZERO: Option<i16> = Some(128);
+    const SCALES: usize = 1;
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    unsafe fn numbers(b: *const u8, _front: &(), _run: usize) -> (__m256i, [f32; 2], f32) {
+        // SAFETY: the caller's: 2 bytes of a scale and 32 of numbers.
+        let (scale, numbers) = unsafe { (half(b), load_32(b.add(2))) };
+        (_mm256_xor_si256(numbers, _mm256_set1_epi8(i8::MIN)), [scale; 2], 0.0)
     }
 }
 

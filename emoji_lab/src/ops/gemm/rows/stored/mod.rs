@@ -2,7 +2,8 @@
 //!
 //! They are read in the bytes that the file has, not in four times as many; and every value that comes out of
 //! them is the f32 that [`Kind::dequantize`] gives, multiplied and added in the order in which f32 is. So a
-//! product's bits are those of the dequantised weight.
+//! product's bits are those of the dequantised weight; but for blocks of whole numbers on a processor with
+//! AVX512-VNNI, whose products are with rows in whole numbers, too (`int16`).
 
 #[cfg(target_arch = "x86_64")]
 mod formats;
@@ -15,10 +16,15 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-#[cfg(target_arch = "x86_64")]
 use super::Kernels;
+#[cfg(target_arch = "x86_64")]
+use super::Target;
+#[cfg(target_arch = "x86_64")]
+use super::int16::Rounded;
 use crate::memory::Memory;
 use crate::quant::blocks::Kind;
+#[cfg(target_arch = "x86_64")]
+pub(super) use formats::{Numbers, RUN};
 
 /// Values of rows that are unpacked at a time: they stay in a core's second cache.
 const UNPACKED: usize = 1 << 15;
@@ -122,6 +128,28 @@ impl Stored {
         &self.bytes()[rows.start * self.row_bytes()..rows.end * self.row_bytes()]
     }
 
+    /// Whether its products with `kernels` are of x rounded to whole numbers.
+    pub(super) fn takes_whole_numbers(&self, kernels: Kernels) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return kernels == Kernels::Avx512Vnni && x86::takes_whole_numbers(self.kind, self.ins);
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let Kernels::Portable = kernels;
+            false
+        }
+    }
+
+    /// The products of `x` with rows `rows` of the weight.
+    ///
+    /// # Safety
+    /// [`Self::takes_whole_numbers`] must have said yes, and nobody else may have these elements of `target`.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) unsafe fn products_of_whole_numbers(&self, x: &Rounded, rows: Range<usize>, target: &Target) {
+        assert!(x.k() == self.ins && rows.end <= self.outs, "sizes of a product");
+        // SAFETY: the rows are there and the machine has the instructions, or the caller would not ask.
+        unsafe { x86::products_of_whole_numbers(self.kind, x, self.bytes(), rows, target) };
+    }
+
     /// Whether there are [`products`](Self::products) with blocks that are unpacked in registers.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn has_products(&self, kernels: Kernels) -> bool {
@@ -133,7 +161,7 @@ impl Stored {
     pub(super) fn products(&self, kernels: Kernels, x: &[f32], from: usize, out: &mut [f32]) {
         assert!(self.has_products(kernels), "a kind that is unpacked in registers");
         assert!(x.len() == self.ins && from + out.len() <= self.outs, "sizes of a product");
-        let wide = kernels == Kernels::Avx512;
+        let wide = kernels.is_wide();
         // SAFETY: the rows are there, x is as long as they are, and `unpacks` says that the machine has the
         // instructions.
         unsafe { x86::products(wide, self.kind, x, self.rows(from..from + out.len()), out) };
@@ -204,4 +232,4 @@ impl Stored {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -5,7 +5,7 @@ use crate::ops::gemm::rows::{Rows, Target};
 use crate::ops::gemm::{Matrix, products, products_of_some};
 use crate::rng::Philox;
 
-const KINDS: [Kind; 11] = [
+pub(in super::super) const KINDS: [Kind; 11] = [
     Kind::F32,
     Kind::F16,
     Kind::BF16,
@@ -20,7 +20,7 @@ const KINDS: [Kind; 11] = [
 ];
 
 /// Random blocks, their scales of a size that occurs: any bits would be numbers that are none, too.
-fn stored(kind: Kind, outs: usize, ins: usize) -> Stored {
+pub(in super::super) fn stored(kind: Kind, outs: usize, ins: usize) -> Stored {
     let mut random = Philox::new(7, kind.id().into());
     let mut bytes: Vec<u8> =
         (0..outs * ins / kind.block_values() * kind.block_bytes()).map(|_| random.below(256) as u8).collect();
@@ -116,7 +116,8 @@ fn products_are_those_of_the_unpacked_weight_to_the_bit() {
             let dense = kind.dequantize(w.bytes());
             for rows in [1, 2, 5, 70] {
                 let x = random(rows * ins, 1);
-                for kernels in kernels() {
+                // (Those with whole numbers are no products of f32: see their own tests.)
+                for kernels in kernels().into_iter().filter(|kernels| !w.takes_whole_numbers(*kernels)) {
                     let mut wanted = vec![f32::NAN; rows * outs];
                     let target = |out: &mut Vec<f32>| Target {
                         start: out.as_mut_ptr(),
@@ -147,6 +148,16 @@ fn all_cores_give_the_same() {
     for kind in KINDS {
         let (outs, ins) = (700, 512);
         let w = stored(kind, outs, ins);
+        if w.takes_whole_numbers(Kernels::of_this_machine()) {
+            let x = random(67 * ins, 2);
+            let (mut wanted, mut ours) = (vec![1.0; 67 * outs], vec![1.0; 67 * outs]);
+            for (x, wanted) in x.chunks(ins).zip(wanted.chunks_mut(outs)) {
+                products(wanted, true, 0.5, x, Matrix::Stored(&w), ins);
+            }
+            products(&mut ours, true, 0.5, &x, Matrix::Stored(&w), ins);
+            assert_eq!(bits(&ours), bits(&wanted), "{kind:?}");
+            continue;
+        }
         let dense = kind.dequantize(w.bytes());
         for rows in [1, 3, 67] {
             let x = random(rows * ins, 2);

@@ -3,6 +3,8 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::super::Target;
+use super::super::int16::{self, Rounded};
 use super::super::x86::{fold_256, fold_512, sums_of};
 use super::formats::*;
 use crate::quant::blocks::Kind;
@@ -149,8 +151,8 @@ kernel!(
     fold_512
 );
 
-/// Calls `$f` for the format of `$kind`; what has none gives `$none`.
-macro_rules! by_kind {
+/// Calls `$f` for the format of `$kind`; what is no whole numbers gives `$none`.
+macro_rules! by_kind_of_numbers {
     ($kind:expr, $f:ident($($argument:expr),*), $none:expr) => {
         match $kind {
             Kind::Q4_0 => $f::<Q4_0>($($argument),*),
@@ -161,8 +163,17 @@ macro_rules! by_kind {
             Kind::Q4_K => $f::<Q4_K>($($argument),*),
             Kind::Q5_K => $f::<Q5_K>($($argument),*),
             Kind::Q6_K => $f::<Q6_K>($($argument),*),
+            Kind::BF16 | Kind::F16 | Kind::F32 => $none,
+        }
+    };
+}
+
+/// Calls `$f` for the format of `$kind`; what has none gives `$none`.
+macro_rules! by_kind {
+    ($kind:expr, $f:ident($($argument:expr),*), $none:expr) => {
+        match $kind {
             Kind::BF16 => $f::<Bf16>($($argument),*),
-            Kind::F16 | Kind::F32 => $none,
+            kind => by_kind_of_numbers!(kind, $f($($argument),*), $none),
         }
     };
 }
@@ -170,6 +181,28 @@ macro_rules! by_kind {
 /// Whether rows of `k` values of this kind are unpacked in registers.
 pub(super) fn takes(kind: Kind, k: usize) -> bool {
     !matches!(kind, Kind::F16 | Kind::F32) && k.is_multiple_of(kind.block_values().max(RUN))
+}
+
+/// Whether rows of `k` values of this kind are multiplied with whole numbers.
+pub(super) fn takes_whole_numbers(kind: Kind, k: usize) -> bool {
+    kind != Kind::BF16 && takes(kind, k)
+}
+
+/// The products of the rows of `x` with rows `w_rows` of the blocks `w`.
+///
+/// # Safety
+/// [`takes_whole_numbers`] must have said yes to the kind and the length of rows, and the rest as for
+/// [`int16::block`].
+pub(super) unsafe fn products_of_whole_numbers(
+    kind: Kind,
+    x: &Rounded,
+    w: &[u8],
+    w_rows: Range<usize>,
+    target: &Target,
+) {
+    use int16::block;
+    // SAFETY: the caller's.
+    unsafe { by_kind_of_numbers!(kind, block(x, w, w_rows, target), ()) };
 }
 
 /// The dot products of `x` with a row of `w` for each element of `out`.
