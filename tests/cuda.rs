@@ -9,6 +9,8 @@
 mod batch;
 #[path = "cuda_ranks.rs"]
 mod ranks;
+#[path = "cuda_resume.rs"]
+mod resume;
 #[path = "cuda_whole.rs"]
 mod whole;
 

@@ -1,10 +1,9 @@
-//! The whole lesson on the real model.
+//! The whole lesson on a model.
 
 use std::time::Instant;
 
 use emoji_lab::data::{format_chat, held_out_rows, load_dataset, split_at_rows, train_test_split};
 use emoji_lab::lora::TokenIndices;
-use emoji_lab::model::load_model;
 use emoji_lab::task::Task;
 use emoji_lab::train::{DeviceMemory, SftConfig, SftTrainer, Strategy};
 use emoji_lab::{DType, Result};
@@ -12,19 +11,19 @@ use emoji_lab::{DType, Result};
 use crate::table::Table;
 use crate::{Options, generation, random, steps};
 
-pub fn bench(source: &str, options: &Options) -> Result<()> {
+pub fn bench(options: &Options) -> Result<()> {
     let mut table = Table::new(options.recipe.moments == DType::BF16);
     for round in 1..=2 {
         println!("\nround {round}");
-        once(source, options, &mut table)?;
+        once(options, &mut table)?;
     }
     table.print();
     Ok(())
 }
 
-fn once(source: &str, options: &Options, table: &mut Table) -> Result<()> {
+fn once(options: &Options, table: &mut Table) -> Result<()> {
     let started = Instant::now();
-    let model = load_model(source, &options.device)?;
+    let model = options.load()?;
     model.gemma.prepare_device()?;
     table.load.add(started.elapsed().as_secs_f64());
     println!("model ready in {:.2} s", started.elapsed().as_secs_f64());

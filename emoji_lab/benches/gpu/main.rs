@@ -2,15 +2,16 @@
 //!
 //! ```text
 //! cargo bench -p emoji_lab --features cuda --bench gpu -- [--size 270m|1b|4b|12b] [--model MODEL]
-//!     [--data CSV] [--split JSON] [--trains google|rows|adapters|whole] [--rank 16] [--rows 4]
+//!     [--tokenizer DIR] [--data CSV] [--split JSON] [--trains google|rows|adapters|whole] [--rank 16] [--rows 4]
 //!     [--accumulated 1] [--moments f32|bf16] [--nf4 yes|no] [--checkpoints yes|no] [--batches 569]
 //!     [--dtype bf16|f32] [--device cuda:0] [--rounds 3] [--only steps|generation] [--out DIR]
 //! ```
 //!
 //! Without `--model` it is one of Gemma 3's sizes with random weights, and rows are random tokens of the
 //! real rows' lengths: speed does not depend on the values. With `--model` (what `load_model` takes) and
-//! `--data` the whole lesson is timed, twice, and a table ends it: measured, asked for, and the floor. A
-//! step's time is taken by device events, and is the median of all steps.
+//! `--data` the whole lesson is timed, twice, and a table ends it: measured, asked for, and the floor. With `--data`
+//! alone so it is for random weights, and the tokenizer in `--tokenizer`. A step's time is taken by device events,
+//! and is the median of all steps.
 
 mod generation;
 mod lesson;
@@ -22,6 +23,7 @@ mod table;
 
 use std::process::ExitCode;
 
+use emoji_lab::model::{Model, Tokenizer, load_model};
 use emoji_lab::{DType, Device, Error, Result};
 use recipe::Recipe;
 
@@ -29,6 +31,7 @@ use recipe::Recipe;
 pub struct Options {
     size: String,
     model: Option<String>,
+    tokenizer: Option<String>,
     data: Option<String>,
     split: Option<String>,
     out: String,
@@ -52,6 +55,7 @@ fn options() -> Result<Options> {
     let mut o = Options {
         size: "270m".into(),
         model: None,
+        tokenizer: None,
         data: None,
         split: None,
         out: "bench-gpu-run".into(),
@@ -73,6 +77,7 @@ fn options() -> Result<Options> {
         match arg.as_str() {
             "--size" => o.size = value,
             "--model" => o.model = Some(value),
+            "--tokenizer" => o.tokenizer = Some(value),
             "--data" => o.data = Some(value),
             "--split" => o.split = Some(value),
             "--device" => device = value,
@@ -98,10 +103,26 @@ fn options() -> Result<Options> {
     Ok(o)
 }
 
+impl Options {
+    /// The model to time, with its tokenizer.
+    fn load(&self) -> Result<Model> {
+        if let Some(model) = &self.model {
+            return load_model(model, &self.device);
+        }
+        let embedded = load_model("embedded", &Device::Cpu)?;
+        let tokenizer = match &self.tokenizer {
+            Some(folder) => Tokenizer::from_dir(folder)?,
+            None => embedded.tokenizer,
+        };
+        let (generation_config, origin) = (embedded.generation_config, "random weights".into());
+        Ok(Model { gemma: sizes::model(&self.size, &self.device)?, tokenizer, generation_config, origin })
+    }
+}
+
 fn run(options: &Options) -> Result<()> {
     println!("{}, computing in {}", options.device, options.device.dtype().as_str());
-    if let Some(model) = &options.model {
-        return lesson::bench(model, options);
+    if options.model.is_some() || options.data.is_some() {
+        return lesson::bench(options);
     }
     let model = sizes::model(&options.size, &options.device)?;
     if options.only.as_deref() != Some("steps") {

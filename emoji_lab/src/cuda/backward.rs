@@ -44,7 +44,13 @@ impl Pass<'_> {
     unsafe fn norm_back(&self, norm: NormBackward) -> Result<()> {
         let (gpu, tokens) = (self.gpu, self.tokens);
         // SAFETY: the caller's.
-        unsafe { if self.many() { norm.launch_many(gpu, tokens) } else { norm.launch(gpu, tokens) } }
+        unsafe {
+            if self.many() {
+                norm.launch_many(gpu, tokens)
+            } else {
+                norm.launch_some(gpu, tokens, self.a_block())
+            }
+        }
     }
 
     /// The gradient of a group's matrix, where it is trained: `dyᵀ · x`, over what is there if `first`, else
@@ -201,7 +207,7 @@ impl Pass<'_> {
                 if self.many() {
                     geglu.launch_many(gpu, rows)?
                 } else {
-                    geglu.launch(gpu, rows)?
+                    geglu.launch(gpu, rows, self.a_block())?
                 }
                 self.linear_back(layer, GATE_UP, g.d_gate_up, g.d_middle_normed)?;
                 self.matrix_gradient(layer, GATE_UP, g.d_gate_up, a.middle_normed, first)?;
@@ -287,10 +293,7 @@ impl Pass<'_> {
                         tokens: rows as i32,
                         dropout,
                     };
-                    match self.many() && s.rank <= 16 {
-                        true => gradients.launch_many(&beside, table.tiles, s.rank)?,
-                        false => gradients.launch(&beside, table.tiles, s.rank)?,
-                    }
+                    gradients.launch(&beside, table.tiles, s.rank, self.many())?;
                     above = Some(gpu.record_event()?);
                 }
                 let below = index.checked_sub(1);

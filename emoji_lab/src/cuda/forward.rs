@@ -95,13 +95,20 @@ impl Pass<'_> {
         if self.many() { 1 } else { parts(self.network.sizes.heads) }
     }
 
+    /// Tokens that a block has of the kernels around products, at most four: as many as share a multiprocessor. One
+    /// where answers are written, as for [`Self::many`].
+    pub(super) fn a_block(&self) -> usize {
+        let shared_by = self.tokens.div_ceil(self.gpu.multiprocessors());
+        if self.arena.is_some() { shared_by.next_power_of_two().min(4) } else { 1 }
+    }
+
     unsafe fn norm(&self, norm: NormForward) -> Result<()> {
         // SAFETY: the caller's.
         unsafe {
             if self.many() {
                 norm.launch_many(self.gpu, self.tokens)
             } else {
-                norm.launch(self.gpu, self.tokens)
+                norm.launch_some(self.gpu, self.tokens, self.a_block())
             }
         }
     }
@@ -280,7 +287,7 @@ impl Pass<'_> {
                 if self.many() {
                     geglu.launch_many(gpu, rows)?
                 } else {
-                    geglu.launch(gpu, rows)?
+                    geglu.launch(gpu, rows, self.a_block())?
                 }
                 self.adapters_down(layer, DOWN, a.gated)?;
                 self.linear(layer, DOWN, a.gated, a.down)?;

@@ -329,7 +329,7 @@ impl Rows {
                     ldy: ld(DOWN) as i32,
                     width: s.inner as i32,
                 };
-                geglu.launch(gpu, ROWS)?;
+                geglu.launch(gpu, ROWS, 1)?;
                 linear(layer, DOWN, b.gated, b.down)?;
                 last = branch(b.down, n.post_feedforward);
             }

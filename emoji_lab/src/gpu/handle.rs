@@ -92,9 +92,11 @@ unsafe impl Sync for Streams {}
 
 impl Streams {
     fn new(context: &Arc<CudaContext>, device: &str) -> Result<Self> {
-        let stream =
-            || context.new_stream().map_err(|e| Error::device(device, describe(e.0), "See nvidia-smi"));
-        let (main, side) = (stream()?, stream()?);
+        let failed = |e: cudarc::driver::DriverError| Error::device(device, describe(e.0), "See nvidia-smi");
+        // What is beside is wanted later: its blocks let those of the main stream go first.
+        let (least, greatest) = result::stream::get_priority_range().map_err(failed)?;
+        let stream = |priority| context.new_stream_with_priority(priority).map_err(failed);
+        let (main, side) = (stream(greatest)?, stream(least)?);
         Ok(Self { blas: Blas::new(&main, device)?, main, side })
     }
 }
@@ -303,6 +305,11 @@ impl Gpu {
     /// How many bytes this process' buffers take, counted where they are made and freed.
     pub(crate) fn held(&self) -> &AtomicUsize {
         &self.shared.held
+    }
+
+    /// Whether blocks of a cluster read each other's shared memory (Hopper).
+    pub(crate) fn has_clusters(&self) -> bool {
+        self.shared.capability >= OVERLAPS.0
     }
 
     pub(crate) fn overlaps_kernels(&self) -> bool {

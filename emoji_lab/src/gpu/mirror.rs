@@ -42,7 +42,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     /// Every file of kernels, and the Rust that launches them.
-    const CUDA: [(&str, &str); 22] = [
+    const CUDA: [(&str, &str); 23] = [
         ("common.cuh", include_str!("../ops/common.cuh")),
         ("mma.cuh", include_str!("../ops/mma.cuh")),
         ("decode/state.cuh", include_str!("../ops/decode/state.cuh")),
@@ -59,6 +59,7 @@ mod tests {
         ("grad_norm/head.cu", include_str!("../ops/grad_norm/head.cu")),
         ("grad_norm/kernel.cu", include_str!("../ops/grad_norm/kernel.cu")),
         ("linear_cross_entropy/kernel.cu", include_str!("../ops/linear_cross_entropy/kernel.cu")),
+        ("lora_linear/gradients.cu", include_str!("../ops/lora_linear/gradients.cu")),
         ("lora_linear/kernel.cu", include_str!("../ops/lora_linear/kernel.cu")),
         ("lora_linear/many.cu", include_str!("../ops/lora_linear/many.cu")),
         ("lora_linear/tensor.cu", include_str!("../ops/lora_linear/tensor.cu")),
@@ -135,13 +136,17 @@ mod tests {
         let mut kernels = BTreeMap::new();
         for line in CUDA.iter().flat_map(|(_, text)| text.lines()) {
             let words = words(line);
-            if line.starts_with("FOR_BOTH_TYPES") || line.starts_with("FOR_BF16") {
+            let types =
+                [("FOR_BOTH_TYPES", &["f32", "bf16"][..]), ("FOR_BF16", &["bf16"]), ("FOR_F32", &["f32"])];
+            if let Some((_, types)) = types.iter().find(|(start, _)| line.starts_with(start)) {
                 let [.., name, arguments] = words[..] else { panic!("{line}") };
-                let types = if line.starts_with("FOR_BF16") { &["bf16"][..] } else { &["f32", "bf16"] };
-                for dtype in types {
+                for dtype in *types {
                     kernels.insert(format!("{name}_{dtype}"), arguments.to_string());
                 }
             } else if line.starts_with("extern") {
+                // Without `__launch_bounds__(threads, blocks)`.
+                let is_bound = |word: &&str| *word == "__launch_bounds__" || word.parse::<u32>().is_ok();
+                let words: Vec<&str> = words.into_iter().filter(|word| !is_bound(word)).collect();
                 let ["extern", "C", "__global__", "void", name, "const", "__grid_constant__", arguments, ..] =
                     words[..]
                 else {

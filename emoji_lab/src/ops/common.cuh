@@ -66,15 +66,16 @@ __device__ __forceinline__ double warp_sum(double v) {
     return v;
 }
 
-// The sum over a one-dimensional block, in every thread. Blocks are whole warps, 32 at most.
-template <class V> __device__ __forceinline__ V block_sum(V v) {
+// The sum over each of N equal parts of a one-dimensional block, in every thread of it. Parts are whole warps, blocks 32
+// warps at most.
+template <int N = 1, class V> __device__ __forceinline__ V block_sum(V v) {
     __shared__ V parts[32];
-    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = (blockDim.x >> 5) / N;
     v = warp_sum(v);
     __syncthreads();
     if (lane == 0) parts[warp] = v;
     __syncthreads();
-    v = lane < warps ? parts[lane] : V(0);
+    v = lane < warps ? parts[warp / warps * warps + lane] : V(0);
     return warp_sum(v);
 }
 
@@ -147,6 +148,13 @@ __device__ __forceinline__ uint32_t keep_mask(uint64_t seed, uint64_t stream, ui
     return mask;
 }
 
+// The same as four words for two values of bf16 each: all ones where one is kept.
+__device__ __forceinline__ void keep_words(uint64_t seed, uint64_t stream, uint64_t block, uint32_t threshold, uint32_t (&words)[4]) {
+    philox(seed, stream, block, words);
+#pragma unroll
+    for (int i = 0; i < 4; i++) words[i] = __vcmpgeu2(words[i], threshold * 0x10001u);
+}
+
 // The stream of a linear layer's dropout (model/linear.rs, `DropoutKey::dropout`).
 __device__ __forceinline__ uint64_t dropout_stream(const Step *step, int linear) {
     return step->pass << 16 | (uint64_t)linear;
@@ -172,15 +180,16 @@ struct Adapters {
 };
 MIRRORED(Adapters, 56, AT(a, 0) AT(linear, 24) AT(count, 36) AT(rank, 40) AT(padded, 44) AT(dropout, 48))
 
-// Fills `masks` [count · width / 8] with the bits of `keep_mask` for one token's row. `step` may be null
+// Fills `masks` [N, count · width / 8] with the bits of `keep_mask` for the rows of N tokens. `step` may be null
 // without dropout.
+template <int N>
 __device__ __forceinline__ void load_masks(const Adapters &l, const Step *step, int token, int width, uint8_t *masks) {
     if (l.dropout.threshold == 0) return;
-    const int chunks = width / 8;
+    const int chunks = width / 8, of_one = l.count * chunks;
     const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
-    for (int i = thread; i < l.count * chunks; i += threads) {
-        const int which = i / chunks;
-        const uint64_t block = (uint64_t)token * chunks + i % chunks;
+    for (int i = thread; i < N * of_one; i += threads) {
+        const int n = N == 1 ? 0 : i / of_one, at = i - n * of_one, which = at / chunks;
+        const uint64_t block = (uint64_t)(token + n) * chunks + at % chunks;
         masks[i] = (uint8_t)keep_mask(step->seed, dropout_stream(step, l.linear[which]), block, l.dropout.threshold);
     }
 }
@@ -196,16 +205,33 @@ __device__ __forceinline__ void prefetch_adapters(const Adapters &l, int width) 
     }
 }
 
-// What a kernel can do before the one in front of it has ended: its masks, and its A on the way.
+// What a kernel can do before the one in front of it has ended: the masks of its N tokens, and its A on the way.
+template <int N = 1>
 __device__ __forceinline__ void begin(const Adapters &adapters, const Step *step, int token, int width, uint8_t *masks) {
     let_next_begin();
     prefetch_adapters(adapters, width);
-    load_masks(adapters, step, token, width, masks);
+    load_masks<N>(adapters, step, token, width, masks);
     wait_for_previous();
 }
 
-// Four consecutive floats; `i` is a multiple of four, and rows are 16-byte aligned.
+// Four consecutive values; `i` is a multiple of four, and rows are 16-byte aligned.
 __device__ __forceinline__ float4 four(const float *x, int i) { return *(const float4 *)(x + i); }
+__device__ __forceinline__ float4 four(const bf16 *x, int i) {
+    const uint2 v = *(const uint2 *)(x + i);
+    return make_float4(__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16),
+                       __uint_as_float(v.y & 0xffff0000u));
+}
+// The same written; what comes back is what was, after rounding.
+__device__ __forceinline__ float4 put_four(float *x, int i, float4 v) {
+    *(float4 *)(x + i) = v;
+    return v;
+}
+__device__ __forceinline__ float4 put_four(bf16 *x, int i, float4 v) {
+    const __nv_bfloat162 a = __floats2bfloat162_rn(v.x, v.y), b = __floats2bfloat162_rn(v.z, v.w);
+    *(uint2 *)(x + i) = make_uint2(*(const uint32_t *)&a, *(const uint32_t *)&b);
+    const float2 c = __bfloat1622float2(a), d = __bfloat1622float2(b);
+    return make_float4(c.x, c.y, d.x, d.y);
+}
 
 // Eight consecutive values, aligned.
 __device__ __forceinline__ void load_eight(float (&v)[8], const float *x) {
@@ -231,78 +257,111 @@ __device__ __forceinline__ float4 kept(float4 x, const uint8_t *mask, int i) {
 // dot products, 16 warps at most.
 const int MAX_PARTIAL = 64;
 
-// u = dropout(row) Aᵀ for every adapter of a group, into `u` [count · padded]. `row` [width] and
-// `masks` are in shared memory and complete. A warp makes four dot products at a time, and where
-// there are more warps than that, each takes a part of the row: loads from A are what takes the
-// time, so there are many under way.
-template <class T>
-__device__ __forceinline__ void adapters_down(const Adapters &l, const float *row, const uint8_t *masks, int width, T *u) {
-    __shared__ float partial[MAX_PARTIAL];
+// u = dropout(row) Aᵀ for every adapter of a group and N rows, into `u` [N, ldu] of which count · padded are written.
+// `rows` [N, width] and `masks` are in shared memory and complete. A warp makes four dot products of every row at a time,
+// and where there are more warps than that, each takes a part of the rows: loads from A are what takes the
+// time, so there are many under way. What comes out does not depend on N.
+template <int N = 1, class T>
+__device__ __forceinline__ void adapters_down(const Adapters &l, const float *rows, const uint8_t *masks, int width, T *u, int ldu) {
+    __shared__ float partial[N][MAX_PARTIAL];
     const int thread = threadIdx.y * blockDim.x + threadIdx.x, warps = blockDim.x * blockDim.y / 32;
     const int lane = thread & 31, total = l.count * l.padded, quads = total / 4;
     const int parts = warps >= 4 * quads ? 4 : warps >= 2 * quads ? 2 : 1;
-    const int span = (width / parts + 3) / 4 * 4;
+    const int span = (width / parts + 3) / 4 * 4, of_masks = l.count * (width / 8);
     for (int job = thread / 32; job < quads * parts; job += warps) {
         const int part = job / quads, d = job % quads * 4;
         const int which = d / l.padded, j = d % l.padded;
         const int end = part == parts - 1 ? width : (part + 1) * span;
         const float *a = which == 0 ? l.a[0] : which == 1 ? l.a[1] : l.a[2];
-        float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        float sums[N][4] = {};
         if (a != nullptr && j < l.rank) {
-            const float *rows[4];
+            const float *of_a[4];
 #pragma unroll
-            for (int n = 0; n < 4; n++) rows[n] = a + (size_t)(j + n < l.rank ? j + n : j) * width;
+            for (int n = 0; n < 4; n++) of_a[n] = a + (size_t)(j + n < l.rank ? j + n : j) * width;
             const uint8_t *mask = masks + which * (width / 8);
-#pragma unroll 5
-            for (int i = part * span + lane * 4; i < end; i += 128) {
-                float4 x = four(row, i);
-                if (l.dropout.threshold != 0) x = kept(x, mask, i);
+            // All loads of these first, eight: with more a block would need a multiprocessor for itself, and what runs
+            // beside would be waited for.
+            const int STEPS = 2;
+            for (int from = part * span + lane * 4; from < end; from += STEPS * 128) {
+                float4 w[STEPS][4];
 #pragma unroll
-                for (int n = 0; n < 4; n++) sums[n] += dot4(x, __ldg((const float4 *)(rows[n] + i)));
+                for (int k = 0; k < STEPS; k++)
+#pragma unroll
+                    for (int n = 0; n < 4; n++)
+                        if (from + k * 128 < end) w[k][n] = __ldg((const float4 *)(of_a[n] + from + k * 128));
+#pragma unroll
+                for (int k = 0; k < STEPS; k++) {
+                    const int i = from + k * 128;
+                    if (i >= end) break;
+#pragma unroll
+                    for (int r = 0; r < N; r++) {
+                        float4 x = four(rows + r * width, i);
+                        if (l.dropout.threshold != 0) x = kept(x, mask + r * of_masks, i);
+#pragma unroll
+                        for (int n = 0; n < 4; n++) sums[r][n] += dot4(x, w[k][n]);
+                    }
+                }
             }
         }
 #pragma unroll
-        for (int n = 0; n < 4; n++) {
-            const float sum = warp_sum(sums[n]);
-            if (lane != n) continue;
-            const float value = j + n < l.rank ? sum : 0.0f;
-            if (parts == 1) u[d + n] = from_f32<T>(l.dropout.threshold != 0 ? value * l.dropout.keep_scale : value);
-            else partial[part * total + d + n] = value;
-        }
+        for (int r = 0; r < N; r++)
+#pragma unroll
+            for (int n = 0; n < 4; n++) {
+                const float sum = warp_sum(sums[r][n]);
+                if (lane != n) continue;
+                const float value = j + n < l.rank ? sum : 0.0f;
+                if (parts == 1) u[r * ldu + d + n] = from_f32<T>(l.dropout.threshold != 0 ? value * l.dropout.keep_scale : value);
+                else partial[r][part * total + d + n] = value;
+            }
     }
     if (parts == 1) return;
     __syncthreads();
-    for (int d = thread; d < total; d += warps * 32) {
+    for (int i = thread; i < N * total; i += warps * 32) {
+        const int r = N == 1 ? 0 : i / total, d = i - r * total;
         float sum = 0.0f;
-        for (int part = 0; part < parts; part++) sum += partial[part * total + d];
-        u[d] = from_f32<T>(l.dropout.threshold != 0 ? sum * l.dropout.keep_scale : sum);
+        for (int part = 0; part < parts; part++) sum += partial[r][part * total + d];
+        u[r * ldu + d] = from_f32<T>(l.dropout.threshold != 0 ? sum * l.dropout.keep_scale : sum);
     }
 }
 
-// What flows back through the adapters to every element of the row: Σ mask · (du A), adapter by
-// adapter into `back` [count · width]. `du` [count · padded], `masks` and `back` are in shared
+// What flows back through the adapters to every element of N rows: Σ mask · (du A), adapter by
+// adapter into `back` [N, count · width]. `du` [N, count · padded], `masks` and `back` are in shared
 // memory; `back` is complete after the next __syncthreads.
+template <int N = 1>
 __device__ __forceinline__ void adapters_back(const Adapters &l, const float *du, const uint8_t *masks, int width, float *back) {
     const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
-    const int fours = width / 4;
+    const int fours = width / 4, total = l.count * l.padded, of_masks = l.count * (width / 8);
     for (int job = thread; job < l.count * fours; job += threads) {
         const int which = job / fours, i = job % fours * 4;
         const float *a = which == 0 ? l.a[0] : which == 1 ? l.a[1] : l.a[2], *d = du + which * l.padded;
-        float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        float4 sums[N] = {};
         if (a != nullptr) {
-#pragma unroll 16
-            for (int j = 0; j < l.rank; j++) {
-                const float4 v = __ldg((const float4 *)(a + (size_t)j * width + i));
-                const float f = d[j];
-                sum.x += f * v.x, sum.y += f * v.y, sum.z += f * v.z, sum.w += f * v.w;
-            }
-            if (l.dropout.threshold != 0) {
-                sum = kept(sum, masks + which * (width / 8), i);
-                const float scale = l.dropout.keep_scale;
-                sum.x *= scale, sum.y *= scale, sum.z *= scale, sum.w *= scale;
+            for (int from = 0; from < l.rank; from += 8) {
+                // All loads of these first, as above.
+                float4 v[8];
+#pragma unroll
+                for (int k = 0; k < 8; k++)
+                    if (from + k < l.rank) v[k] = __ldg((const float4 *)(a + (size_t)(from + k) * width + i));
+#pragma unroll
+                for (int k = 0; k < 8; k++) {
+                    if (from + k >= l.rank) break;
+#pragma unroll
+                    for (int r = 0; r < N; r++) {
+                        const float f = d[r * total + from + k];
+                        sums[r].x += f * v[k].x, sums[r].y += f * v[k].y, sums[r].z += f * v[k].z, sums[r].w += f * v[k].w;
+                    }
+                }
             }
         }
-        *(float4 *)(back + which * width + i) = sum;
+#pragma unroll
+        for (int r = 0; r < N; r++) {
+            if (l.dropout.threshold != 0) {
+                const float scale = l.dropout.keep_scale;
+                sums[r] = kept(sums[r], masks + r * of_masks + which * (width / 8), i);
+                sums[r].x *= scale, sums[r].y *= scale, sums[r].z *= scale, sums[r].w *= scale;
+            }
+            *(float4 *)(back + (r * l.count + which) * width + i) = sums[r];
+        }
     }
 }
 
@@ -361,9 +420,25 @@ template <int N> __device__ __forceinline__ float dot(const float (&a)[N], const
     extern "C" __global__ void name##_f32(const __grid_constant__ Args<float> args) { name(args); }             \
     extern "C" __global__ void name##_bf16(const __grid_constant__ Args<bf16> args) { name(args); }
 
-// With launch bounds, as below; for bf16 alone.
+// With launch bounds, as below; for one of the types alone.
+#define FOR_F32_OF(bounds, name, Args)                                                                           \
+    extern "C" __global__ void __launch_bounds__ bounds name##_f32(const __grid_constant__ Args<float> args) {  \
+        name(args);                                                                                             \
+    }
 #define FOR_BF16_OF(bounds, name, Args)                                                                          \
     extern "C" __global__ void __launch_bounds__ bounds name##_bf16(const __grid_constant__ Args<bf16> args) {  \
+        name(args);                                                                                             \
+    }
+
+// For bf16 alone, blocks in clusters of so many. From compute capability 9.0 on; below it nothing calls them.
+#if __CUDA_ARCH__ >= 900
+#define IN_CLUSTERS_OF(blocks) __cluster_dims__(blocks, 1, 1)
+#else
+#define IN_CLUSTERS_OF(blocks)
+#endif
+#define FOR_BF16_IN_CLUSTERS_OF(blocks, bounds, name, Args)                                                      \
+    extern "C" __global__ void IN_CLUSTERS_OF(blocks) __launch_bounds__ bounds name##_bf16(                     \
+        const __grid_constant__ Args<bf16> args) {                                                              \
         name(args);                                                                                             \
     }
 

@@ -12,6 +12,7 @@
 #include "linear_cross_entropy/kernel.cu"
 #include "lora_linear/kernel.cu"
 #include "lora_linear/many.cu"
+#include "lora_linear/gradients.cu"
 #include "rms_norm/kernel.cu"
 #include "rope/kernel.cu"
 #include "sample/kernel.cu"

@@ -1,6 +1,7 @@
 // AdamW of a head whose gradient is never in memory: each piece of it is made where it is used, as
 // d_logitsᵀ · hidden by tensor cores, with the gradient of the rows that were looked up. Its norm comes from
 // grad_norm/head.cu.
+#include "../bulk.cuh"
 #include "../mma.cuh"
 #include "elements.cuh"
 
@@ -25,149 +26,212 @@ MIRRORED(AdamwHead<float>, 128,
          AT(order, 64) AT(runs, 72) AT(step, 80) AT(result, 88) AT(first, 96) AT(scale, 104) AT(tokens, 108)
          AT(vocab, 112) AT(width, 116) AT(columns, 120) AT(decays, 124))
 
-const int HEAD_WARPS = 12, HEAD_TOKENS = 192, HEAD_ROWS = 16;
+const int HEAD_TOKENS = 192, HEAD_ROWS = 8, HEAD_STAGES = 3;
 
-// Four moments as they lie in shared memory, and a lane's way there: 16 or 8 bytes, those of all lanes side by side.
-__device__ __forceinline__ void get_four(float (&x)[4], const char *from, const float *) {
+// Four moments in shared memory.
+__device__ __forceinline__ void get_four(float (&x)[4], const float *from) {
     const float4 v = *(const float4 *)from;
     x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
 }
-__device__ __forceinline__ void get_four(float (&x)[4], const char *from, const bf16 *) {
+__device__ __forceinline__ void get_four(float (&x)[4], const bf16 *from) {
     const uint2 v = *(const uint2 *)from;
     x[0] = __uint_as_float(v.x << 16), x[1] = __uint_as_float(v.x & 0xffff0000u);
     x[2] = __uint_as_float(v.y << 16), x[3] = __uint_as_float(v.y & 0xffff0000u);
 }
-__device__ __forceinline__ void copy_four(char *to, const float *from, bool there) { copy_16(to, from, there); }
-__device__ __forceinline__ void copy_four(char *to, const bf16 *from, bool there) { copy_8(to, from, there); }
-
-// What a lane wants of 16 rows and 32 columns, on its way to its own places in shared memory: of two rows two times
-// four columns, sixteen apart. So the four lanes of a row read whole sectors of memory, and nobody else reads what a
-// lane has fetched, so nobody else is waited for.
-template <class M> __device__ __forceinline__ void fetch(const AdamwHead<M> &a, char *to, int lane, int row, int column) {
-    const int wide = 4 * sizeof(M);
-#pragma unroll
-    for (int n = 0; n < 4; n++) {
-        const int r = row + n / 2 * 8, c = column + n % 2 * 16;
-        const bool there = r < a.vocab && c < a.width;
-        const size_t at = there ? (size_t)r * a.width + c : 0;
-        copy_four(to + lane * wide, a.exp_avg + at, there);
-        copy_four(to + 32 * wide + lane * wide, a.exp_avg_sq + at, there);
-        copy_8(to + 64 * wide + lane * 8, a.high + at, there);
-        copy_8(to + 64 * wide + 256 + lane * 8, a.low + at, there);
-        to += 64 * wide + 512;
-    }
-    commit_copies();
+__device__ __forceinline__ void put_moments(float *m_to, float *v_to, const float (&m)[4], const float (&v)[4], const Step &,
+                                            size_t) {
+    *(float4 *)m_to = make_float4(m[0], m[1], m[2], m[3]);
+    *(float4 *)v_to = make_float4(v[0], v[1], v[2], v[3]);
+}
+__device__ __forceinline__ void put_moments(bf16 *m_to, bf16 *v_to, const float (&m)[4], const float (&v)[4], const Step &s,
+                                            size_t i) {
+    rounded_moments(*(uint2 *)m_to, *(uint2 *)v_to, m, v, s, i);
 }
 
-// Grid [blocks, width / columns], 384 threads. A block keeps its columns of `hidden` in shared memory and goes over
-// the head's rows, sixteen a warp: of 32 columns at a time the lane has two times four that lie next to each other. For
-// that the words of every 16 columns lie in shared memory as the transpose of their 4 × 2. While a warp computes, the
-// next 32 columns are on their way.
+// Where eight rows of the head and what belongs to them lie in shared memory. A row has 16 bytes more than it needs:
+// four lanes' rows then begin in different banks.
+template <class M, int STEPS> struct HeadStage {
+    M *exp_avg, *exp_avg_sq;       // [8, moments_ld]
+    bf16 *high;                    // [8, halves_ld]
+    int16_t *low;                  // as `high`
+    bf16 *d_logits;                // [STEPS · 16, 8]
+    int moments_ld, halves_ld;
+
+    static __device__ __forceinline__ int bytes(int columns) {
+        return HEAD_ROWS * (2 * (columns * (int)sizeof(M) + 16) + 2 * (columns * 2 + 16)) + STEPS * 16 * 16;
+    }
+    __device__ __forceinline__ HeadStage(char *from, int columns) {
+        moments_ld = columns + 16 / (int)sizeof(M), halves_ld = columns + 8;
+        exp_avg = (M *)from, exp_avg_sq = exp_avg + HEAD_ROWS * moments_ld;
+        high = (bf16 *)(exp_avg_sq + HEAD_ROWS * moments_ld), low = (int16_t *)(high + HEAD_ROWS * halves_ld);
+        d_logits = (bf16 *)(low + HEAD_ROWS * halves_ld);
+    }
+};
+
+// Has the copy engine bring the rows of `tile` into a stage, or take back what was made of them. By a warp, of which a
+// lane has one row of one of the four; it arrives 33 times at the stage's barrier.
+template <class M, int STEPS> struct HeadCopies {
+    char *memory;       // the lane's column of the first row
+    int wide, bytes;    // of one value, and of a row
+    int of, own;        // which of the four, and which of eight rows
+
+    __device__ __forceinline__ HeadCopies(const AdamwHead<M> &a, int from, int end, int lane) {
+        of = lane / HEAD_ROWS, own = lane % HEAD_ROWS;
+        wide = of < 2 ? (int)sizeof(M) : 2, bytes = end * wide;
+        memory = of == 0 ? (char *)a.exp_avg : of == 1 ? (char *)a.exp_avg_sq : of == 2 ? (char *)a.high : (char *)a.low;
+        memory += (size_t)from * wide;
+    }
+    __device__ __forceinline__ char *in(const HeadStage<M, STEPS> &stage) const {
+        return of == 0   ? (char *)(stage.exp_avg + own * stage.moments_ld)
+               : of == 1 ? (char *)(stage.exp_avg_sq + own * stage.moments_ld)
+               : of == 2 ? (char *)(stage.high + own * stage.halves_ld)
+                         : (char *)(stage.low + own * stage.halves_ld);
+    }
+    __device__ __forceinline__ void store(const AdamwHead<M> &a, const HeadStage<M, STEPS> &stage, int tile) const {
+        const int row = tile * HEAD_ROWS + own;
+        if (row < a.vocab) bulk_store(memory + (size_t)row * a.width * wide, in(stage), bytes);
+        wait_for_bulk_reads();
+    }
+    // With which of the rows were looked up: hardly ever one.
+    __device__ __forceinline__ void load(const AdamwHead<M> &a, const HeadStage<M, STEPS> &stage, int tile, uint64_t *full,
+                                         uint8_t *place_of, const int *row_at) const {
+        const int lane = threadIdx.x & 31, v0 = tile * HEAD_ROWS;
+        const int count = a.vocab - v0 < HEAD_ROWS ? a.vocab - v0 : HEAD_ROWS;
+        if (lane < HEAD_ROWS) place_of[lane] = 255;
+        __syncwarp();
+        for (int k = lane; k < HEAD_TOKENS; k += 32)
+            if (row_at[k] >= v0 && row_at[k] < v0 + HEAD_ROWS) place_of[row_at[k] - v0] = k;
+        __syncwarp();
+        if (lane == 0) arrive_expecting(full, count * (bytes / wide) * (2 * (int)sizeof(M) + 4));
+        __syncwarp();
+        if (own < count) bulk_load(in(stage), memory + (size_t)(v0 + own) * a.width * wide, bytes, full);
+        // Not by the copy engine: it takes as long for 16 bytes as for a row.
+        for (int t = lane; t < a.tokens; t += 32)
+            copy_16(stage.d_logits + t * 8, a.d_logits + (size_t)t * a.vocab + v0, true);
+        arrive_after_copies(full);
+    }
+};
+
+// Grid [blocks, width / columns], a warp for every 32 columns. A block goes over the head's rows, eight at a time. The
+// copy engine brings three times eight rows of all that is trained, and takes back what the warps have made of them
+// where it lay: memory is read and written in whole rows. Warps take turns at telling it.
+//
+// A warp keeps its 32 columns of `hidden` in registers, as the left factor [columns, tokens]; lane l has columns
+// 4 · (l / 4) to + 3 of rows 2 · (l % 4) and the next. For that row i of the factor's tile n (of two) is column
+// 4 · (i % 8) + 2 · n + i / 8.
 template <class M, int STEPS> __device__ void adamw_head(const AdamwHead<M> &a) {
-    const int WIDE = 4 * sizeof(M), PART = 64 * WIDE + 512, RING = 4 * PART;    // bytes: one half of a warp's ring
-    extern __shared__ __align__(16) uint32_t hidden[];    // [STEPS · 16, columns / 2 + 4], then the rings
+    extern __shared__ __align__(128) char stages[];
+    __shared__ uint64_t full[HEAD_STAGES], done[HEAD_STAGES];
     __shared__ int row_at[HEAD_TOKENS];     // by place in `order`: the row of the run that begins there, −1 for none
-    __shared__ uint8_t place_of[HEAD_WARPS][HEAD_ROWS];    // 255 for none
+    __shared__ uint8_t place_of[HEAD_STAGES][HEAD_ROWS];    // 255 for none
+    __shared__ Factors factors;
+    __shared__ Rates rates;
     if (!a.result->finite) return;
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, q = lane & 3, g = lane >> 2;
-    const int width = a.width, stride = a.columns / 2 + 4, from = blockIdx.y * a.columns, eights = a.columns / 8;
-    const int end = from + a.columns < width ? a.columns : width - from, step_of_tiles = gridDim.x * HEAD_WARPS;
+    const int width = a.width, from = blockIdx.y * a.columns, warps = a.columns / 32;
+    const int end = from + a.columns < width ? a.columns : width - from;
     const int tiles = (a.vocab + HEAD_ROWS - 1) / HEAD_ROWS;
-    char *ring = (char *)(hidden + STEPS * 16 * stride) + warp * 2 * RING;
-    int tile = blockIdx.x * HEAD_WARPS + warp, half = 0;
-    if (tile < tiles) fetch(a, ring, lane, tile * HEAD_ROWS + g, from + 4 * q);
-    for (int i = threadIdx.x; i < STEPS * 16 * eights; i += blockDim.x) {
-        const int t = i / eights, e = i % eights, column = from + e * 8;
-        uint4 word = make_uint4(0, 0, 0, 0);
-        if (t < a.tokens && column < width) word = *(const uint4 *)(a.hidden + (size_t)t * width + column);
-        uint32_t *to = hidden + t * stride + e / 2 * 8 + e % 2 * 2;
-        to[0] = word.x, to[4] = word.y, to[1] = word.z, to[5] = word.w;
-    }
+    const int stage_bytes = HeadStage<M, STEPS>::bytes(a.columns);
+    const Step &s = *a.step;
     for (int i = threadIdx.x; i < HEAD_TOKENS; i += blockDim.x)
         row_at[i] = a.dx != nullptr && i < a.tokens && a.runs[i] > 0 ? a.ids[a.order[i]] : -1;
+    // Tokens there are none of: their rows are never copied.
+    for (int i = threadIdx.x; i < HEAD_STAGES * STEPS * 16; i += blockDim.x) {
+        const HeadStage<M, STEPS> stage(stages + i / (STEPS * 16) * stage_bytes, a.columns);
+        *(uint4 *)(stage.d_logits + i % (STEPS * 16) * 8) = make_uint4(0, 0, 0, 0);
+    }
+    written_for_bulk();
+    if (threadIdx.x == 0) {
+        factors = s.factors;
+        rates = Rates::of(s.factors, a.result->gradient_scale, a.decays ? s.embedding_decay : 1.0f, s.embedding_step_size);
+        for (int n = 0; n < HEAD_STAGES; n++) make_barrier(full + n, 1 + 32), make_barrier(done + n, warps);
+        barriers_are_made();
+    }
     __syncthreads();
-    const Step &s = *a.step;
-    const Factors f = s.factors;
-    const Rates rates = {a.result->gradient_scale, a.decays ? s.embedding_decay : 1.0f, s.embedding_step_size};
-    for (; tile < tiles; tile += step_of_tiles) {
-        const int v0 = tile * HEAD_ROWS;
-        // Which of these rows were looked up: hardly ever one.
-        bool looked_up = false;
-        for (int i = lane; i < HEAD_TOKENS; i += 32) looked_up |= row_at[i] >= v0 && row_at[i] < v0 + HEAD_ROWS;
-        looked_up = __any_sync(0xffffffffu, looked_up);
-        if (looked_up) {
-            if (lane < HEAD_ROWS) place_of[warp][lane] = 255;
-            __syncwarp();
-            for (int i = lane; i < HEAD_TOKENS; i += 32)
-                if (row_at[i] >= v0 && row_at[i] < v0 + HEAD_ROWS) place_of[warp][row_at[i] - v0] = i;
-            __syncwarp();
+    if (warp == 0) {
+        const HeadCopies<M, STEPS> copies(a, from, end, lane);
+        for (int n = 0; n < HEAD_STAGES && blockIdx.x + n * gridDim.x < tiles; n++)
+            copies.load(a, HeadStage<M, STEPS>(stages + n * stage_bytes, a.columns), blockIdx.x + n * gridDim.x, full + n,
+                        place_of[n], row_at);
+    }
+    const int c = warp * 32 + 4 * g;    // of the block's columns
+    uint32_t left[STEPS][2][4];
+#pragma unroll
+    for (int k = 0; k < STEPS; k++) {
+        uint2 of[4];
+#pragma unroll
+        for (int n = 0; n < 4; n++) {
+            const int t = k * 16 + n / 2 * 8 + 2 * q + n % 2;
+            of[n] = make_uint2(0, 0);
+            if (t < a.tokens && c < end) of[n] = *(const uint2 *)(a.hidden + (size_t)t * width + from + c);
         }
-        // d_logits' columns of these rows, transposed.
-        uint32_t d[STEPS][4];
 #pragma unroll
-        for (int k = 0; k < STEPS; k++)
+        for (int n = 0; n < 2; n++) {
+            left[k][0][2 * n] = __byte_perm(of[2 * n].x, of[2 * n + 1].x, 0x5410);
+            left[k][0][2 * n + 1] = __byte_perm(of[2 * n].x, of[2 * n + 1].x, 0x7632);
+            left[k][1][2 * n] = __byte_perm(of[2 * n].y, of[2 * n + 1].y, 0x5410);
+            left[k][1][2 * n + 1] = __byte_perm(of[2 * n].y, of[2 * n + 1].y, 0x7632);
+        }
+    }
+    int n = 0, parity = 0, turn = 0;    // of the stage, of its barriers' phase, and whose turn it is
+    for (int tile = blockIdx.x;; tile += gridDim.x) {
+        if (tile > blockIdx.x && warp == turn) {
+            // The tile before is to go, and the one two further to come in its place.
+            const int before = n == 0 ? HEAD_STAGES - 1 : n - 1, next = tile + (HEAD_STAGES - 1) * gridDim.x;
+            const HeadStage<M, STEPS> stage(stages + before * stage_bytes, a.columns);
+            const HeadCopies<M, STEPS> copies(a, from, end, lane);
+            wait_for(done + before, n == 0 ? parity ^ 1 : parity);
+            copies.store(a, stage, tile - gridDim.x);
+            if (next < tiles) copies.load(a, stage, next, full + before, place_of[before], row_at);
+        }
+        if (tile >= tiles) return;
+        const HeadStage<M, STEPS> stage(stages + n * stage_bytes, a.columns);
+        wait_for(full + n, parity);
+        float sums[2][4] = {};
 #pragma unroll
-            for (int n = 0; n < 4; n++) {
-                const int t = k * 16 + n / 2 * 8 + g, v = v0 + n % 2 * 8 + 2 * q;
-                d[k][n] = 0;
-                if (t < a.tokens && v < a.vocab) d[k][n] = *(const uint32_t *)(a.d_logits + (size_t)t * a.vocab + v);
-            }
+        for (int k = 0; k < STEPS; k += 2) {
+            uint32_t right[4];
+            load_transposed(right, stage.d_logits + (k * 16 + lane) * 8);
+            mma(sums[0], left[k][0], right[0], right[1]);
+            mma(sums[1], left[k][1], right[0], right[1]);
+            mma(sums[0], left[k + 1][0], right[2], right[3]);
+            mma(sums[1], left[k + 1][1], right[2], right[3]);
+        }
 #pragma unroll
-        for (int k = 0; k < STEPS; k++)
-#pragma unroll
-            for (int n = 0; n < 4; n++) d[k][n] = transposed(d[k][n]);
-        for (int c = 0; c < end; c += 32, half ^= 1) {
-            const bool same = c + 32 < end;
-            const int next = same ? tile : tile + step_of_tiles;
-            if (next < tiles) fetch(a, ring + (half ^ 1) * RING, lane, next * HEAD_ROWS + g, from + (same ? c + 32 : 0) + 4 * q);
-            else commit_copies();
-            float sums[4][4] = {};
-            const uint32_t *b = hidden + (lane & 15) * stride + c / 2 + lane / 16 * 4;
-#pragma unroll
-            for (int k = 0; k < STEPS; k++) {
-                uint32_t left[4], right[4];
-                load_transposed(left, b + k * 16 * stride);
-                load_transposed(right, b + k * 16 * stride + 8);
-                mma(sums[0], d[k], left[0], left[1]);
-                mma(sums[1], d[k], left[2], left[3]);
-                mma(sums[2], d[k], right[0], right[1]);
-                mma(sums[3], d[k], right[2], right[3]);
-            }
-            wait_for_copies<1>();
-#pragma unroll
-            for (int n = 0; n < 4; n++) {
-                const int r = n / 2, i = n % 2, row = v0 + g + 8 * r, column = from + c + 4 * q + 16 * i;
-                if (row >= a.vocab || column >= width) continue;
-                float gradient[4] = {sums[2 * i][2 * r], sums[2 * i][2 * r + 1], sums[2 * i + 1][2 * r], sums[2 * i + 1][2 * r + 1]};
-                const int place = looked_up ? place_of[warp][g + 8 * r] : 255;
-                if (place < HEAD_TOKENS) {
-                    float of_rows[4] = {};
-                    for (int t = 0; t < a.runs[place]; t++) {
-                        const float4 x = *(const float4 *)(a.dx + (size_t)a.order[place + t] * width + column);
-                        of_rows[0] += x.x, of_rows[1] += x.y, of_rows[2] += x.z, of_rows[3] += x.w;
-                    }
-#pragma unroll
-                    for (int e = 0; e < 4; e++) gradient[e] += of_rows[e] * a.scale;
+        for (int r = 0; r < 2; r++) {
+            const int own = 2 * q + r, row = tile * HEAD_ROWS + own;
+            if (row >= a.vocab || c >= end) continue;
+            float gradient[4] = {sums[0][r], sums[0][2 + r], sums[1][r], sums[1][2 + r]};
+            const int place = place_of[n][own];
+            if (place < HEAD_TOKENS) {
+                float of_rows[4] = {};
+                for (int t = 0; t < a.runs[place]; t++) {
+                    const float4 x = *(const float4 *)(a.dx + (size_t)a.order[place + t] * width + from + c);
+                    of_rows[0] += x.x, of_rows[1] += x.y, of_rows[2] += x.z, of_rows[3] += x.w;
                 }
-                const char *own = ring + half * RING + n * PART;
-                float m[4], v[4], p[4];
-                get_four(m, own + lane * WIDE, a.exp_avg), get_four(v, own + 32 * WIDE + lane * WIDE, a.exp_avg);
-                const uint2 high = *(const uint2 *)(own + 64 * WIDE + lane * 8);
-                const uint2 low = *(const uint2 *)(own + 64 * WIDE + 256 + lane * 8);
-                p[0] = joined(high.x & 0xffff, low.x & 0xffff), p[1] = joined(high.x >> 16, low.x >> 16);
-                p[2] = joined(high.y & 0xffff, low.y & 0xffff), p[3] = joined(high.y >> 16, low.y >> 16);
-                adamw_of_four(p, gradient, m, v, f, rates);
-                const size_t at = (size_t)row * width + column;
-                store_moments(a.exp_avg + at, a.exp_avg_sq + at, m, v, s, a.first + at);
-                store_product(a.high + at, a.low + at, p);
+#pragma unroll
+                for (int e = 0; e < 4; e++) gradient[e] += of_rows[e] * a.scale;
             }
+            M *m_at = stage.exp_avg + own * stage.moments_ld + c, *v_at = stage.exp_avg_sq + own * stage.moments_ld + c;
+            uint2 *high = (uint2 *)(stage.high + own * stage.halves_ld + c), *low = (uint2 *)(stage.low + own * stage.halves_ld + c);
+            float m[4], v[4], p[4];
+            get_four(m, m_at), get_four(v, v_at);
+            join_four(p, *high, *low);
+            adamw_of_four(p, gradient, m, v, factors, rates);
+            put_moments(m_at, v_at, m, v, s, a.first + (size_t)row * width + from + c);
+            split_four(*high, *low, p);
         }
+        written_for_bulk();
+        __syncwarp();
+        if (lane == 0) arrive(done + n);
+        if (++n == HEAD_STAGES) n = 0, parity ^= 1;
+        if (++turn == warps) turn = 0;
     }
 }
 
-// For up to 128 tokens, and for up to 192; by the type of the moments.
+// For up to 128 tokens, 20 warps; for up to 192, ten; by the type of the moments.
 template <class M> __device__ void adamw_head_128(const AdamwHead<M> &args) { adamw_head<M, 8>(args); }
 template <class M> __device__ void adamw_head_192(const AdamwHead<M> &args) { adamw_head<M, 12>(args); }
 
-FOR_BOTH_TYPES_OF((384, 1), adamw_head_128, AdamwHead)
-FOR_BOTH_TYPES_OF((384, 1), adamw_head_192, AdamwHead)
+FOR_BOTH_TYPES_OF((640, 1), adamw_head_128, AdamwHead)
+FOR_BOTH_TYPES_OF((320, 1), adamw_head_192, AdamwHead)

@@ -40,7 +40,7 @@ template <class T, class M, class G> __device__ void adamw(const AdamwStep<T, M,
     const Factors &f = s.factors;
     const bool of_products = piece.kind & OF_PRODUCTS, of_embedding = piece.kind & OF_EMBEDDING;
     const float decay = !(piece.kind & DECAYS) ? 1.0f : of_embedding ? s.embedding_decay : f.decay;
-    const Rates rates = {a.result->gradient_scale, decay, of_embedding ? s.embedding_step_size : f.step_size};
+    const Rates rates = Rates::of(f, a.result->gradient_scale, decay, of_embedding ? s.embedding_step_size : f.step_size);
     for (uint32_t n4 = threadIdx.x * 4; n4 < piece.len; n4 += blockDim.x * 4) {
         const size_t i = piece.first + n4, at = piece.at + n4;
         float p[4], g[4], m[4], v[4];

@@ -55,6 +55,15 @@ impl AttentionSizes {
         Grid::new(tokens / TILE, 512).rows(rows).shared(shared_bytes).begins_early()
     }
 
+    /// Parts per head backward, at most `parts`: a multiprocessor has registers for 16 warps, and blocks of all of these
+    /// would follow each other where there are more blocks, two a token, than multiprocessors.
+    fn backward_parts(&self, tokens: usize, parts: usize, multiprocessors: usize) -> usize {
+        let at_once = |parts: &usize| multiprocessors * (16 / (self.heads as usize * parts).max(1)).max(1);
+        let mut fewer =
+            std::iter::successors(Some(parts), |parts| Some(parts / 2).filter(|parts| *parts > 0));
+        fewer.find(|parts| 2 * tokens <= at_once(parts)).unwrap_or(parts)
+    }
+
     fn width(&self) -> usize {
         (self.heads * self.dim) as usize
     }
@@ -219,6 +228,7 @@ impl AttentionBackward {
     /// As [`AttentionForward::launch`]; positions must be within the tables.
     pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize, parts: usize) -> Result<()> {
         let s = &self.sizes;
+        let parts = s.backward_parts(tokens, parts, gpu.multiprocessors());
         // One row of blocks for the queries, one for keys and values.
         let grid = s.grid(tokens, parts, shared::attention_backward(s.width(), parts)).rows(2);
         // SAFETY: the caller's.
@@ -237,5 +247,24 @@ impl AttentionBackward {
         let kernel = if s.group() == 2 { &TILES_BACKWARD_2 } else { &TILES_BACKWARD_4 };
         // SAFETY: the caller's.
         unsafe { kernel.launch(gpu, grid, self) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::AttentionSizes;
+
+    #[test]
+    fn backward_all_blocks_run_at_once_where_they_can() {
+        let of = |heads, tokens| {
+            let sizes = AttentionSizes { heads, kv_heads: 1, dim: 256, window: 0, scale: 1.0 };
+            sizes.backward_parts(tokens, super::parts(heads as usize), 132)
+        };
+        assert_eq!(of(4, 60), 4);
+        assert_eq!(of(4, 116), 2);
+        assert_eq!(of(4, 200), 1);
+        // Where they cannot, there are as many as ever.
+        assert_eq!(of(4, 1000), 4);
+        assert_eq!(of(16, 116), 1);
     }
 }

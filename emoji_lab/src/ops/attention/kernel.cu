@@ -78,7 +78,7 @@ template <class T, int N> __device__ void attention_forward_n(const AttentionFor
     }
     if (args.adapters.count == 0) return;
     __syncthreads();
-    adapters_down(args.adapters, row, masks, width, args.y + (size_t)token * args.ldy + width);
+    adapters_down(args.adapters, row, masks, width, args.y + (size_t)token * args.ldy + width, args.ldy);
 }
 
 template <class T> __device__ void attention_forward(const AttentionForward<T> &args) {

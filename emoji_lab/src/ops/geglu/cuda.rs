@@ -31,15 +31,25 @@ mirrored! {
 }
 
 const FORWARD: Kernel<GegluForward> = Kernel::typed("geglu_forward");
+const FORWARD_2: Kernel<GegluForward> = Kernel::typed("geglu_forward_2");
+const FORWARD_4: Kernel<GegluForward> = Kernel::typed("geglu_forward_4");
 
 impl GegluForward {
-    /// For `tokens` rows.
+    /// For `tokens` rows, up to `a_block` of them a block, four, two or one: the adapters' A is read once for them.
     ///
     /// # Safety
     /// Buffers must have the shapes that the fields name.
-    pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize) -> Result<()> {
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize, a_block: usize) -> Result<()> {
+        let bytes = shared::geglu_forward(self.width as usize, self.adapters.group());
+        let rows = shared::rows_a_block(a_block, tokens, bytes, gpu.limits().shared_bytes);
+        let kernel = match rows {
+            4 => &FORWARD_4,
+            2 => &FORWARD_2,
+            _ => &FORWARD,
+        };
+        let grid = Grid::new(tokens / rows, THREADS).shared(rows * bytes).begins_early();
         // SAFETY: the caller's.
-        unsafe { self.launch_of(gpu, tokens, THREADS) }
+        unsafe { kernel.launch(gpu, grid, self) }
     }
 
     /// The same for many rows without adapters.
@@ -47,13 +57,9 @@ impl GegluForward {
     /// # Safety
     /// As [`GegluForward::launch`].
     pub(crate) unsafe fn launch_many(self, gpu: &Gpu, tokens: usize) -> Result<()> {
-        // SAFETY: the caller's.
-        unsafe { self.launch_of(gpu, tokens, threads_for_many(self.width as usize)) }
-    }
-
-    unsafe fn launch_of(self, gpu: &Gpu, tokens: usize, threads: usize) -> Result<()> {
-        let bytes = shared::geglu_forward(self.width as usize, self.adapters.group());
-        let grid = Grid::new(tokens, threads).shared(bytes).begins_early();
+        let width = self.width as usize;
+        let bytes = shared::geglu_forward(width, self.adapters.group());
+        let grid = Grid::new(tokens, threads_for_many(width)).shared(bytes).begins_early();
         // SAFETY: the caller's.
         unsafe { FORWARD.launch(gpu, grid, self) }
     }
@@ -80,29 +86,35 @@ mirrored! {
 }
 
 const BACKWARD: Kernel<GegluBackward> = Kernel::typed("geglu_backward");
+const BACKWARD_2: Kernel<GegluBackward> = Kernel::typed("geglu_backward_2");
+const BACKWARD_4: Kernel<GegluBackward> = Kernel::typed("geglu_backward_4");
 
 impl GegluBackward {
-    /// For `tokens` rows.
+    /// For `tokens` rows, up to `a_block` of them a block, four, two or one: the adapters' A is read once for them.
     ///
     /// # Safety
-    /// As [`GegluForward::launch`].
-    pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize) -> Result<()> {
+    /// Buffers must have the shapes that the fields name.
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize, a_block: usize) -> Result<()> {
+        let bytes = shared::geglu_backward(self.width as usize, self.adapters.group());
+        let rows = shared::rows_a_block(a_block, tokens, bytes, gpu.limits().shared_bytes);
+        let kernel = match rows {
+            4 => &BACKWARD_4,
+            2 => &BACKWARD_2,
+            _ => &BACKWARD,
+        };
+        let grid = Grid::new(tokens / rows, THREADS).shared(rows * bytes).begins_early();
         // SAFETY: the caller's.
-        unsafe { self.launch_of(gpu, tokens, THREADS) }
+        unsafe { kernel.launch(gpu, grid, self) }
     }
 
     /// The same for many rows without adapters.
     ///
     /// # Safety
-    /// As [`GegluForward::launch`].
+    /// As [`GegluBackward::launch`].
     pub(crate) unsafe fn launch_many(self, gpu: &Gpu, tokens: usize) -> Result<()> {
-        // SAFETY: the caller's.
-        unsafe { self.launch_of(gpu, tokens, threads_for_many(self.width as usize)) }
-    }
-
-    unsafe fn launch_of(self, gpu: &Gpu, tokens: usize, threads: usize) -> Result<()> {
-        let bytes = shared::geglu_backward(self.width as usize, self.adapters.group());
-        let grid = Grid::new(tokens, threads).shared(bytes).begins_early();
+        let width = self.width as usize;
+        let bytes = shared::geglu_backward(width, self.adapters.group());
+        let grid = Grid::new(tokens, threads_for_many(width)).shared(bytes).begins_early();
         // SAFETY: the caller's.
         unsafe { BACKWARD.launch(gpu, grid, self) }
     }

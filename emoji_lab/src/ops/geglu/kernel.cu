@@ -1,4 +1,4 @@
-// gelu_tanh(gate) · up, one block a token; `gate_up` [tokens, 2 · width] holds gate, then up.
+// gelu_tanh(gate) · up, one block a token, or a few (`N`); `gate_up` [tokens, 2 · width] holds gate, then up.
 #include "../common.cuh"
 
 template <class T> struct GegluForward {
@@ -27,51 +27,77 @@ __device__ __forceinline__ float sigmoid_2u(float g) {
     return 1.0f / (1.0f + expf(-2.0f * u));
 }
 
-template <class T> __device__ void geglu_forward(const GegluForward<T> &args) {
-    extern __shared__ float row[];
-    const int token = blockIdx.x, width = args.width;
-    uint8_t *masks = (uint8_t *)(row + width);
-    begin(args.adapters, args.step, token, width, masks);
-    const T *gate = args.gate_up + (size_t)token * 2 * width, *up = gate + width;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) {
-        const float g = to_f32(gate[i]);
-        const T value = from_f32<T>(g * sigmoid_2u(g) * to_f32(up[i]));
-        args.y[(size_t)token * args.ldy + i] = value;
-        row[i] = to_f32(value);
+__device__ __forceinline__ float geglu_of(float gate, float up) { return gate * sigmoid_2u(gate) * up; }
+
+template <class T, int N> __device__ void geglu_forward_of(const GegluForward<T> &args) {
+    extern __shared__ float rows[];
+    const int token = blockIdx.x * N, width = args.width, fours = width / 4;
+    uint8_t *masks = (uint8_t *)(rows + N * width);
+    begin<N>(args.adapters, args.step, token, width, masks);
+    T *y = args.y + (size_t)token * args.ldy;
+    for (int job = threadIdx.x; job < N * fours; job += blockDim.x) {
+        const int r = N == 1 ? 0 : job / fours, i = (job - r * fours) * 4;
+        const T *gate = args.gate_up + (size_t)(token + r) * 2 * width;
+        const float4 g = four(gate, i), up = four(gate + width, i);
+        const float4 value = make_float4(geglu_of(g.x, up.x), geglu_of(g.y, up.y), geglu_of(g.z, up.z), geglu_of(g.w, up.w));
+        *(float4 *)(rows + r * width + i) = put_four(y + (size_t)r * args.ldy, i, value);
     }
     if (args.adapters.count == 0) return;
     __syncthreads();
-    adapters_down(args.adapters, row, masks, width, args.y + (size_t)token * args.ldy + width);
+    adapters_down<N>(args.adapters, rows, masks, width, y + width, args.ldy);
 }
 
-template <class T> __device__ void geglu_backward(const GegluBackward<T> &args) {
+// The gradients of gate and up, of that of the product `d`.
+__device__ __forceinline__ void geglu_back(float d, float g, float up, float &d_gate, float &d_up) {
+    const float s = sigmoid_2u(g);
+    // Past |g| = 30 the slope's second term is zero; clamping keeps g³ finite.
+    const float t = fminf(fmaxf(g, -30.0f), 30.0f);
+    const float slope = s + t * s * (1.0f - s) * 2.0f * 0.7978846f * (1.0f + 3.0f * 0.044715f * t * t);
+    d_gate = d * up * slope;
+    d_up = d * g * s;
+}
+
+template <class T, int N> __device__ void geglu_backward_of(const GegluBackward<T> &args) {
     extern __shared__ float back[];
-    const int token = blockIdx.x, width = args.width, total = args.adapters.count * args.adapters.padded;
-    float *du = back + args.adapters.count * width;
-    uint8_t *masks = (uint8_t *)(du + total);
-    begin(args.adapters, args.step, token, width, masks);
-    for (int i = threadIdx.x; i < total; i += blockDim.x) du[i] = args.dy[(size_t)token * args.ldy + width + i];
-    __syncthreads();
-    adapters_back(args.adapters, du, masks, width, back);
-    __syncthreads();
-    const T *gate = args.gate_up + (size_t)token * 2 * width, *up = gate + width;
-    T *d_gate = args.d_gate_up + (size_t)token * 2 * width, *d_up = d_gate + width;
-    for (int i = threadIdx.x * 4; i < width; i += blockDim.x * 4) {
-        float4 d4 = four(args.dy + (size_t)token * args.ldy, i);
-        const float4 b = back_of(args.adapters, back, width, i);
-        d4.x += b.x, d4.y += b.y, d4.z += b.z, d4.w += b.w;
-        const float ds[4] = {d4.x, d4.y, d4.z, d4.w};
-#pragma unroll
-        for (int n = 0; n < 4; n++) {
-            const float d = ds[n], g = to_f32(gate[i + n]), s = sigmoid_2u(g);
-            // Past |g| = 30 the slope's second term is zero; clamping keeps g³ finite.
-            const float t = fminf(fmaxf(g, -30.0f), 30.0f);
-            const float slope = s + t * s * (1.0f - s) * 2.0f * 0.7978846f * (1.0f + 3.0f * 0.044715f * t * t);
-            d_gate[i + n] = from_f32<T>(d * to_f32(up[i + n]) * slope);
-            d_up[i + n] = from_f32<T>(d * g * s);
+    const Adapters &l = args.adapters;
+    const int token = blockIdx.x * N, width = args.width, total = l.count * l.padded, fours = width / 4;
+    float *du = back + N * l.count * width;
+    uint8_t *masks = (uint8_t *)(du + N * total);
+    begin<N>(l, args.step, token, width, masks);
+    const float *dy = args.dy + (size_t)token * args.ldy;
+    if (l.count > 0) {
+        for (int i = threadIdx.x; i < N * total; i += blockDim.x) {
+            const int r = N == 1 ? 0 : i / total;
+            du[i] = dy[(size_t)r * args.ldy + width + i - r * total];
         }
+        __syncthreads();
+        adapters_back<N>(l, du, masks, width, back);
+        __syncthreads();
+    }
+    for (int job = threadIdx.x; job < N * fours; job += blockDim.x) {
+        const int r = N == 1 ? 0 : job / fours, i = (job - r * fours) * 4;
+        const size_t at = (size_t)(token + r) * 2 * width;
+        const float4 b = back_of(l, back + r * l.count * width, width, i);
+        float4 d = four(dy + (size_t)r * args.ldy, i), d_gate, d_up;
+        d.x += b.x, d.y += b.y, d.z += b.z, d.w += b.w;
+        const float4 g = four(args.gate_up + at, i), up = four(args.gate_up + at + width, i);
+        geglu_back(d.x, g.x, up.x, d_gate.x, d_up.x), geglu_back(d.y, g.y, up.y, d_gate.y, d_up.y);
+        geglu_back(d.z, g.z, up.z, d_gate.z, d_up.z), geglu_back(d.w, g.w, up.w, d_gate.w, d_up.w);
+        put_four(args.d_gate_up + at, i, d_gate), put_four(args.d_gate_up + at + width, i, d_up);
     }
 }
 
-FOR_BOTH_TYPES(geglu_forward, GegluForward)
-FOR_BOTH_TYPES(geglu_backward, GegluBackward)
+// For one token a block, two, and four.
+template <class T> __device__ void geglu_forward(const GegluForward<T> &args) { geglu_forward_of<T, 1>(args); }
+template <class T> __device__ void geglu_forward_2(const GegluForward<T> &args) { geglu_forward_of<T, 2>(args); }
+template <class T> __device__ void geglu_forward_4(const GegluForward<T> &args) { geglu_forward_of<T, 4>(args); }
+FOR_BOTH_TYPES_OF((512), geglu_forward, GegluForward)
+FOR_BOTH_TYPES_OF((512), geglu_forward_2, GegluForward)
+FOR_BOTH_TYPES_OF((512), geglu_forward_4, GegluForward)
+
+template <class T> __device__ void geglu_backward(const GegluBackward<T> &args) { geglu_backward_of<T, 1>(args); }
+template <class T> __device__ void geglu_backward_2(const GegluBackward<T> &args) { geglu_backward_of<T, 2>(args); }
+template <class T> __device__ void geglu_backward_4(const GegluBackward<T> &args) { geglu_backward_of<T, 4>(args); }
+FOR_BOTH_TYPES_OF((512), geglu_backward, GegluBackward)
+FOR_BOTH_TYPES_OF((512), geglu_backward_2, GegluBackward)
+FOR_BOTH_TYPES_OF((512), geglu_backward_4, GegluBackward)

@@ -28,6 +28,11 @@ mirrored! {
 }
 
 const CROSS_ENTROPY: Kernel<CrossEntropy> = Kernel::typed("cross_entropy");
+const KEPT: Kernel<CrossEntropy> = Kernel::plain("cross_entropy_kept_bf16");
+/// Blocks that share a row: `ROW_BLOCKS` of `kernel.cu`.
+const ROW_BLOCKS: usize = 8;
+/// Rows shorter than that are read twice.
+const LONG: usize = 16 << 10;
 
 impl CrossEntropy {
     /// For `rows` rows.
@@ -35,8 +40,18 @@ impl CrossEntropy {
     /// # Safety
     /// Buffers must have the shapes that the fields name.
     pub(crate) unsafe fn launch(self, gpu: &Gpu, rows: usize) -> Result<()> {
+        let vocab = self.vocab as usize;
+        // An eighth of a row in words of 16 bytes, beside what the kernel declares.
+        let bytes = vocab.div_ceil(8).div_ceil(ROW_BLOCKS) * 16;
+        let fits = gpu.bf16() && gpu.has_clusters() && bytes + 512 <= gpu.limits().shared_bytes;
         // SAFETY: the caller's.
-        unsafe { CROSS_ENTROPY.launch(gpu, Grid::new(rows, 1024), self) }
+        unsafe {
+            if fits && vocab >= LONG {
+                KEPT.launch(gpu, Grid::new(ROW_BLOCKS * rows, 512).shared(bytes), self)
+            } else {
+                CROSS_ENTROPY.launch(gpu, Grid::new(rows, 1024), self)
+            }
+        }
     }
 }
 

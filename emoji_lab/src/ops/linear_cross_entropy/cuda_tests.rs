@@ -69,9 +69,11 @@ fn rows_of_logits() {
     on_every_gpu("cross_entropy", 40, |t| {
         // Rows are of a multiple of 16 bytes: the kernel's one condition.
         let unit = if t.kind() == Kind::Bf16 { 8 } else { 4 };
-        let vocab = match t.between(0, 3) {
+        let vocab = match t.between(0, 4) {
             0 => unit * t.between(1, 12),
-            1 => unit * t.between(1, 9000 / unit),
+            // Those that blocks of a cluster share.
+            1 => unit * t.between(16_384 / unit, 40_000 / unit),
+            2 => unit * t.between(1, 9000 / unit),
             _ => unit * t.between(1, 1500 / unit),
         };
         let rows = t.between(1, if vocab > 2000 { 5 } else { 24 });

@@ -187,30 +187,28 @@ mirrored! {
     AdapterGradients: 32 { adapters: 0, step: 8, count: 16, tokens: 20, dropout: 24 }
 }
 
-const OF_RANK_16: Kernel<AdapterGradients> = Kernel::typed("adapter_gradients_r16");
-const TILED: Kernel<AdapterGradients> = Kernel::typed("adapter_gradients_tiled");
-const OF_RANK_64: Kernel<AdapterGradients> = Kernel::typed("adapter_gradients_r64");
+const TENSOR: Kernel<AdapterGradients> = Kernel::plain("adapter_gradients_tensor");
+const OF_RANK_16: Kernel<AdapterGradients> = Kernel::plain("adapter_gradients_r16_f32");
+const OF_RANK_64: Kernel<AdapterGradients> = Kernel::plain("adapter_gradients_r64_f32");
+const TILED: Kernel<AdapterGradients> = Kernel::plain("adapter_gradients_tiled_f32");
 
 impl AdapterGradients {
-    /// In `tiles` blocks, all adapters' [`AdapterGradient::tiles`].
+    /// In `tiles` blocks, all adapters' [`AdapterGradient::tiles`]. `many` is for the tokens that several blocks share a
+    /// multiprocessor for, which in f32 have a kernel of their own up to a rank of 16.
     ///
     /// # Safety
     /// The pointers of every adapter must fit its sizes, for `tokens` rows; none may have a higher rank
     /// than `rank`.
-    pub(crate) unsafe fn launch(self, gpu: &Gpu, tiles: usize, rank: usize) -> Result<()> {
-        let (kernel, at_a_time) = if rank <= 16 { (OF_RANK_16, 16) } else { (OF_RANK_64, 64) };
+    pub(crate) unsafe fn launch(self, gpu: &Gpu, tiles: usize, rank: usize, many: bool) -> Result<()> {
+        let (kernel, at_a_time) = match (gpu.bf16(), many) {
+            (true, _) => (TENSOR, 16),
+            (false, true) if rank <= 16 => (TILED, 16),
+            (false, _) if rank <= 16 => (OF_RANK_16, 16),
+            (false, _) => (OF_RANK_64, 64),
+        };
         let grid = Grid::new(tiles, 256).rows(rank.div_ceil(at_a_time));
         // SAFETY: the caller's.
         unsafe { kernel.launch(gpu, grid, self) }
-    }
-
-    /// The same for many tokens, sixteen of the rank at a time.
-    ///
-    /// # Safety
-    /// As [`Self::launch`].
-    pub(crate) unsafe fn launch_many(self, gpu: &Gpu, tiles: usize, rank: usize) -> Result<()> {
-        // SAFETY: the caller's.
-        unsafe { TILED.launch(gpu, Grid::new(tiles, 256).rows(rank.div_ceil(16)), self) }
     }
 }
 
@@ -246,7 +244,14 @@ impl AdaptersDown {
     /// Buffers must have the shapes that the fields name.
     pub(crate) unsafe fn launch(self, gpu: &Gpu) -> Result<()> {
         let ranks = self.adapters.count as usize * (self.adapters.padded as usize).div_ceil(TILE_RANKS);
-        let threads = if gpu.bf16() { 256 } else { 128 };
+        // One adapter of a low rank has few blocks: more warps in each.
+        let threads = if !gpu.bf16() {
+            128
+        } else if ranks == 1 {
+            512
+        } else {
+            256
+        };
         let grid =
             Grid::new((self.tokens as usize).div_ceil(TILE_TOKENS), threads).rows(ranks).begins_early();
         // SAFETY: the caller's.
@@ -281,9 +286,8 @@ impl AdaptersBack {
     /// # Safety
     /// As [`AdaptersDown::launch`].
     pub(crate) unsafe fn launch(self, gpu: &Gpu) -> Result<()> {
-        let (kernel, tile) =
-            if gpu.bf16() { (&BACK_TENSOR, 2 * TILE_COLUMNS) } else { (&BACK_TILED, TILE_COLUMNS) };
-        let columns = (self.width as usize).div_ceil(tile);
+        let kernel = if gpu.bf16() { &BACK_TENSOR } else { &BACK_TILED };
+        let columns = (self.width as usize).div_ceil(TILE_COLUMNS);
         let grid = Grid::new((self.tokens as usize).div_ceil(TILE_TOKENS), 128).rows(columns).begins_early();
         // SAFETY: the caller's.
         unsafe { kernel.launch(gpu, grid, self) }

@@ -272,7 +272,8 @@ struct Layer {
 #[test]
 fn gradients_of_adapters() {
     on_every_gpu("adapter_gradients", 40, |t| {
-        let (tokens, ins) = (t.between(1, 130), 8 * t.between(1, 40));
+        let (tokens, ins) =
+            (if t.one_in(4) { t.between(131, 400) } else { t.between(1, 130) }, 8 * t.between(1, 40));
         let rank = match t.between(0, 5) {
             0 => t.between(65, 200),
             1 | 2 => t.between(17, 64),
@@ -347,12 +348,7 @@ fn gradients_of_adapters() {
         };
         let many = t.one_in(2);
         // SAFETY: all buffers have the sizes they are given with.
-        unsafe {
-            match many {
-                true => gradients.launch_many(&t.gpu, tiles, rank).unwrap(),
-                false => gradients.launch(&t.gpu, tiles, rank).unwrap(),
-            }
-        };
+        unsafe { gradients.launch(&t.gpu, tiles, rank, many).unwrap() };
         first = 0;
         for (which, layer) in layers.iter().enumerate() {
             let outs = layer.outs;

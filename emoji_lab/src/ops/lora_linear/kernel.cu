@@ -87,23 +87,30 @@ MIRRORED(AdapterGradients<float>, 32, AT(adapters, 0) AT(step, 8) AT(count, 16) 
 
 const int TILE = 64, DEPTH = 32;
 
+// Whose columns tile number `tile` of all is: which adapter's, of its A or of its B; `tile` then counts from the first of
+// these.
+template <class T>
+__device__ __forceinline__ AdapterGradient<T> adapter_of(const AdapterGradients<T> &args, int &tile, bool &of_b) {
+    for (int which = 0;; which++) {
+        const AdapterGradient<T> &g = args.adapters[which];
+        const int for_a = (g.ins + TILE - 1) / TILE, for_b = (g.outs + TILE - 1) / TILE;
+        of_b = tile >= for_a;
+        if (tile < for_a + for_b) {
+            if (of_b) tile -= for_a;
+            return g;
+        }
+        tile -= for_a + for_b;
+    }
+}
+
+// In f32; bf16 has tensor cores for it (gradients.cu).
 // da = duᵀ dropout(x), db = scale · dyᵀ u, summed over the tokens in order. A block makes 64 columns
 // of one of them (64 of A's inputs, or of B's outputs) for 4 · Q of the rank, as many as rows of blocks go.
 template <class T, int Q> __device__ void adapter_gradients(const AdapterGradients<T> &args) {
     __shared__ float left[DEPTH][4 * Q + 1], right[DEPTH][TILE];
-    int tile = blockIdx.x, which = 0, of_b = 0;
-    for (; which < args.count; which++) {
-        const AdapterGradient<T> &g = args.adapters[which];
-        const int for_a = (g.ins + TILE - 1) / TILE, for_b = (g.outs + TILE - 1) / TILE;
-        if (tile < for_a) break;
-        tile -= for_a;
-        if (tile < for_b) {
-            of_b = 1;
-            break;
-        }
-        tile -= for_b;
-    }
-    const AdapterGradient<T> g = args.adapters[which];
+    int tile = blockIdx.x;
+    bool of_b;
+    const AdapterGradient<T> g = adapter_of(args, tile, of_b);
     const int columns = of_b ? g.outs : g.ins, first = tile * TILE;
     const int column = threadIdx.x % TILE, part = threadIdx.x / TILE;    // 256 threads: four parts of the rank
     const int from = blockIdx.y * 4 * Q;
@@ -160,19 +167,9 @@ template <class T, int Q> __device__ void adapter_gradients(const AdapterGradien
 template <class T> __device__ void adapter_gradients_tiled(const AdapterGradients<T> &args) {
     __shared__ float left[DEPTH][16 + 4], right[DEPTH][TILE + 4];
     __shared__ float parts[4][16][TILE];
-    int tile = blockIdx.x, which = 0, of_b = 0;
-    for (; which < args.count; which++) {
-        const AdapterGradient<T> &g = args.adapters[which];
-        const int for_a = (g.ins + TILE - 1) / TILE, for_b = (g.outs + TILE - 1) / TILE;
-        if (tile < for_a) break;
-        tile -= for_a;
-        if (tile < for_b) {
-            of_b = 1;
-            break;
-        }
-        tile -= for_b;
-    }
-    const AdapterGradient<T> g = args.adapters[which];
+    int tile = blockIdx.x;
+    bool of_b;
+    const AdapterGradient<T> g = adapter_of(args, tile, of_b);
     const int columns = of_b ? g.outs : g.ins, first = tile * TILE, from = blockIdx.y * 16, tokens = args.tokens;
     const int group = threadIdx.x / 64, c4 = threadIdx.x % 16 * 4, j4 = threadIdx.x / 16 % 4 * 4;
     const T *rows = of_b ? g.dy : g.x;
@@ -245,6 +242,6 @@ template <class T> __device__ void adapter_gradients_tiled(const AdapterGradient
 // Sixteen of the rank at a time, and 64.
 template <class T> __device__ void adapter_gradients_r16(const AdapterGradients<T> &args) { adapter_gradients<T, 4>(args); }
 template <class T> __device__ void adapter_gradients_r64(const AdapterGradients<T> &args) { adapter_gradients<T, 16>(args); }
-FOR_BOTH_TYPES_OF((256), adapter_gradients_r16, AdapterGradients)
-FOR_BOTH_TYPES_OF((256), adapter_gradients_tiled, AdapterGradients)
-FOR_BOTH_TYPES(adapter_gradients_r64, AdapterGradients)
+FOR_F32_OF((256), adapter_gradients_r16, AdapterGradients)
+FOR_F32_OF((256), adapter_gradients_tiled, AdapterGradients)
+FOR_F32_OF((256), adapter_gradients_r64, AdapterGradients)

@@ -67,15 +67,34 @@ mirrored! {
 }
 
 const FORWARD: Kernel<NormForward> = Kernel::typed("norm_forward");
+const FORWARD_2: Kernel<NormForward> = Kernel::typed("norm_forward_2");
+const FORWARD_4: Kernel<NormForward> = Kernel::typed("norm_forward_4");
 
 impl NormForward {
-    /// For `tokens` rows.
+    /// For `tokens` rows, a block each.
     ///
     /// # Safety
     /// Buffers must have the shapes that the fields name.
     pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize) -> Result<()> {
         // SAFETY: the caller's.
-        unsafe { self.launch_of(gpu, tokens, THREADS) }
+        unsafe { self.launch_some(gpu, tokens, 1) }
+    }
+
+    /// The same with up to `a_block` rows a block, four, two or one: the adapters' A is read once for them.
+    ///
+    /// # Safety
+    /// As [`Self::launch`].
+    pub(crate) unsafe fn launch_some(self, gpu: &Gpu, tokens: usize, a_block: usize) -> Result<()> {
+        let bytes = shared::norm_forward(self.width as usize, self.adapters.group());
+        let rows = shared::rows_a_block(a_block, tokens, bytes, gpu.limits().shared_bytes);
+        let kernel = match rows {
+            4 => &FORWARD_4,
+            2 => &FORWARD_2,
+            _ => &FORWARD,
+        };
+        let grid = Grid::new(tokens / rows, THREADS).shared(rows * bytes).begins_early();
+        // SAFETY: the caller's.
+        unsafe { kernel.launch(gpu, grid, self) }
     }
 
     /// The same for many rows without adapters.
@@ -83,13 +102,9 @@ impl NormForward {
     /// # Safety
     /// As [`Self::launch`].
     pub(crate) unsafe fn launch_many(self, gpu: &Gpu, tokens: usize) -> Result<()> {
-        // SAFETY: the caller's.
-        unsafe { self.launch_of(gpu, tokens, threads_for_many(self.width as usize)) }
-    }
-
-    unsafe fn launch_of(self, gpu: &Gpu, tokens: usize, threads: usize) -> Result<()> {
-        let bytes = shared::norm_forward(self.width as usize, self.adapters.group());
-        let grid = Grid::new(tokens, threads).shared(bytes).begins_early();
+        let width = self.width as usize;
+        let bytes = shared::norm_forward(width, self.adapters.group());
+        let grid = Grid::new(tokens, threads_for_many(width)).shared(bytes).begins_early();
         // SAFETY: the caller's.
         unsafe { FORWARD.launch(gpu, grid, self) }
     }
@@ -129,15 +144,25 @@ mirrored! {
 }
 
 const BACKWARD: Kernel<NormBackward> = Kernel::typed("norm_backward");
+const BACKWARD_2: Kernel<NormBackward> = Kernel::typed("norm_backward_2");
+const BACKWARD_4: Kernel<NormBackward> = Kernel::typed("norm_backward_4");
 
 impl NormBackward {
-    /// For `tokens` rows.
+    /// For `tokens` rows, up to `a_block` of them a block, as [`NormForward::launch_some`].
     ///
     /// # Safety
     /// As [`NormForward::launch`].
-    pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize) -> Result<()> {
+    pub(crate) unsafe fn launch_some(self, gpu: &Gpu, tokens: usize, a_block: usize) -> Result<()> {
+        let bytes = shared::norm_backward(self.width as usize, self.adapters.group());
+        let rows = shared::rows_a_block(a_block, tokens, bytes, gpu.limits().shared_bytes);
+        let kernel = match rows {
+            4 => &BACKWARD_4,
+            2 => &BACKWARD_2,
+            _ => &BACKWARD,
+        };
+        let grid = Grid::new(tokens / rows, THREADS).shared(rows * bytes).begins_early();
         // SAFETY: the caller's.
-        unsafe { BACKWARD.launch(gpu, self.grid(tokens, THREADS), self) }
+        unsafe { kernel.launch(gpu, grid, self) }
     }
 
     /// The same for many rows without adapters.
@@ -145,13 +170,11 @@ impl NormBackward {
     /// # Safety
     /// As [`NormForward::launch`].
     pub(crate) unsafe fn launch_many(self, gpu: &Gpu, tokens: usize) -> Result<()> {
-        let grid = self.grid(tokens, threads_for_many(self.width as usize));
+        let width = self.width as usize;
+        let bytes = shared::norm_backward(width, self.adapters.group());
+        let grid = Grid::new(tokens, threads_for_many(width)).shared(bytes).begins_early();
         // SAFETY: the caller's.
         unsafe { BACKWARD.launch(gpu, grid, self) }
-    }
-
-    fn grid(&self, tokens: usize, threads: usize) -> Grid {
-        Grid::new(tokens, threads).shared(shared::norm_backward(self.width as usize, self.adapters.group()))
     }
 }
 

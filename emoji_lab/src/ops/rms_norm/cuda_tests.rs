@@ -26,11 +26,13 @@ fn sizes(t: &mut OnGpu) -> (usize, usize) {
 fn forward() {
     on_every_gpu("rms_norm forward", 40, |t| {
         let (tokens, width) = sizes(t);
+        let a_block = t.pick(&[1, 2, 4]);
+        let tokens = tokens.next_multiple_of(if t.one_in(4) { 1 } else { a_block });
         let adapters = SomeAdapters::random(t, width);
         let tail = adapters.tail();
         let ldy = t.ld(width + tail);
         let branched = t.one_in(2);
-        t.sizes((tokens, width, ldy, branched, adapters.sizes()));
+        t.sizes((tokens, a_block, width, ldy, branched, adapters.sizes()));
         let (x, branch) = (t.values(tokens * width, 2.0), t.rounded(tokens * width, 3.0));
         let (w, w_post) = (t.values(width, 0.5), t.values(width, 0.5));
         let (x_at, branch_at) = (t.put_f32(&x), t.put_typed(&branch));
@@ -57,7 +59,7 @@ fn forward() {
             eps: EPS,
         };
         // SAFETY: all buffers have the sizes they are given with.
-        unsafe { norm_forward.launch(&t.gpu, tokens).unwrap() };
+        unsafe { norm_forward.launch_some(&t.gpu, tokens, a_block).unwrap() };
         let mut expected = x;
         if branched {
             let (joined, rstd) = norm(&branch, &w_post);
@@ -83,11 +85,13 @@ fn forward() {
 fn backward() {
     on_every_gpu("rms_norm backward", 40, |t| {
         let (tokens, width) = sizes(t);
+        let a_block = t.pick(&[1, 2, 4]);
+        let tokens = tokens.next_multiple_of(if t.one_in(4) { 1 } else { a_block });
         let adapters = SomeAdapters::random(t, width);
         let tail = adapters.tail();
         let ldn = t.ld(width + tail);
         let (branched, adds) = (t.one_in(2), t.one_in(2));
-        t.sizes((tokens, width, ldn, branched, adds, adapters.sizes()));
+        t.sizes((tokens, a_block, width, ldn, branched, adds, adapters.sizes()));
         let n = tokens * width;
         let (x, branch, d_in) = (t.values(n, 2.0), t.rounded(n, 3.0), t.values(n, 1.0));
         let (w, w_post) = (t.values(width, 0.5), t.values(width, 0.5));
@@ -119,7 +123,7 @@ fn backward() {
             width: width as i32,
         };
         // SAFETY: all buffers have the sizes they are given with.
-        unsafe { norm_backward.launch(&t.gpu, tokens).unwrap() };
+        unsafe { norm_backward.launch_some(&t.gpu, tokens, a_block).unwrap() };
         let shape = (tokens, width);
         let (dy, du) = split(&dn, width, tail);
         let dy = sum(&dy, &adapters.back(&du, tokens));

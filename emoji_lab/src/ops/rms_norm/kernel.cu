@@ -1,4 +1,5 @@
-// RMSNorm with what stands around it in a decoder layer, one block a token:
+// RMSNorm with what stands around it in a decoder layer, one block a token, or a few (`N`), of which each has its part
+// of the threads:
 //   forward:  x += rms(branch) · (1 + w_post);  y = rms(x) · (1 + w);  u = dropout(y) Aᵀ
 //   backward: the same in reverse, for the stream and then for the branch.
 // Without a branch, without adapters, these are the plain norm and its gradient.
@@ -45,89 +46,137 @@ MIRRORED(NormBackward<float>, 152,
          AT(dy, 0) AT(x, 8) AT(weight, 16) AT(rstd, 24) AT(d_in, 32) AT(d_out, 40) AT(branch, 48) AT(d_branch, 72)
          AT(step, 80) AT(adapters, 88) AT(ldy, 144) AT(width, 148))
 
-template <class T> __device__ void norm_forward(const NormForward<T> &args) {
-    extern __shared__ float row[];
-    const int token = blockIdx.x, width = args.width;
-    uint8_t *masks = (uint8_t *)(row + width);
+// The part of the block that has a token.
+template <int N> struct Part {
+    int group, thread, threads;
+    __device__ __forceinline__ Part() {
+        threads = blockDim.x / N, group = N == 1 ? 0 : threadIdx.x / threads, thread = threadIdx.x - group * threads;
+    }
+};
+
+__device__ __forceinline__ float4 times_one_and(float4 x, float4 w) {
+    return make_float4(x.x * (1.0f + w.x), x.y * (1.0f + w.y), x.z * (1.0f + w.z), x.w * (1.0f + w.w));
+}
+__device__ __forceinline__ float4 times(float4 x, float f) { return make_float4(x.x * f, x.y * f, x.z * f, x.w * f); }
+
+template <class T, int N> __device__ void norm_forward_of(const NormForward<T> &args) {
+    extern __shared__ float rows[];
+    const Part<N> part;
+    const int first = blockIdx.x * N, token = first + part.group, width = args.width;
+    uint8_t *masks = (uint8_t *)(rows + N * width);
+    float *row = rows + part.group * width;
     const size_t at = (size_t)token * width;
-    begin(args.adapters, args.step, token, width, masks);
-    if (args.branch.rows != nullptr) {
+    begin<N>(args.adapters, args.step, first, width, masks);
+    const bool branched = args.branch.rows != nullptr;
+    if (branched) {
         float squares = 0.0f;
-        for (int i = threadIdx.x; i < width; i += blockDim.x) {
-            const float b = to_f32(args.branch.rows[at + i]);
-            squares += b * b;
+        for (int i = part.thread * 4; i < width; i += part.threads * 4) {
+            const float4 b = four(args.branch.rows + at, i);
+            *(float4 *)(row + i) = four(args.x + at, i);
+            squares += dot4(b, b);
         }
-        const float r = rsqrtf(block_sum(squares) / width + args.eps);
-        if (threadIdx.x == 0) args.branch.rstd[token] = r;
-        for (int i = threadIdx.x; i < width; i += blockDim.x)
-            row[i] = args.x[at + i] + to_f32(args.branch.rows[at + i]) * r * (1.0f + args.branch.weight[i]);
+        const float r = rsqrtf(block_sum<N>(squares) / width + args.eps);
+        if (part.thread == 0) args.branch.rstd[token] = r;
+        for (int i = part.thread * 4; i < width; i += part.threads * 4) {
+            const float4 b = times_one_and(times(four(args.branch.rows + at, i), r), four(args.branch.weight, i));
+            float4 x = four(row, i);
+            x.x += b.x, x.y += b.y, x.z += b.z, x.w += b.w;
+            *(float4 *)(row + i) = put_four(args.stream + at, i, x);
+        }
     } else {
-        for (int i = threadIdx.x; i < width; i += blockDim.x) row[i] = args.x[at + i];
+        for (int i = part.thread * 4; i < width; i += part.threads * 4) *(float4 *)(row + i) = four(args.x + at, i);
     }
+    // A thread reads here what it has written itself.
     float squares = 0.0f;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) {
-        const float x = row[i];
-        if (args.branch.rows != nullptr) args.stream[at + i] = x;
-        squares += x * x;
+    for (int i = part.thread * 4; i < width; i += part.threads * 4) {
+        const float4 x = four(row, i);
+        squares += dot4(x, x);
     }
-    const float r = rsqrtf(block_sum(squares) / width + args.eps);
-    if (threadIdx.x == 0) args.rstd[token] = r;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) {
-        const T value = from_f32<T>(row[i] * r * (1.0f + args.weight[i]));
-        args.y[(size_t)token * args.ldy + i] = value;
-        row[i] = to_f32(value);
+    const float r = rsqrtf(block_sum<N>(squares) / width + args.eps);
+    if (part.thread == 0) args.rstd[token] = r;
+    T *y = args.y + (size_t)token * args.ldy;
+    for (int i = part.thread * 4; i < width; i += part.threads * 4) {
+        const float4 value = times_one_and(times(four(row, i), r), four(args.weight, i));
+        *(float4 *)(row + i) = put_four(y, i, value);
     }
     if (args.adapters.count == 0) return;
     __syncthreads();
-    adapters_down(args.adapters, row, masks, width, args.y + (size_t)token * args.ldy + width);
+    adapters_down<N>(args.adapters, rows, masks, width, args.y + (size_t)first * args.ldy + width, args.ldy);
 }
 
 // With n = x · rstd and g = dy · (1 + w): dx = rstd · (g − n · mean(g · n)).
-template <class T> __device__ void norm_backward(const NormBackward<T> &args) {
-    extern __shared__ float row[];
-    const int token = blockIdx.x, width = args.width;
-    const int total = args.adapters.count * args.adapters.padded;
-    float *back = row + width, *du = back + args.adapters.count * width;
-    uint8_t *masks = (uint8_t *)(du + total);
+template <class T, int N> __device__ void norm_backward_of(const NormBackward<T> &args) {
+    extern __shared__ float rows[];
+    const Part<N> part;
+    const Adapters &l = args.adapters;
+    const int first = blockIdx.x * N, token = first + part.group, width = args.width, total = l.count * l.padded;
+    float *row = rows + part.group * width, *back = rows + N * width, *du = back + N * l.count * width;
+    uint8_t *masks = (uint8_t *)(du + N * total);
     const size_t at = (size_t)token * width;
-    begin(args.adapters, args.step, token, width, masks);
-    for (int i = threadIdx.x; i < total; i += blockDim.x) du[i] = args.dy[(size_t)token * args.ldy + width + i];
-    __syncthreads();
-    adapters_back(args.adapters, du, masks, width, back);
-    __syncthreads();
+    begin<N>(l, args.step, first, width, masks);
+    if (l.count > 0) {
+        for (int i = threadIdx.x; i < N * total; i += blockDim.x) {
+            const int r = N == 1 ? 0 : i / total;
+            du[i] = args.dy[(size_t)(first + r) * args.ldy + width + i - r * total];
+        }
+        __syncthreads();
+        adapters_back<N>(l, du, masks, width, back);
+        __syncthreads();
+    }
     float dot = 0.0f;
-    for (int i = threadIdx.x * 4; i < width; i += blockDim.x * 4) {
+    for (int i = part.thread * 4; i < width; i += part.threads * 4) {
         float4 g = four(args.dy + (size_t)token * args.ldy, i);
-        const float4 b = back_of(args.adapters, back, width, i);
+        const float4 b = back_of(l, back + part.group * l.count * width, width, i);
         g.x += b.x, g.y += b.y, g.z += b.z, g.w += b.w;
-        const float4 f = four(args.weight, i);
-        g.x *= 1.0f + f.x, g.y *= 1.0f + f.y, g.z *= 1.0f + f.z, g.w *= 1.0f + f.w;
+        g = times_one_and(g, four(args.weight, i));
         *(float4 *)(row + i) = g;
         dot += dot4(g, four(args.x + at, i));
     }
     float r = args.rstd[token];
-    float mean = block_sum(dot) * r / width;
+    float mean = block_sum<N>(dot) * r / width;
     dot = 0.0f;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) {
+    for (int i = part.thread * 4; i < width; i += part.threads * 4) {
+        const float4 g = four(row, i), x = four(args.x + at, i);
         // Fused as written, not as the compiler sees fit: the same bits from every version of it.
-        const float centred = row[i] - args.x[at + i] * r * mean;
-        float d = args.d_in != nullptr ? __fmaf_rn(r, centred, args.d_in[at + i]) : r * centred;
-        args.d_out[at + i] = d;
+        const float4 centred = make_float4(g.x - x.x * r * mean, g.y - x.y * r * mean, g.z - x.z * r * mean, g.w - x.w * r * mean);
+        float4 d = times(centred, r);
+        if (args.d_in != nullptr) {
+            const float4 in = four(args.d_in + at, i);
+            d = make_float4(__fmaf_rn(r, centred.x, in.x), __fmaf_rn(r, centred.y, in.y), __fmaf_rn(r, centred.z, in.z),
+                            __fmaf_rn(r, centred.w, in.w));
+        }
+        put_four(args.d_out + at, i, d);
         if (args.branch.rows != nullptr) {
-            d *= 1.0f + args.branch.weight[i];
-            row[i] = d;
-            dot += d * to_f32(args.branch.rows[at + i]);
+            d = times_one_and(d, four(args.branch.weight, i));
+            *(float4 *)(row + i) = d;
+            dot += dot4(d, four(args.branch.rows + at, i));
         }
     }
     if (args.branch.rows == nullptr) return;
     r = args.branch.rstd[token];
-    mean = block_sum(dot) * r / width;
-    for (int i = threadIdx.x; i < width; i += blockDim.x)
-        args.d_branch[at + i] = from_f32<T>(r * (row[i] - to_f32(args.branch.rows[at + i]) * r * mean));
+    mean = block_sum<N>(dot) * r / width;
+    for (int i = part.thread * 4; i < width; i += part.threads * 4) {
+        const float4 d = four(row, i), b = four(args.branch.rows + at, i);
+        put_four(args.d_branch + at, i,
+                 make_float4(r * (d.x - b.x * r * mean), r * (d.y - b.y * r * mean), r * (d.z - b.z * r * mean),
+                             r * (d.w - b.w * r * mean)));
+    }
 }
 
+// For one token a block, two, and four.
+template <class T> __device__ void norm_forward(const NormForward<T> &args) { norm_forward_of<T, 1>(args); }
+template <class T> __device__ void norm_forward_2(const NormForward<T> &args) { norm_forward_of<T, 2>(args); }
+template <class T> __device__ void norm_forward_4(const NormForward<T> &args) { norm_forward_of<T, 4>(args); }
 FOR_BOTH_TYPES_OF((512), norm_forward, NormForward)
-FOR_BOTH_TYPES(norm_backward, NormBackward)
+FOR_BOTH_TYPES_OF((512), norm_forward_2, NormForward)
+FOR_BOTH_TYPES_OF((512), norm_forward_4, NormForward)
+
+template <class T> __device__ void norm_backward(const NormBackward<T> &args) { norm_backward_of<T, 1>(args); }
+template <class T> __device__ void norm_backward_2(const NormBackward<T> &args) { norm_backward_of<T, 2>(args); }
+template <class T> __device__ void norm_backward_4(const NormBackward<T> &args) { norm_backward_of<T, 4>(args); }
+FOR_BOTH_TYPES_OF((512), norm_backward, NormBackward)
+FOR_BOTH_TYPES_OF((512), norm_backward_2, NormBackward)
+FOR_BOTH_TYPES_OF((512), norm_backward_4, NormBackward)
 
 // A norm's weight: its gradient is the sum over rows of dy · x · rstd.
 template <class T> struct WeightSum {
