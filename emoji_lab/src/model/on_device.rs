@@ -106,11 +106,13 @@ impl OnDevice {
 
     /// The weights that `model` generates with on the CPU, made first if they are not there.
     pub(super) fn on_host(&self, model: &Gemma3) -> Result<Arc<StoredWeights>> {
-        let mut here = self.here.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*here {
-            Some(stored) => Ok(stored.clone()),
-            None => Ok(here.insert(for_generation(model)?).clone()),
+        let here = || self.here.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(there) = &*here() {
+            return Ok(there.clone());
         }
+        // Without the lock, as a LazyTensor's values: what is made in parallel takes up other work, which may ask here.
+        let made = for_generation(model)?;
+        Ok(here().get_or_insert(made).clone())
     }
 
     /// Weights to generate with on the CPU in place of the model's own.

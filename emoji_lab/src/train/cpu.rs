@@ -124,7 +124,7 @@ impl CpuEngine {
     }
 
     /// Calls `f` with products of the type that the model's device computes in.
-    fn in_its_type<R>(&self, f: impl FnOnce() -> R) -> R {
+    fn in_its_type<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         if self.model.device().dtype() == DType::BF16 { in_bf16(f) } else { f() }
     }
 

@@ -16,9 +16,8 @@ pub(crate) fn has_bf16() -> bool {
     false
 }
 
-/// Calls `f`, whose [`matmul`]s on this thread are of operands rounded to bf16 where the processor has that, with sums
-/// in f32.
-pub(crate) fn in_bf16<R>(f: impl FnOnce() -> R) -> R {
+/// Calls `f`, whose [`matmul`]s are of operands rounded to bf16 where the processor has that, with sums in f32.
+pub(crate) fn in_bf16<R: Send>(f: impl FnOnce() -> R + Send) -> R {
     #[cfg(target_arch = "x86_64")]
     return tiles::bf16::within(f);
     #[cfg(not(target_arch = "x86_64"))]

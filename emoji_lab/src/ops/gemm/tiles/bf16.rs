@@ -8,6 +8,9 @@
 use std::arch::x86_64::*;
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
+use std::sync::LazyLock;
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::{SMALL, TASK_ROWS, Target, each, grow, part, turn};
 use crate::ops::gemm::Mat;
@@ -49,18 +52,23 @@ pub(crate) fn is_there() -> bool {
         && is_x86_feature_detected!("avx512vl")
 }
 
-/// Calls `f`, whose products of many rows (`matmul`) on this thread are of operands in bf16.
+/// Threads whose products of many rows (`matmul`) are of operands in bf16; `None` if there are no threads to be had.
 ///
-/// (Of the thread, not an argument of each product: all of a training step's are, through every op that has one.)
-pub(crate) fn within<R>(f: impl FnOnce() -> R) -> R {
-    struct Before(bool);
-    impl Drop for Before {
-        fn drop(&mut self) {
-            WANTED.set(self.0);
-        }
+/// (Of the thread, not an argument of each product: all of a training step's are, through every op that has one. Threads
+/// of their own, for one that waits takes up what else its pool has to do, such as the step of another trainer, in f32.)
+pub(super) fn pool(threads: usize) -> Option<ThreadPool> {
+    let name = |i| format!("bf16-{i}");
+    let start = |_| WANTED.set(is_there());
+    ThreadPoolBuilder::new().num_threads(threads).thread_name(name).start_handler(start).build().ok()
+}
+
+/// Calls `f` on threads whose products are of operands in bf16.
+pub(crate) fn within<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    static POOL: LazyLock<Option<ThreadPool>> = LazyLock::new(|| pool(rayon::current_num_threads()));
+    match &*POOL {
+        Some(pool) => pool.install(f),
+        None => f(),
     }
-    let _before = Before(WANTED.replace(is_there()));
-    f()
 }
 
 /// Whether products are wanted in bf16 on this thread, where the processor has them.

@@ -1,3 +1,5 @@
+use rayon::prelude::*;
+
 use super::*;
 
 /// Numbers that are not alike.
@@ -121,10 +123,27 @@ fn the_number_of_threads_has_no_say() {
             pool.install(|| crate::ops::gemm::matmul(&mut out, false, 1.0, a, b));
             let mut in_bf16 = vec![0.0; a.rows * b.cols];
             let product = || crate::ops::gemm::matmul(&mut in_bf16, false, 1.0, a, b);
-            pool.install(|| bf16::within(product));
+            bf16::pool(threads).unwrap().install(product);
             (out, in_bf16)
         };
         let one = on(1);
         assert!([2, 3, 7].into_iter().all(|threads| on(threads) == one));
     }
+}
+
+/// A thread that waits for its part of a product in bf16 takes up other work meanwhile, which is in f32.
+#[test]
+fn what_is_computed_beside_bf16_stays_f32() {
+    let (a, b) = (numbers(130 * 500, 1), numbers(500 * 700, 2));
+    let product = || {
+        let mut out = vec![0.0; 130 * 700];
+        crate::ops::gemm::matmul(&mut out, false, 1.0, Mat::new(&a, 130, 500), Mat::new(&b, 500, 700));
+        out
+    };
+    let (in_f32, in_bf16) = (product(), bf16::within(product));
+    assert!(in_f32 != in_bf16 || !bf16::is_there());
+    (0..64).into_par_iter().for_each(|i| match i % 2 {
+        0 => assert!(bf16::within(product) == in_bf16),
+        _ => assert!(product() == in_f32),
+    });
 }
