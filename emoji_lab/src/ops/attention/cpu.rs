@@ -57,23 +57,29 @@ struct QueryBack<'a> {
     d_o: &'a [f32],
     o: &'a [f32],
     lse: f32,
+    scale: f32,
+}
+
+/// Gradients that one query adds to: its own, and those of the keys and values from `first` on.
+struct AddedTo<'a> {
+    dq: &'a mut [f32],
+    dk: &'a mut [f32],
+    dv: &'a mut [f32],
+    first: usize,
 }
 
 wide! {
-    /// One query of one head: adds to the gradients for itself, `dq`, and for the keys and values that it sees, of which
-    /// `into` has those from key `first` on. What is called as in [`attend`] is the same.
+    /// Adds what one query of one head passes back; the rest is as for [`attend`].
     fn attend_back(
         query: QueryBack<'_>,
         cache: (&[f32], &[f32]),
         keys: Range<usize>,
-        first: usize,
         kv: (usize, usize),
-        scale: f32,
         p: &mut Vec<f32>,
-        dq: &mut [f32],
-        into: (&mut [f32], &mut [f32]),
+        to: AddedTo<'_>,
     ) {
-        let (QueryBack { q, d_o, o, lse }, (k, v), (dk, dv)) = (query, cache, into);
+        let (QueryBack { q, d_o, o, lse, scale }, (k, v)) = (query, cache);
+        let AddedTo { dq, dk, dv, first } = to;
         let dim = q.len();
         let delta = dot(d_o, o);
         scores(p, q, k, keys.clone(), kv, scale);
@@ -172,15 +178,11 @@ pub(super) fn backward(
                 let head = kv_head * group + g;
                 let at = s.q_start + i;
                 let of_head = |rows| row(rows, at, heads, head, dim);
-                let query = QueryBack {
-                    q: of_head(q),
-                    d_o: of_head(d_o),
-                    o: of_head(o),
-                    lse: lse[at * heads + head],
-                };
+                let lse = lse[at * heads + head];
+                let query = QueryBack { q: of_head(q), d_o: of_head(d_o), o: of_head(o), lse, scale };
                 let dq = &mut dq[(i * group + g) * dim..][..dim];
-                let (kv, into) = ((kv_heads, kv_head), (&mut dk[..], &mut dv[..]));
-                attend_back(query, (k, v), keys.clone(), s.k_start, kv, scale, &mut p, dq, into);
+                let to = AddedTo { dq, dk: &mut dk, dv: &mut dv, first: s.k_start };
+                attend_back(query, (k, v), keys.clone(), (kv_heads, kv_head), &mut p, to);
             }
         }
         (dq, dk, dv)
