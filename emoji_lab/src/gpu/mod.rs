@@ -14,6 +14,7 @@
 //! | `memory.rs`, `placed.rs` | device memory, with errors that say how much was needed; many buffers in one piece of it |
 //! | `pinned.rs` | page-locked host memory |
 //! | `launch.rs`, `gemm.rs` | a kernel's launch, a matrix product |
+//! | `rows.rs` | launches of kernels whose blocks have one row or a few |
 //! | `mirror.rs` | structs that CUDA has as well, their layouts asserted on both sides |
 //! | `nccl.rs` | sums over several GPUs |
 //! | `graph.rs` | work that is captured once and replayed |
@@ -29,6 +30,7 @@ pub(crate) mod nccl;
 pub(crate) mod pinned;
 pub(crate) mod placed;
 pub(crate) mod pointer;
+pub(crate) mod rows;
 mod several;
 pub(crate) mod shared;
 

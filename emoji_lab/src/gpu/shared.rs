@@ -8,7 +8,7 @@ pub(crate) const UNASKED: usize = 48 << 10;
 pub(crate) fn declared(kernel: &str) -> usize {
     match kernel {
         // `block_sum`, and the partial sums of `adapters_down` (`ops/common.cuh`).
-        // Of one row; with several rows a block there are as many partial sums (`rows_a_block`).
+        // Of one row; with several rows a block there are as many partial sums (`rows.rs`).
         "norm_forward" => 128 + 256,
         "geglu_forward" => 256,
         // Maxima and sums of the warps, for each of four widths of a head.
@@ -39,13 +39,6 @@ impl Group {
     fn back(self, width: usize) -> usize {
         self.masks(width) + self.count * (self.padded + width) * 4
     }
-}
-
-/// How many of `wanted` rows, a power of two, a block can have of a kernel that takes `bytes` for each, where a block may
-/// have `most`, and there are `rows` in all, the same number in every block.
-pub(crate) fn rows_a_block(wanted: usize, rows: usize, bytes: usize, most: usize) -> usize {
-    let fits = |n: &usize| rows.is_multiple_of(*n) && n * (bytes + 512) <= most;
-    std::iter::successors(Some(wanted), |n| Some(n / 2)).take_while(|n| *n > 1).find(fits).unwrap_or(1)
 }
 
 pub(crate) fn norm_forward(width: usize, group: Group) -> usize {
@@ -96,19 +89,4 @@ pub(crate) fn qk_norm_rope(width: usize) -> usize {
 /// `decode_norm_linear`, `decode_norm_geglu` and `decode_head`: the vector that all rows meet.
 pub(crate) fn decode(width: usize) -> usize {
     width * 4
-}
-
-#[cfg(test)]
-mod tests {
-    use super::rows_a_block;
-
-    #[test]
-    fn a_block_has_as_many_rows_as_fit() {
-        assert_eq!(rows_a_block(4, 464, 8192, 227 << 10), 4);
-        assert_eq!(rows_a_block(4, 464, 90 << 10, 227 << 10), 2);
-        assert_eq!(rows_a_block(4, 464, 120 << 10, 227 << 10), 1);
-        assert_eq!(rows_a_block(4, 466, 8192, 227 << 10), 2);
-        assert_eq!(rows_a_block(4, 7, 8192, 227 << 10), 1);
-        assert_eq!(rows_a_block(1, 464, 8192, 227 << 10), 1);
-    }
 }

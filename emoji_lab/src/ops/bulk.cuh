@@ -5,8 +5,6 @@
 #pragma once
 #include "common.cuh"
 
-__device__ __forceinline__ uint32_t in_shared(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
-
 // A barrier that a phase's `count` arrivals and all bytes they expect complete. By one thread, before a
 // __syncthreads and `barriers_are_made`.
 __device__ __forceinline__ void make_barrier(uint64_t *barrier, int count) {

@@ -66,6 +66,9 @@ __device__ __forceinline__ double warp_sum(double v) {
     return v;
 }
 
+// An address in shared memory as instructions take it.
+__device__ __forceinline__ uint32_t in_shared(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
+
 // The sum over each of N equal parts of a one-dimensional block, in every thread of it. Parts are whole warps, blocks 32
 // warps at most.
 template <int N = 1, class V> __device__ __forceinline__ V block_sum(V v) {

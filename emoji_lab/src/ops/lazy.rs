@@ -168,14 +168,10 @@ impl Deref for LazyTensor {
             // Made before the cell is asked: a thread of rayon's pool that makes them takes up other work while it waits
             // for its parts, and if that asked the same cell, it would wait for itself. Two that ask at once both make
             // them, and the first one's are kept.
-            Kind::Stored(file) => match file.values.get() {
-                Some(values) => values,
-                None => {
-                    let made = host::tensor(file.stored.values(), file.dims.as_slice());
-                    let made = made.expect("as many values as the shape says, on the CPU");
-                    file.values.get_or_init(|| made)
-                }
-            },
+            Kind::Stored(file) => file.values.get().unwrap_or_else(|| {
+                let made = self.to_tensor().expect("as many values as the shape says, on the CPU");
+                file.values.get_or_init(|| made)
+            }),
         }
     }
 }

@@ -17,18 +17,16 @@ __device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], uint3
 
 // Four matrices of 8 × 8 from shared memory: lane l names row l % 8 of matrix l / 8, 16 aligned bytes.
 __device__ __forceinline__ void load_matrices(uint32_t (&r)[4], const void *row) {
-    const uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(at)
+                 : "r"(in_shared(row))
                  : "memory");
 }
 // The same, each transposed.
 __device__ __forceinline__ void load_transposed(uint32_t (&r)[4], const void *row) {
-    const uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(at)
+                 : "r"(in_shared(row))
                  : "memory");
 }
 
@@ -48,8 +46,7 @@ __device__ __forceinline__ uint32_t pack(float low, float high) {
 // 16 bytes on their way to shared memory; zeros in their place where `there` is false.
 __device__ __forceinline__ void copy_16(void *to, const void *from, bool there) {
 #if __CUDA_ARCH__ >= 800
-    const uint32_t at = (uint32_t)__cvta_generic_to_shared(to);
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(there ? 16 : 0) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(in_shared(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
 #endif
 }
 __device__ __forceinline__ void commit_copies() {

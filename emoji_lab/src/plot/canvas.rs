@@ -105,7 +105,7 @@ pub(super) enum Mark {
     Bar(RGBColor),
 }
 
-/// Everything on the card but the series.
+/// Everything in the picture but the series.
 pub(super) struct Card {
     pub title: String,
     pub legend: Vec<(Mark, String)>,
@@ -250,7 +250,7 @@ pub(super) fn stacked(title: &str, cards: &[String]) -> String {
     )
 }
 
-/// A place on the card, in the pixels it is shown with.
+/// A place in the picture, in the pixels it is shown with.
 fn at(x: u32, y: u32) -> (i32, i32) {
     ((x * SCALE) as i32, (y * SCALE) as i32)
 }

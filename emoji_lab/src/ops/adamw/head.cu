@@ -29,15 +29,7 @@ MIRRORED(AdamwHead<float>, 128,
 const int HEAD_TOKENS = 192, HEAD_ROWS = 8, HEAD_STAGES = 3;
 
 // Four moments in shared memory.
-__device__ __forceinline__ void get_four(float (&x)[4], const float *from) {
-    const float4 v = *(const float4 *)from;
-    x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
-}
-__device__ __forceinline__ void get_four(float (&x)[4], const bf16 *from) {
-    const uint2 v = *(const uint2 *)from;
-    x[0] = __uint_as_float(v.x << 16), x[1] = __uint_as_float(v.x & 0xffff0000u);
-    x[2] = __uint_as_float(v.y << 16), x[3] = __uint_as_float(v.y & 0xffff0000u);
-}
+__device__ __forceinline__ void get_four(float (&x)[4], float4 v) { x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w; }
 __device__ __forceinline__ void put_moments(float *m_to, float *v_to, const float (&m)[4], const float (&v)[4], const Step &,
                                             size_t) {
     *(float4 *)m_to = make_float4(m[0], m[1], m[2], m[3]);
@@ -215,7 +207,7 @@ template <class M, int STEPS> __device__ void adamw_head(const AdamwHead<M> &a) 
             M *m_at = stage.exp_avg + own * stage.moments_ld + c, *v_at = stage.exp_avg_sq + own * stage.moments_ld + c;
             uint2 *high = (uint2 *)(stage.high + own * stage.halves_ld + c), *low = (uint2 *)(stage.low + own * stage.halves_ld + c);
             float m[4], v[4], p[4];
-            get_four(m, m_at), get_four(v, v_at);
+            get_four(m, four(m_at, 0)), get_four(v, four(v_at, 0));
             join_four(p, *high, *low);
             adamw_of_four(p, gradient, m, v, factors, rates);
             put_moments(m_at, v_at, m, v, s, a.first + (size_t)row * width + from + c);

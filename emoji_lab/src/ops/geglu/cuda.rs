@@ -2,15 +2,12 @@
 
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::gpu::launch::{Grid, Kernel};
+use crate::gpu::launch::Kernel;
 use crate::gpu::mirror::mirrored;
 use crate::gpu::pointer::{Compute, DevicePtr};
-use crate::gpu::shared;
+use crate::gpu::{rows, shared};
 use crate::ops::lora_linear::cuda::Adapters;
-use crate::ops::rms_norm::cuda::threads_for_many;
 use crate::ops::step::Step;
-
-const THREADS: usize = 512;
 
 /// `y = gelu(gate) · up`, and the adapter's u after each row of it.
 #[derive(Debug, Clone, Copy)]
@@ -41,15 +38,8 @@ impl GegluForward {
     /// Buffers must have the shapes that the fields name.
     pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize, a_block: usize) -> Result<()> {
         let bytes = shared::geglu_forward(self.width as usize, self.adapters.group());
-        let rows = shared::rows_a_block(a_block, tokens, bytes, gpu.limits().shared_bytes);
-        let kernel = match rows {
-            4 => &FORWARD_4,
-            2 => &FORWARD_2,
-            _ => &FORWARD,
-        };
-        let grid = Grid::new(tokens / rows, THREADS).shared(rows * bytes).begins_early();
         // SAFETY: the caller's.
-        unsafe { kernel.launch(gpu, grid, self) }
+        unsafe { rows::launch([&FORWARD, &FORWARD_2, &FORWARD_4], gpu, tokens, a_block, bytes, self) }
     }
 
     /// The same for many rows without adapters.
@@ -59,9 +49,8 @@ impl GegluForward {
     pub(crate) unsafe fn launch_many(self, gpu: &Gpu, tokens: usize) -> Result<()> {
         let width = self.width as usize;
         let bytes = shared::geglu_forward(width, self.adapters.group());
-        let grid = Grid::new(tokens, threads_for_many(width)).shared(bytes).begins_early();
         // SAFETY: the caller's.
-        unsafe { FORWARD.launch(gpu, grid, self) }
+        unsafe { rows::launch_many(&FORWARD, gpu, tokens, width, bytes, self) }
     }
 }
 
@@ -96,15 +85,8 @@ impl GegluBackward {
     /// Buffers must have the shapes that the fields name.
     pub(crate) unsafe fn launch(self, gpu: &Gpu, tokens: usize, a_block: usize) -> Result<()> {
         let bytes = shared::geglu_backward(self.width as usize, self.adapters.group());
-        let rows = shared::rows_a_block(a_block, tokens, bytes, gpu.limits().shared_bytes);
-        let kernel = match rows {
-            4 => &BACKWARD_4,
-            2 => &BACKWARD_2,
-            _ => &BACKWARD,
-        };
-        let grid = Grid::new(tokens / rows, THREADS).shared(rows * bytes).begins_early();
         // SAFETY: the caller's.
-        unsafe { kernel.launch(gpu, grid, self) }
+        unsafe { rows::launch([&BACKWARD, &BACKWARD_2, &BACKWARD_4], gpu, tokens, a_block, bytes, self) }
     }
 
     /// The same for many rows without adapters.
@@ -114,8 +96,7 @@ impl GegluBackward {
     pub(crate) unsafe fn launch_many(self, gpu: &Gpu, tokens: usize) -> Result<()> {
         let width = self.width as usize;
         let bytes = shared::geglu_backward(width, self.adapters.group());
-        let grid = Grid::new(tokens, threads_for_many(width)).shared(bytes).begins_early();
         // SAFETY: the caller's.
-        unsafe { BACKWARD.launch(gpu, grid, self) }
+        unsafe { rows::launch_many(&BACKWARD, gpu, tokens, width, bytes, self) }
     }
 }

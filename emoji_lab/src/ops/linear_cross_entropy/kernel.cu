@@ -79,7 +79,7 @@ __device__ __forceinline__ float2 in_block(const float2 *own, int rank) {
     float2 v = make_float2(0.0f, 0.0f);
 #if __CUDA_ARCH__ >= 900
     uint32_t at;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"((uint32_t)__cvta_generic_to_shared(own)), "r"(rank));
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(in_shared(own)), "r"(rank));
     asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(at) : "memory");
 #endif
     return v;

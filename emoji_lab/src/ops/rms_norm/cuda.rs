@@ -5,17 +5,9 @@ use crate::gpu::Gpu;
 use crate::gpu::launch::{Grid, Kernel};
 use crate::gpu::mirror::mirrored;
 use crate::gpu::pointer::{Compute, DevicePtr};
-use crate::gpu::shared;
+use crate::gpu::{rows, shared};
 use crate::ops::lora_linear::cuda::Adapters;
 use crate::ops::step::Step;
-
-const THREADS: usize = 512;
-
-/// Threads for a row of `width` values where there are many rows: few, so that several blocks share a
-/// multiprocessor.
-pub(crate) fn threads_for_many(width: usize) -> usize {
-    (width / 4).next_multiple_of(32).clamp(64, 256)
-}
 
 /// A branch that joins the stream before the norm, after a norm of its own: its rows
 /// `[tokens, width]`, that norm's weight `[width]`, and its `rstd` `[tokens]`.
@@ -86,15 +78,8 @@ impl NormForward {
     /// As [`Self::launch`].
     pub(crate) unsafe fn launch_some(self, gpu: &Gpu, tokens: usize, a_block: usize) -> Result<()> {
         let bytes = shared::norm_forward(self.width as usize, self.adapters.group());
-        let rows = shared::rows_a_block(a_block, tokens, bytes, gpu.limits().shared_bytes);
-        let kernel = match rows {
-            4 => &FORWARD_4,
-            2 => &FORWARD_2,
-            _ => &FORWARD,
-        };
-        let grid = Grid::new(tokens / rows, THREADS).shared(rows * bytes).begins_early();
         // SAFETY: the caller's.
-        unsafe { kernel.launch(gpu, grid, self) }
+        unsafe { rows::launch([&FORWARD, &FORWARD_2, &FORWARD_4], gpu, tokens, a_block, bytes, self) }
     }
 
     /// The same for many rows without adapters.
@@ -104,9 +89,8 @@ impl NormForward {
     pub(crate) unsafe fn launch_many(self, gpu: &Gpu, tokens: usize) -> Result<()> {
         let width = self.width as usize;
         let bytes = shared::norm_forward(width, self.adapters.group());
-        let grid = Grid::new(tokens, threads_for_many(width)).shared(bytes).begins_early();
         // SAFETY: the caller's.
-        unsafe { FORWARD.launch(gpu, grid, self) }
+        unsafe { rows::launch_many(&FORWARD, gpu, tokens, width, bytes, self) }
     }
 }
 
@@ -154,15 +138,8 @@ impl NormBackward {
     /// As [`NormForward::launch`].
     pub(crate) unsafe fn launch_some(self, gpu: &Gpu, tokens: usize, a_block: usize) -> Result<()> {
         let bytes = shared::norm_backward(self.width as usize, self.adapters.group());
-        let rows = shared::rows_a_block(a_block, tokens, bytes, gpu.limits().shared_bytes);
-        let kernel = match rows {
-            4 => &BACKWARD_4,
-            2 => &BACKWARD_2,
-            _ => &BACKWARD,
-        };
-        let grid = Grid::new(tokens / rows, THREADS).shared(rows * bytes).begins_early();
         // SAFETY: the caller's.
-        unsafe { kernel.launch(gpu, grid, self) }
+        unsafe { rows::launch([&BACKWARD, &BACKWARD_2, &BACKWARD_4], gpu, tokens, a_block, bytes, self) }
     }
 
     /// The same for many rows without adapters.
@@ -172,9 +149,8 @@ impl NormBackward {
     pub(crate) unsafe fn launch_many(self, gpu: &Gpu, tokens: usize) -> Result<()> {
         let width = self.width as usize;
         let bytes = shared::norm_backward(width, self.adapters.group());
-        let grid = Grid::new(tokens, threads_for_many(width)).shared(bytes).begins_early();
         // SAFETY: the caller's.
-        unsafe { BACKWARD.launch(gpu, grid, self) }
+        unsafe { rows::launch_many(&BACKWARD, gpu, tokens, width, bytes, self) }
     }
 }
 

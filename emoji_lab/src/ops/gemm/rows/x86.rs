@@ -4,6 +4,21 @@ use std::arch::x86_64::*;
 
 use super::Target;
 
+/// Bytes of a cache line.
+pub(super) const LINE: usize = 64;
+
+/// Asks for `bytes` bytes of memory from `at` on, before they are read.
+#[inline(always)]
+pub(super) fn fetch(at: *const u8, bytes: usize) {
+    for line in 0..bytes.div_ceil(LINE) {
+        // SAFETY: a hint, which may point anywhere (and newer compilers know that it is safe).
+        #[allow(unused_unsafe)]
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(line * LINE).cast())
+        };
+    }
+}
+
 /// Half of a vector added to the other half, until four sums are left.
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn fold_256(v: __m256) -> __m128 {

@@ -1,9 +1,6 @@
 //! Memory that is asked for before it is read.
 
-use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
+use super::super::x86::{LINE, fetch};
 
 /// Bytes that are fetched in some turns, about as many in each.
 pub(super) struct Ahead {
@@ -21,13 +18,7 @@ impl Ahead {
     #[inline]
     pub(super) fn fetch(&mut self) {
         let now = self.lines.div_ceil(self.turns.max(1));
-        for line in 0..now {
-            // SAFETY: a hint, which may point anywhere (and newer compilers know that it is safe).
-            #[allow(unused_unsafe)]
-            unsafe {
-                _mm_prefetch::<_MM_HINT_T0>(self.at.wrapping_add(line * LINE).cast())
-            };
-        }
+        fetch(self.at, now * LINE);
         self.at = self.at.wrapping_add(now * LINE);
         (self.lines, self.turns) = (self.lines - now, self.turns.saturating_sub(1));
     }

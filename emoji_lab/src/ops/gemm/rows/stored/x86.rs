@@ -5,12 +5,9 @@ use std::ops::Range;
 
 use super::super::Target;
 use super::super::int16::{self, Rounded};
-use super::super::x86::{fold_256, fold_512, sums_of};
+use super::super::x86::{fetch, fold_256, fold_512, sums_of};
 use super::formats::*;
 use crate::quant::blocks::Kind;
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// How far ahead of what is multiplied a weight is asked for: what a core reads in the time that memory
 /// takes to answer, some times over. Rows of blocks are shorter than a memory page, and several read at
@@ -36,13 +33,7 @@ macro_rules! kernel {
                 });
                 for run in 0..F::VALUES / RUN {
                     // As many bytes as are multiplied below.
-                    for line in 0..(W * F::BYTES * RUN / F::VALUES).div_ceil(LINE) {
-                        // SAFETY: a hint, which may point anywhere (and newer compilers know that it is safe).
-                        #[allow(unused_unsafe)]
-                        unsafe {
-                            _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(line * LINE).cast())
-                        };
-                    }
+                    fetch(next, W * F::BYTES * RUN / F::VALUES);
                     next = next.wrapping_add(W * F::BYTES * RUN / F::VALUES);
                     // SAFETY: the block and its values are inside of their rows.
                     unsafe {
@@ -98,13 +89,7 @@ macro_rules! kernel {
         unsafe fn $unpack<F: Format>(w: &Blocks<'_>, len: usize, out: &mut [f32], stride: usize) {
             for (w_row, out) in w.bytes.chunks_exact(w.row).zip(out.chunks_exact_mut(stride)) {
                 let part = &w_row[w.part.clone()];
-                for line in 0..part.len().div_ceil(LINE) {
-                    // SAFETY: a hint, which may point anywhere (and newer compilers know that it is safe).
-                    #[allow(unused_unsafe)]
-                    unsafe {
-                        _mm_prefetch::<_MM_HINT_T0>(part.as_ptr().wrapping_add(w.ahead + line * LINE).cast())
-                    };
-                }
+                fetch(part.as_ptr().wrapping_add(w.ahead), part.len());
                 let blocks = out[..len].chunks_exact_mut(F::VALUES);
                 for (block, out) in part.chunks_exact(F::BYTES).zip(blocks) {
                     // SAFETY: all of the block is there.
