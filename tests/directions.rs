@@ -31,7 +31,7 @@ const USES: &str = "
     lora: display error files model ops quant rng sniff
     evaluate: data display error model rng task
     train: data device display error evaluate files host lora model ops protobuf python_json quant rng
-    cuda: error gpu host model ops train
+    cuda: error gpu host memory model ops train
     plot: display error files train
     card: data display evaluate hub task train
     export: data display error files host hub model ops protobuf quant task

@@ -44,15 +44,30 @@ impl DerefMut for Memory {
 /// `len` zeros.
 pub(crate) fn zeros(len: usize) -> Vec<f32> {
     let zeros = vec![0.0; len];
+    in_large_pages(&zeros);
+    zeros
+}
+
+/// Room for `len` values, of which there are none yet.
+#[cfg(any(feature = "cuda", test))]
+pub(crate) fn room(len: usize) -> Vec<f32> {
+    let room = Vec::with_capacity(len);
+    in_large_pages(&room);
+    room
+}
+
+/// Asks for large pages for what `values` has room for.
+fn in_large_pages(values: &Vec<f32>) {
     #[cfg(target_os = "linux")]
-    if size_of_val(&zeros[..]) >= LARGE {
+    if values.capacity() * size_of::<f32>() >= LARGE {
         const PAGE: usize = 1 << 16;
-        let start = zeros.as_ptr().addr().next_multiple_of(PAGE);
-        let end = (zeros.as_ptr().addr() + size_of_val(&zeros[..])) / PAGE * PAGE;
+        let start = values.as_ptr().addr().next_multiple_of(PAGE);
+        let end = (values.as_ptr().addr() + values.capacity() * size_of::<f32>()) / PAGE * PAGE;
         // SAFETY: a wish about pages inside of the vector, which changes nothing of what is in them.
         unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };
     }
-    zeros
+    #[cfg(not(target_os = "linux"))]
+    let _ = values;
 }
 
 #[cfg(test)]
@@ -66,6 +81,9 @@ mod tests {
             assert!(memory.len() == len && memory.iter().all(|byte| *byte == 0));
             memory.fill(3);
             assert!(zeros(len).iter().all(|value| *value == 0.0));
+            let mut room = room(len);
+            room.resize(len, 1.0);
+            assert!(room.iter().all(|value| *value == 1.0));
         }
     }
 }

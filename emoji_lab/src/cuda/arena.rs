@@ -269,6 +269,20 @@ impl DeviceArena {
         ]
     }
 
+    /// First element and length of what lies together in `which`: one copy brings it to the host.
+    pub(super) fn together(&self, which: Buffer) -> Vec<(usize, usize)> {
+        let moments = matches!(which, Buffer::ExpAvg | Buffer::ExpAvgSq);
+        let of_products = |offset: usize| matches!(self.places.of(offset), Place::Products(_));
+        let mut together: Vec<(usize, usize)> = vec![];
+        for (first, len) in self.places.runs() {
+            match together.last_mut() {
+                Some((before, all)) if moments || of_products(*before) == of_products(first) => *all += len,
+                _ => together.push((first, len)),
+            }
+        }
+        together
+    }
+
     /// `len` values from `offset` on.
     pub(crate) fn read(&self, which: Buffer, offset: usize, len: usize) -> Result<Vec<f32>> {
         let f32s = |memory: &Memory<f32>, at| {

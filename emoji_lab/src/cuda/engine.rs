@@ -136,6 +136,19 @@ impl Engine for CudaEngine {
         Ok(host::tensor(values, slot.dims.as_slice())?)
     }
 
+    fn peek_all(&self, buffer: Buffer, slots: &[Slot]) -> Result<Vec<Tensor>> {
+        let finetune = self.shared();
+        let mut all = Vec::with_capacity(slots.len());
+        for (first, len) in finetune.arena().together(buffer) {
+            let flat = host::tensor(finetune.arena().read(buffer, first, len)?, len)?;
+            let within = |slot: &&Slot| (first..first + len).contains(&slot.offset);
+            for slot in slots.iter().filter(within) {
+                all.push(flat.narrow(0, slot.offset - first, slot.len())?.reshape(slot.dims.as_slice())?);
+            }
+        }
+        Ok(all)
+    }
+
     fn write(&mut self, buffer: Buffer, slot: &Slot, values: &Tensor) -> Result<()> {
         self.own().arena().write(buffer, slot.offset, &values.to_vec1::<f32>()?)
     }

@@ -251,6 +251,10 @@ impl Engine for CudaRank {
         self.engine.read(buffer, slot)
     }
 
+    fn peek_all(&self, buffer: Buffer, slots: &[Slot]) -> Result<Vec<Tensor>> {
+        self.engine.peek_all(buffer, slots)
+    }
+
     fn write(&mut self, buffer: Buffer, slot: &Slot, values: &Tensor) -> Result<()> {
         self.engine.write(buffer, slot, values)
     }

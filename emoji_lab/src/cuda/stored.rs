@@ -11,6 +11,7 @@ use crate::gpu::Gpu;
 use crate::gpu::memory::Memory;
 use crate::gpu::pinned::Pinned;
 use crate::gpu::pointer::{Compute, DevicePtr, Moment};
+use crate::memory;
 use crate::ops::adamw::cuda::{joined, split};
 use crate::ops::embedding::cuda::Table;
 
@@ -130,7 +131,7 @@ impl Stored {
         let size = if matches!(self, Self::F32(_)) { 4 } else { 2 };
         // Of halves, the lower ones lie behind all higher ones of the part.
         let part = staging[0].len() / 4;
-        let mut values: Vec<f32> = Vec::with_capacity(len);
+        let mut values = memory::room(len);
         let event = || gpu.stream().record_event(None).map_err(|e| gpu.error(e.0));
         let mut sent: [Option<(CudaEvent, usize, usize)>; 2] = [None, None];
         for (i, first) in (0..len).step_by(part).map(Some).chain([None, None]).enumerate() {

@@ -12,6 +12,7 @@
 
 mod folder;
 mod leftovers;
+mod on_its_way;
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Error, Result};
+use on_its_way::OnItsWay;
 
 pub(crate) use folder::{is_stage, put_back_what_is_missing};
 pub use folder::{write_dir_atomic, write_into_dir};
@@ -42,9 +44,9 @@ pub fn write_atomic(
         if path.is_dir() {
             return Err(std::io::Error::from(std::io::ErrorKind::IsADirectory));
         }
-        let mut out = BufWriter::new(File::create_new(&part)?);
+        let mut out = BufWriter::new(OnItsWay::new(File::create_new(&part)?));
         write(&mut out)?;
-        out.into_inner().map_err(|e| e.into_error())?.sync_all()?;
+        out.into_inner().map_err(|e| e.into_error())?.sync()?;
         keep_permissions(path, &part)?;
         fs::rename(&part, path)?;
         sync_parent(path)

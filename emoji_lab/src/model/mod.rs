@@ -62,6 +62,7 @@ pub(crate) use safetensors::{read_safetensors, safetensors_len};
 pub use safetensors::{tensors_from_bytes, write_safetensors};
 pub use save::{gemma_generation_config, save_pretrained_folder};
 pub use tokenizer::Tokenizer;
+pub(crate) use tokenizer::TokenizerFiles;
 pub use weights::Weights;
 
 /// Reads a `generation_config.json`, for the fuzzers.

@@ -66,8 +66,12 @@ pub fn save_pretrained_folder(
     write_into_dir(dir, "config.json", |stage| {
         write_json(&stage.join("config.json"), &config_json)?;
         write_json(&stage.join("generation_config.json"), generation_config)?;
-        tokenizer.write_files(stage)?;
-        write_safetensors(stage.join("model.safetensors"), &chosen, Some(dtype))
+        // Beside the tensors, which wait for the disk.
+        let (tokenizer, tensors) = rayon::join(
+            || tokenizer.write_files(stage),
+            || write_safetensors(stage.join("model.safetensors"), &chosen, Some(dtype)),
+        );
+        tokenizer.and(tensors)
     })
 }
 

@@ -126,6 +126,11 @@ pub(crate) trait Engine: Debug + Send + Sync {
         self.read(buffer, slot)
     }
 
+    /// [`peek`](Self::peek) of every parameter, in order; `slots` are all of them.
+    fn peek_all(&self, buffer: Buffer, slots: &[Slot]) -> Result<Vec<Tensor>> {
+        slots.iter().map(|slot| self.peek(buffer, slot)).collect()
+    }
+
     /// Overwrites a parameter's part of `buffer` with as many values, flat f32.
     fn write(&mut self, buffer: Buffer, slot: &Slot, values: &Tensor) -> Result<()>;
 

@@ -191,6 +191,12 @@ impl Finetune {
         self.engine.peek(buffer, slot)
     }
 
+    /// [`read`](Self::read) of every parameter, in order, for a reader that is done before the next step. Gradients
+    /// that are not kept in memory cannot be read so.
+    pub(super) fn peek_all(&self, buffer: Buffer) -> Result<Vec<Tensor>> {
+        self.engine.peek_all(buffer, self.slots())
+    }
+
     /// A parameter's values, as a copy.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::checkpoint::{Checkpoint, CheckpointDir, ToWrite, TrainingState, Writing, last_part};
+use super::config::Strategy;
 use super::identity::RunIdentity;
 use super::output::TrainOutput;
 use super::plan::Plan;
@@ -53,10 +54,33 @@ impl SftTrainer {
         self.train()
     }
 
+    /// Begins what the first checkpoint waits for otherwise: a GPU leaves the host time for it, a CPU's steps do not.
+    pub(super) fn prepare_checkpoints(&mut self) {
+        let saves = self.args.save_strategy != Strategy::No;
+        if !saves || self.knows_base || self.reading_base.is_some() || !self.base.gemma.device().is_cuda() {
+            return;
+        }
+        let (mut identity, base) = (self.identity.clone(), self.base.clone());
+        let tokenizer = self.tokenizer.clone();
+        self.reading_base = Some(std::thread::spawn(move || {
+            identity.add_base(&base)?;
+            tokenizer.make()?;
+            Ok(identity)
+        }));
+    }
+
     /// The run that this is. Completed when it is first asked for: it reads every weight of the base.
     pub(super) fn identity(&mut self) -> Result<&RunIdentity> {
         if !self.knows_base {
-            self.identity.add_base(&self.base)?;
+            match self.reading_base.take() {
+                None => self.identity.add_base(&self.base)?,
+                Some(reading) => {
+                    self.identity = reading.join().unwrap_or_else(|_| {
+                        let problem = "the thread that reads the base model died";
+                        Err(Error::training(problem, "This is a fault of emoji_lab"))
+                    })?;
+                }
+            }
             self.knows_base = true;
         }
         Ok(&self.identity)
@@ -190,28 +214,53 @@ impl SftTrainer {
         Ok(())
     }
 
-    pub(super) fn save_checkpoint(&mut self) -> Result<()> {
+    /// On a GPU, copies what the last step left, and begins to write it beside what is done before the checkpoint is
+    /// complete.
+    pub(super) fn begin_saving_beside(&mut self) -> Result<()> {
+        if self.base.gemma.device().is_cuda() { self.begin_saving() } else { Ok(()) }
+    }
+
+    /// Begins to write the checkpoint of the last step, if that has not begun.
+    fn begin_saving(&mut self) -> Result<()> {
+        let step = self.state.global_step;
+        if self.writing.as_ref().is_some_and(|writing| writing.waits_for_rest(step)) {
+            return Ok(());
+        }
         self.finish_writing()?;
         let to_write = ToWrite {
-            checkpoint: self.checkpoint()?,
+            step,
             format: self.weights_format(),
             output_dir: self.args.output_dir.clone(),
             save_total_limit: self.args.save_total_limit,
         };
-        if self.base.gemma.device().is_cuda() {
-            // The GPU trains on while the host writes.
-            self.writing = Some(Writing::begin(to_write));
-            return Ok(());
-        }
-        let written = to_write.write()?;
-        self.say_saved(&written);
+        let writing = Writing::begin(to_write);
+        let given = self.give_tensors(&writing);
+        self.writing = Some(writing);
+        given
+    }
+
+    /// Part after part: one is written while the next is copied.
+    fn give_tensors(&self, writing: &Writing) -> Result<()> {
+        writing.give_moments(self.moments()?);
+        writing.give_weights(self.weights()?);
         Ok(())
     }
 
-    /// Waits for the checkpoint that is being written, if one is.
+    /// Writes the checkpoint of the last step; on a GPU training goes on beside it.
+    pub(super) fn save_checkpoint(&mut self) -> Result<()> {
+        self.begin_saving()?;
+        let rest = self.rest()?;
+        if let Some(writing) = &mut self.writing {
+            writing.give_rest(rest);
+        }
+        if self.base.gemma.device().is_cuda() { Ok(()) } else { self.finish_writing() }
+    }
+
+    /// Waits for the checkpoint that is being written, if one is; one that was not completed is given up.
     pub(super) fn finish_writing(&mut self) -> Result<()> {
-        if let Some(writing) = self.writing.take() {
-            let written = writing.finish()?;
+        if let Some(writing) = self.writing.take()
+            && let Some(written) = writing.finish()?
+        {
             self.say_saved(&written);
         }
         Ok(())

@@ -116,6 +116,7 @@ impl SftTrainer {
             .map_err(|e| Error::io(&self.args.output_dir, "creating output_dir", e))?;
         CheckpointDir::clean_up(&self.args.output_dir)?;
         self.say_what_is_there(plan)?;
+        self.prepare_checkpoints();
         if self.due.any {
             self.after_step(plan)?;
         }
@@ -231,11 +232,14 @@ impl SftTrainer {
             self.counters.logged_step = step;
         }
         self.due.logged = true;
+        let save = plan.is_due(self.args.save_strategy, step);
         if plan.is_due(self.args.eval_strategy, step) && !self.due.evaluated {
+            if save {
+                self.begin_saving_beside()?;
+            }
             self.log_evaluation(plan)?;
         }
         self.due.evaluated = true;
-        let save = plan.is_due(self.args.save_strategy, step);
         if save {
             self.save_checkpoint()?;
         }

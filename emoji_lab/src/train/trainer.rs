@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::thread::JoinHandle;
 
 use super::batch::{Batch, Row};
-use super::checkpoint::{Counters, Writing};
+use super::checkpoint::{Counters, SharedTokenizer, Writing};
 use super::config::SftConfig;
 use super::finetune::Finetune;
 use super::identity::RunIdentity;
@@ -38,6 +39,9 @@ pub struct SftTrainer {
     /// The run that this is; complete once `knows_base`.
     pub(super) identity: RunIdentity,
     pub(super) knows_base: bool,
+    /// That run, on a thread that reads the base beside the first steps.
+    pub(super) reading_base: Option<JoinHandle<Result<RunIdentity>>>,
+    pub(super) tokenizer: SharedTokenizer,
     /// Whether an error left the parameters between steps: they are then read back from a checkpoint.
     pub(super) off: bool,
     /// What is still to be done after the last step.
@@ -113,6 +117,8 @@ impl SftTrainer {
             counters: Counters::default(),
             identity: RunIdentity::default(),
             knows_base: false,
+            reading_base: None,
+            tokenizer: SharedTokenizer::new(base.tokenizer.clone()),
             off: false,
             due: Due::default(),
             resumed_from: None,

@@ -78,9 +78,15 @@ impl Tokenizer {
 
     /// Writes the files of [`save_pretrained`](Self::save_pretrained) one by one.
     pub(crate) fn write_files(&self, dir: &Path) -> Result<()> {
-        let text = self.inner.to_string(false).map_err(|e| self.failed("saving", e))?;
-        write_bytes_atomic(dir.join("tokenizer.json"), text.as_bytes())?;
+        self.files()?.write(dir)
+    }
 
+    /// The files of [`save_pretrained`](Self::save_pretrained).
+    ///
+    /// # Errors
+    /// [`Error::Model`] if the tokenizer cannot be written as JSON.
+    pub(crate) fn files(&self) -> Result<TokenizerFiles> {
+        let text = self.inner.to_string(false).map_err(|e| self.failed("saving", e))?;
         let mut config = self.config.as_ref().clone();
         let mut special = Map::new();
         for (key, id) in [("bos_token", self.bos), ("eos_token", self.eos), ("pad_token", self.pad)] {
@@ -96,16 +102,34 @@ impl Tokenizer {
         config.entry("tokenizer_class").or_insert_with(|| json!("GemmaTokenizer"));
         // Readers before transformers 4.51 know this place only; later ones prefer the file.
         config.insert("chat_template".to_string(), json!(self.template.source()));
-        write_json(&dir.join("tokenizer_config.json"), &Value::Object(config))?;
-        write_json(&dir.join("special_tokens_map.json"), &Value::Object(special))?;
-        write_bytes_atomic(dir.join("chat_template.jinja"), self.template.source().as_bytes())
+        Ok(TokenizerFiles([
+            ("tokenizer.json", text),
+            ("tokenizer_config.json", json_text(&Value::Object(config))),
+            ("special_tokens_map.json", json_text(&Value::Object(special))),
+            ("chat_template.jinja", self.template.source().to_string()),
+        ]))
     }
 }
 
-/// Writes `value` the way transformers does: two spaces, a newline at the end.
+/// A tokenizer's files by their names: for whom writes them several times, since the text of a large vocabulary
+/// takes its time.
+pub(crate) struct TokenizerFiles([(&'static str, String); 4]);
+
+impl TokenizerFiles {
+    /// Writes them into the folder `dir`, one by one.
+    pub(crate) fn write(&self, dir: &Path) -> Result<()> {
+        self.0.iter().try_for_each(|(name, text)| write_bytes_atomic(dir.join(name), text.as_bytes()))
+    }
+}
+
+/// `value` as transformers writes it: two spaces, a newline at the end.
+fn json_text(value: &Value) -> String {
+    format!("{value:#}\n")
+}
+
+/// Writes `value` the way transformers does.
 pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
-    let text = format!("{value:#}\n");
-    write_bytes_atomic(path, text.as_bytes())
+    write_bytes_atomic(path, json_text(value).as_bytes())
 }
 
 /// The template files of a folder: `chat_template.jinja`, or `default.jinja` among the additional ones.

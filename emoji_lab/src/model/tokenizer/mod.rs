@@ -14,7 +14,7 @@ use super::constrained::Spellings;
 use crate::data::{ChatTemplate, Message};
 use crate::error::{Error, Result};
 use config::{template_source, template_tokens};
-pub(crate) use files::write_json;
+pub(crate) use files::{TokenizerFiles, write_json};
 use files::{parse_object, parse_tokenizer};
 
 /// The tokens that end an answer of Gemma's: end of sequence, and end of a turn of the chat.

@@ -16,57 +16,32 @@ pub use dir::CheckpointDir;
 pub(super) use dir::last_part;
 pub(super) use training_state::{Counters, TrainingState};
 use training_state::{TRAINING_STATE_FILE, needed};
+pub(super) use weights::SharedTokenizer;
 use weights::WeightsFormat;
-pub(super) use writing::{ToWrite, Writing};
+pub(super) use writing::{Rest, ToWrite, Writing};
 
-use super::identity::RunIdentity;
 use super::trainer_state::{TRAINER_CONTROL, TRAINER_STATE_FILE, TrainerState};
 use crate::error::{Error, Result};
-use crate::model::{read_safetensors, write_safetensors};
+use crate::model::read_safetensors;
 
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 
 /// A run at one step: everything that it needs to go on with the same numbers.
 ///
-/// [`save`](Self::save) and [`load`](Self::load) are mirror images, bit for bit, and so are
-/// [`SftTrainer::checkpoint`](super::SftTrainer::checkpoint) and
-/// [`SftTrainer::restore`](super::SftTrainer::restore).
+/// [`Writing`] and [`load`](Self::load) are mirror images, bit for bit, and so are what a trainer gives the one
+/// and [`SftTrainer::restore`](super::SftTrainer::restore).
 #[derive(Debug, Clone)]
 pub(super) struct Checkpoint {
     /// What is trained, by the parameters' names; f32.
     pub(super) weights: BTreeMap<String, Tensor>,
     /// AdamW's moments by PyTorch's names, as `exp_avg.model.layers.0.…`; f32.
     pub(super) moments: BTreeMap<String, Tensor>,
-    /// Where the run stands beyond its step count, which `state` has.
-    pub(super) counters: Counters,
-    /// Which run it is.
-    pub(super) identity: RunIdentity,
-    /// What HF's Trainer keeps: steps, epochs, the log.
-    pub(super) state: TrainerState,
+    /// Where the run stands, and which it is.
+    pub(super) rest: Rest,
 }
 
 impl Checkpoint {
-    /// Writes the files of a checkpoint into the folder `dir`.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if they cannot be written.
-    pub(super) fn save(&self, dir: &Path, format: &WeightsFormat) -> Result<()> {
-        // Two large files, side by side: each waits for its own bytes to be on the disk.
-        let (weights, moments) = rayon::join(
-            || format.save(dir, &self.weights),
-            || write_safetensors(dir.join(OPTIMIZER_FILE), &self.moments, None),
-        );
-        weights.and(moments)?;
-        let training = TrainingState {
-            global_step: self.state.global_step,
-            counters: self.counters.clone(),
-            identity: self.identity.clone(),
-        };
-        training.save(dir)?;
-        self.state.save(dir.join(TRAINER_STATE_FILE))
-    }
-
-    /// Reads them back, tensors on the CPU.
+    /// Reads the files of a checkpoint in the folder `dir`, tensors on the CPU.
     ///
     /// # Errors
     /// [`Error::Training`] or [`Error::Model`] that names the file which is missing, damaged or of another
@@ -91,7 +66,7 @@ impl Checkpoint {
         let moments = read_safetensors(&dir.join(OPTIMIZER_FILE))?;
         let weights = format.load(dir)?;
         let TrainingState { counters, identity, .. } = training;
-        Ok(Self { weights, moments, counters, identity, state })
+        Ok(Self { weights, moments, rest: Rest { counters, identity, state } })
     }
 
     /// Takes the moment `name` out, which must have the shape `dims`.

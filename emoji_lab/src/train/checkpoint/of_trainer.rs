@@ -5,8 +5,8 @@ use std::path::Path;
 
 use candle_core::Tensor;
 
-use super::Checkpoint;
 use super::weights::WeightsFormat;
+use super::{Checkpoint, Rest};
 use crate::error::Result;
 use crate::lora::Adapter;
 use crate::train::layout::{Buffer, Slot};
@@ -23,22 +23,20 @@ fn moment_name(moment: &str, slot: &Slot) -> String {
 }
 
 impl SftTrainer {
-    /// The run as it stands. Its tensors are good until the next step only: on a CPU they are views into
-    /// the memory that is being trained.
-    pub(in crate::train) fn checkpoint(&mut self) -> Result<Checkpoint> {
+    /// AdamW's moments; good until the next step only: on a CPU they are views into the memory that is being trained.
+    pub(in crate::train) fn moments(&self) -> Result<BTreeMap<String, Tensor>> {
         let mut moments = BTreeMap::new();
-        for slot in self.finetune.slots() {
-            for (moment, buffer) in MOMENTS {
-                moments.insert(moment_name(moment, slot), self.finetune.peek(buffer, slot)?);
-            }
+        for (moment, buffer) in MOMENTS {
+            let names = self.finetune.slots().iter().map(|slot| moment_name(moment, slot));
+            moments.extend(names.zip(self.finetune.peek_all(buffer)?));
         }
-        Ok(Checkpoint {
-            weights: self.weights()?,
-            moments,
-            counters: self.counters.clone(),
-            identity: self.identity()?.clone(),
-            state: self.state.clone(),
-        })
+        Ok(moments)
+    }
+
+    /// Where the run stands, and which it is.
+    pub(in crate::train) fn rest(&mut self) -> Result<Rest> {
+        let identity = self.identity()?.clone();
+        Ok(Rest { counters: self.counters.clone(), identity, state: self.state.clone() })
     }
 
     /// Goes on from `checkpoint`, which is of this run.
@@ -52,7 +50,7 @@ impl SftTrainer {
                 self.finetune.write(buffer, &slot, &tensor)?;
             }
         }
-        let Checkpoint { counters, state, .. } = checkpoint;
+        let Rest { counters, state, .. } = checkpoint.rest;
         self.finetune.set_progress(state.global_step, counters.passes);
         self.counters = counters;
         // How long the run is, is this trainer's to say.
@@ -70,21 +68,18 @@ impl SftTrainer {
             config: self.finetune.config().clone(),
             lora: self.lora.clone(),
             base: self.base.origin.clone(),
-            tokenizer: self.base.tokenizer.clone(),
+            tokenizer: self.tokenizer.clone(),
             generation_config: self.base.generation_config.clone(),
         }
     }
 
     /// What is trained; good until the next step only.
-    fn weights(&self) -> Result<BTreeMap<String, Tensor>> {
-        self.weights_as(&|slot| self.finetune.peek(Buffer::Values, slot))
-    }
-
-    fn weights_as(&self, value: &dyn Fn(&Slot) -> Result<Tensor>) -> Result<BTreeMap<String, Tensor>> {
+    pub(in crate::train) fn weights(&self) -> Result<BTreeMap<String, Tensor>> {
         if self.off {
             return Err(off());
         }
-        self.finetune.slots().iter().map(|slot| Ok((slot.name.clone(), value(slot)?))).collect()
+        let names = self.finetune.slots().iter().map(|slot| slot.name.clone());
+        Ok(names.zip(self.finetune.peek_all(Buffer::Values)?).collect())
     }
 
     pub(in crate::train) fn put_weights(&mut self, weights: &BTreeMap<String, Tensor>) -> Result<()> {
@@ -100,7 +95,9 @@ impl SftTrainer {
             return Err(off());
         }
         let Some(lora) = &self.lora else { return Ok(None) };
-        let weights = self.weights_as(&|slot| self.finetune.value(slot))?;
+        let slots = self.finetune.slots().iter();
+        let weights =
+            slots.map(|slot| Ok((slot.name.clone(), self.finetune.value(slot)?))).collect::<Result<_>>()?;
         Ok(Some(self.weights_format().adapter(lora, weights)?))
     }
 

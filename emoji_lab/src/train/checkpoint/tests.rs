@@ -2,6 +2,7 @@ use std::fs;
 
 use candle_core::Device;
 
+use super::writing::Parts;
 use super::*;
 use crate::data::{format_chat, load_dataset};
 use crate::lora::LoraConfig;
@@ -42,13 +43,14 @@ fn bits(tensors: &BTreeMap<String, Tensor>) -> Vec<(&String, &[usize], Vec<u32>)
 
 /// Field by field; another field that is added must be compared here too.
 fn assert_same(one: &Checkpoint, other: &Checkpoint, label: &str) {
-    let Checkpoint { weights, moments, counters, identity, state } = one;
+    let Checkpoint { weights, moments, rest: Rest { counters, identity, state } } = one;
+    let there = &other.rest;
     assert!(bits(weights) == bits(&other.weights), "{label}: weights");
     assert!(bits(moments) == bits(&other.moments), "{label}: moments");
     // As text a float has its bits, the sign of a zero among them.
-    assert_eq!(format!("{counters:?}"), format!("{:?}", other.counters), "{label}");
-    assert_eq!(identity, &other.identity, "{label}");
-    assert_eq!(format!("{state:?}"), format!("{:?}", other.state), "{label}");
+    assert_eq!(format!("{counters:?}"), format!("{:?}", there.counters), "{label}");
+    assert_eq!(identity, &there.identity, "{label}");
+    assert_eq!(format!("{state:?}"), format!("{:?}", there.state), "{label}");
 }
 
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -94,22 +96,61 @@ fn what_is_saved_is_loaded_and_what_is_loaded_is_saved() {
     }
 }
 
+impl SftTrainer {
+    fn checkpoint(&mut self) -> Result<Checkpoint> {
+        Ok(Checkpoint { weights: self.weights()?, moments: self.moments()?, rest: self.rest()? })
+    }
+}
+
+impl Checkpoint {
+    fn save(&self, dir: &Path, format: &WeightsFormat) -> Result<()> {
+        let Self { weights, moments, rest } = self.clone();
+        let (giver, parts) = Parts::new();
+        giver.moments.send(moments).unwrap();
+        giver.weights.send(weights).unwrap();
+        giver.rest.send(rest).unwrap();
+        parts.save(dir, format).map(|_| ())
+    }
+}
+
+#[test]
+fn one_that_is_given_up_leaves_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let run = trainer(root.path(), &QuantConfig::none(), Some(&small_lora()));
+    let output_dir = root.path().join("out");
+    fs::create_dir(&output_dir).unwrap();
+    let to_write = ToWrite {
+        step: 7,
+        format: run.weights_format(),
+        output_dir: output_dir.clone(),
+        save_total_limit: None,
+    };
+    let writing = Writing::begin(to_write);
+    assert!(writing.waits_for_rest(7) && !writing.waits_for_rest(8));
+    writing.give_moments(run.moments().unwrap());
+    writing.give_weights(run.weights().unwrap());
+    assert!(writing.finish().unwrap().is_none());
+    assert_eq!(fs::read_dir(&output_dir).unwrap().count(), 0);
+}
+
 /// A checkpoint with numbers that a careless format loses.
 fn odd(run: &mut SftTrainer) -> Checkpoint {
     let values = [f32::MIN_POSITIVE / 8.0, -0.0, 0.1, f32::MAX];
     let tensor = |dims: &[usize]| Tensor::from_slice(&values, dims, &Device::Cpu).unwrap();
+    let checkpoint = run.checkpoint().unwrap();
+    let counters = Counters {
+        passes: u64::MAX - 1,
+        loss_since_log: 6.255_003_452_301_025 + 1e-15,
+        loss_total: f64::MIN_POSITIVE / 8.0,
+        grad_norm: -0.0,
+        ..Counters::default()
+    };
     Checkpoint {
         moments: [("exp_avg.b", tensor(&[4])), ("exp_avg.a", tensor(&[2, 2]))]
             .map(|(name, tensor)| (name.to_string(), tensor))
             .into(),
-        counters: Counters {
-            passes: u64::MAX - 1,
-            loss_since_log: 6.255_003_452_301_025 + 1e-15,
-            loss_total: f64::MIN_POSITIVE / 8.0,
-            grad_norm: -0.0,
-            ..Counters::default()
-        },
-        ..run.checkpoint().unwrap()
+        rest: Rest { counters, ..checkpoint.rest },
+        ..checkpoint
     }
 }
 
@@ -130,7 +171,10 @@ fn every_bit_comes_back() {
     // Where the run stands is read without the tensors.
     fs::remove_file(dir.join(OPTIMIZER_FILE)).unwrap();
     let there = TrainingState::load(&dir).unwrap();
-    assert_eq!((there.global_step, there.counters, there.identity), (0, saved.counters, saved.identity));
+    assert_eq!(
+        (there.global_step, there.counters, there.identity),
+        (0, saved.rest.counters, saved.rest.identity)
+    );
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! What a run trains, on disk and back: PEFT's adapter, or a whole model where there is no LoRA.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Tensor};
 use serde_json::Value;
@@ -9,7 +11,9 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::files::write_into_dir;
 use crate::lora::{Adapter, AdapterConfig, CONFIG_FILE, LoraConfig};
-use crate::model::{EMBED_TOKENS, Gemma3Config, LM_HEAD, Tokenizer, Weights, save_pretrained_folder};
+use crate::model::{
+    EMBED_TOKENS, Gemma3Config, LM_HEAD, Tokenizer, TokenizerFiles, Weights, save_pretrained_folder,
+};
 
 /// How the folders of a run hold what it trains, and what other programs find beside it there. It is the
 /// same for every checkpoint of the run.
@@ -21,8 +25,40 @@ pub(in crate::train) struct WeightsFormat {
     pub(in crate::train) lora: Option<LoraConfig>,
     /// The base model's name.
     pub(in crate::train) base: String,
-    pub(in crate::train) tokenizer: Tokenizer,
+    pub(in crate::train) tokenizer: SharedTokenizer,
     pub(in crate::train) generation_config: Value,
+}
+
+/// A tokenizer whose files are made once for all folders of a run. Clones share them.
+#[derive(Clone)]
+pub(in crate::train) struct SharedTokenizer {
+    tokenizer: Tokenizer,
+    files: Arc<Mutex<Option<TokenizerFiles>>>,
+}
+
+impl SharedTokenizer {
+    pub(in crate::train) fn new(tokenizer: Tokenizer) -> Self {
+        Self { tokenizer, files: Arc::default() }
+    }
+
+    /// Makes the files, if they are not there yet.
+    pub(in crate::train) fn make(&self) -> Result<()> {
+        self.with_files(|_| Ok(()))
+    }
+
+    fn with_files(&self, f: impl FnOnce(&TokenizerFiles) -> Result<()>) -> Result<()> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*files {
+            Some(files) => f(files),
+            None => f(files.insert(self.tokenizer.files()?)),
+        }
+    }
+}
+
+impl fmt::Debug for SharedTokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.tokenizer.fmt(f)
+    }
 }
 
 impl WeightsFormat {
@@ -32,15 +68,19 @@ impl WeightsFormat {
             Some(lora) => {
                 let adapter = self.adapter(lora, weights.clone())?;
                 write_into_dir(dir, CONFIG_FILE, |stage| {
-                    adapter.write_files(stage)?;
-                    self.tokenizer.write_files(stage)
+                    // Beside the tensors, which wait for the disk.
+                    let (tensors, tokenizer) = rayon::join(
+                        || adapter.write_files(stage),
+                        || self.tokenizer.with_files(|files| files.write(stage)),
+                    );
+                    tensors.and(tokenizer)
                 })
             }
             None => save_pretrained_folder(
                 dir,
                 &self.config,
                 weights,
-                &self.tokenizer,
+                &self.tokenizer.tokenizer,
                 &self.generation_config,
                 DType::F32,
             ),

@@ -270,6 +270,11 @@ impl Engine for Ranks {
         self.first(Box::new(move |rank| rank.peek(buffer, &slot)))
     }
 
+    fn peek_all(&self, buffer: Buffer, slots: &[Slot]) -> Result<Vec<Tensor>> {
+        let slots = slots.to_vec();
+        self.first(Box::new(move |rank| rank.peek_all(buffer, &slots)))
+    }
+
     fn write(&mut self, buffer: Buffer, slot: &Slot, values: &Tensor) -> Result<()> {
         self.each(|_| {
             let (slot, values) = (slot.clone(), values.clone());
