@@ -165,17 +165,23 @@ impl Writing {
 
     /// Gives AdamW's moments. What became of the thread is told by [`finish`](Self::finish).
     pub(in crate::train) fn give_moments(&self, moments: Tensors) {
-        let _ = self.giver.as_ref().map(|giver| giver.moments.send(moments));
+        if let Some(giver) = &self.giver {
+            let _ = giver.moments.send(moments);
+        }
     }
 
     /// Gives what is trained.
     pub(in crate::train) fn give_weights(&self, weights: Tensors) {
-        let _ = self.giver.as_ref().map(|giver| giver.weights.send(weights));
+        if let Some(giver) = &self.giver {
+            let _ = giver.weights.send(weights);
+        }
     }
 
     /// Gives the rest.
     pub(in crate::train) fn give_rest(&mut self, rest: Rest) {
-        let _ = self.giver.take().map(|giver| giver.rest.send(rest));
+        if let Some(giver) = self.giver.take() {
+            let _ = giver.rest.send(rest);
+        }
     }
 
     /// Waits for it to be on the disk; one whose parts were not all given leaves nothing, and is `None`.
