@@ -44,19 +44,12 @@ LEVELS = {
     "tracing-appender sysinfo statrs typed-path chrono time url idna icu_normalizer icu_properties icu_locale_core "
     "encoding_rs raw-cpuid globset plotters tokio tar futures-util http rustix base64",
 }
-# An edit changes few of many small parts of the crate, and few of those have taken functions from them; the compiler keeps
-# what it made of the others. Of evcxr's 16 parts it made nearly all anew. docs/start-up.md has these seconds, too.
-PARTS = {"emoji_lab": 256}
-
-
-def profile(name, level):
-    """What cargo shall know of the crate `name`."""
-    parts = f"codegen-units = {PARTS[name]}\n" if name in PARTS else ""
-    return f"[profile.dev.package.{name}]\nopt-level = {level}\n{parts}debug-assertions = false\noverflow-checks = false\n"
-
-
-CARGO_CONFIG = "# Written by emoji_lab's launch_kernel.py.\n" + "".join(
-    profile(name, level) for level, names in LEVELS.items() for name in names.split()
+CARGO_CONFIG = """\
+# Written by emoji_lab's launch_kernel.py.
+""" + "".join(
+    f"[profile.dev.package.{name}]\nopt-level = {level}\ndebug-assertions = false\noverflow-checks = false\n"
+    for level, names in LEVELS.items()
+    for name in names.split()
 )
 LINKED = 100_000  # Bytes from which on a file of a build is a library, an object or a program, and linked.
 
