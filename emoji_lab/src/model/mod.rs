@@ -60,6 +60,7 @@ pub use parameters::{EMBED_TOKENS, LM_HEAD, LinearName, NormName, Parameter, ten
 pub use pretrained::{Pretrained, open_pretrained, pretrained_from_bytes};
 pub(crate) use safetensors::{read_safetensors, safetensors_len};
 pub use safetensors::{tensors_from_bytes, write_safetensors};
+pub(crate) use save::save_folder;
 pub use save::{gemma_generation_config, save_pretrained_folder};
 pub use tokenizer::Tokenizer;
 pub(crate) use tokenizer::TokenizerFiles;

@@ -34,7 +34,22 @@ pub fn save_pretrained_folder(
     generation_config: &Value,
     dtype: DType,
 ) -> Result<()> {
-    let dir = dir.as_ref();
+    let write_tokenizer = |stage: &Path| tokenizer.write_files(stage);
+    save_folder(dir.as_ref(), config, tensors, write_tokenizer, generation_config, dtype)
+}
+
+/// [`save_pretrained_folder`], with what writes the tokenizer's files into the folder that it is given.
+///
+/// # Errors
+/// As [`save_pretrained_folder`].
+pub(crate) fn save_folder(
+    dir: &Path,
+    config: &Gemma3Config,
+    tensors: &BTreeMap<String, Tensor>,
+    write_tokenizer: impl FnOnce(&Path) -> Result<()> + Send,
+    generation_config: &Value,
+    dtype: DType,
+) -> Result<()> {
     let dtype_name = match dtype {
         DType::F32 => "float32",
         DType::BF16 => "bfloat16",
@@ -68,7 +83,7 @@ pub fn save_pretrained_folder(
         write_json(&stage.join("generation_config.json"), generation_config)?;
         // Beside the tensors, which wait for the disk.
         let (tokenizer, tensors) = rayon::join(
-            || tokenizer.write_files(stage),
+            || write_tokenizer(stage),
             || write_safetensors(stage.join("model.safetensors"), &chosen, Some(dtype)),
         );
         tokenizer.and(tensors)

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::checkpoint::{Checkpoint, CheckpointDir, ToWrite, TrainingState, Writing, last_part};
+use super::checkpoint::{Checkpoint, CheckpointDir, ToWrite, TrainingState, Writing, died, last_part};
 use super::config::Strategy;
 use super::identity::RunIdentity;
 use super::output::TrainOutput;
@@ -54,10 +54,15 @@ impl SftTrainer {
         self.train()
     }
 
-    /// Begins what the first checkpoint waits for otherwise: a GPU leaves the host time for it, a CPU's steps do not.
+    /// Whether checkpoints are written beside the steps: a GPU leaves the host time for it, a CPU's steps do not.
+    fn saves_beside(&self) -> bool {
+        self.base.gemma.device().is_cuda()
+    }
+
+    /// Begins what the first checkpoint waits for otherwise, where the host has time for it.
     pub(super) fn prepare_checkpoints(&mut self) {
         let saves = self.args.save_strategy != Strategy::No;
-        if !saves || self.knows_base || self.reading_base.is_some() || !self.base.gemma.device().is_cuda() {
+        if !saves || self.knows_base || self.reading_base.is_some() || !self.saves_beside() {
             return;
         }
         let (mut identity, base) = (self.identity.clone(), self.base.clone());
@@ -75,10 +80,7 @@ impl SftTrainer {
             match self.reading_base.take() {
                 None => self.identity.add_base(&self.base)?,
                 Some(reading) => {
-                    self.identity = reading.join().unwrap_or_else(|_| {
-                        let problem = "the thread that reads the base model died";
-                        Err(Error::training(problem, "This is a fault of emoji_lab"))
-                    })?;
+                    self.identity = reading.join().unwrap_or_else(|_| Err(died("reads the base model")))?;
                 }
             }
             self.knows_base = true;
@@ -217,7 +219,7 @@ impl SftTrainer {
     /// On a GPU, copies what the last step left, and begins to write it beside what is done before the checkpoint is
     /// complete.
     pub(super) fn begin_saving_beside(&mut self) -> Result<()> {
-        if self.base.gemma.device().is_cuda() { self.begin_saving() } else { Ok(()) }
+        if self.saves_beside() { self.begin_saving() } else { Ok(()) }
     }
 
     /// Begins to write the checkpoint of the last step, if that has not begun.
@@ -253,7 +255,7 @@ impl SftTrainer {
         if let Some(writing) = &mut self.writing {
             writing.give_rest(rest);
         }
-        if self.base.gemma.device().is_cuda() { Ok(()) } else { self.finish_writing() }
+        if self.saves_beside() { Ok(()) } else { self.finish_writing() }
     }
 
     /// Waits for the checkpoint that is being written, if one is; one that was not completed is given up.

@@ -66,7 +66,7 @@ fn write_rows(path: &Path, dataset: &ChatDataset) -> Result<()> {
     std::fs::write(path, lines).map_err(|e| Error::io(path, "writing", e))
 }
 
-/// Batches one behind the other: the tokens and their targets, how long each row is, how many rows a batch has.
+/// Batches concatenated: the tokens and their targets, how long each row is, how many rows a batch has.
 fn pack(tensors: &mut BTreeMap<String, Tensor>, name: &str, batches: &[Batch]) -> Result<()> {
     let ids = batches.iter().flat_map(|b| &b.tokens.ids).map(|&id| i64::from(id)).collect();
     let targets = batches.iter().flat_map(|b| &b.targets).copied().collect();

@@ -18,7 +18,7 @@ pub(super) use training_state::{Counters, TrainingState};
 use training_state::{TRAINING_STATE_FILE, needed};
 pub(super) use weights::SharedTokenizer;
 use weights::WeightsFormat;
-pub(super) use writing::{Rest, ToWrite, Writing};
+pub(super) use writing::{Rest, ToWrite, Writing, died};
 
 use super::trainer_state::{TRAINER_CONTROL, TRAINER_STATE_FILE, TrainerState};
 use crate::error::{Error, Result};

@@ -11,9 +11,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::files::write_into_dir;
 use crate::lora::{Adapter, AdapterConfig, CONFIG_FILE, LoraConfig};
-use crate::model::{
-    EMBED_TOKENS, Gemma3Config, LM_HEAD, Tokenizer, TokenizerFiles, Weights, save_pretrained_folder,
-};
+use crate::model::{EMBED_TOKENS, Gemma3Config, LM_HEAD, Tokenizer, TokenizerFiles, Weights, save_folder};
 
 /// How the folders of a run hold what it trains, and what other programs find beside it there. It is the
 /// same for every checkpoint of the run.
@@ -46,6 +44,11 @@ impl SharedTokenizer {
         self.with_files(|_| Ok(()))
     }
 
+    /// Writes the files into the folder `dir`, one by one.
+    fn write(&self, dir: &Path) -> Result<()> {
+        self.with_files(|files| files.write(dir))
+    }
+
     fn with_files(&self, f: impl FnOnce(&TokenizerFiles) -> Result<()>) -> Result<()> {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         match &*files {
@@ -69,18 +72,16 @@ impl WeightsFormat {
                 let adapter = self.adapter(lora, weights.clone())?;
                 write_into_dir(dir, CONFIG_FILE, |stage| {
                     // Beside the tensors, which wait for the disk.
-                    let (tensors, tokenizer) = rayon::join(
-                        || adapter.write_files(stage),
-                        || self.tokenizer.with_files(|files| files.write(stage)),
-                    );
+                    let (tensors, tokenizer) =
+                        rayon::join(|| adapter.write_files(stage), || self.tokenizer.write(stage));
                     tensors.and(tokenizer)
                 })
             }
-            None => save_pretrained_folder(
+            None => save_folder(
                 dir,
                 &self.config,
                 weights,
-                &self.tokenizer.tokenizer,
+                |stage| self.tokenizer.write(stage),
                 &self.generation_config,
                 DType::F32,
             ),

@@ -62,8 +62,9 @@ fn come<T>(part: &Receiver<T>) -> Result<T> {
     part.recv().map_err(|_| given_up())
 }
 
-fn died() -> Error {
-    Error::training("the thread that writes checkpoints died", "This is a fault of emoji_lab")
+/// What is said of a thread that panicked, by what it does.
+pub(in crate::train) fn died(what: &str) -> Error {
+    Error::training(format!("the thread that {what} died"), "This is a fault of emoji_lab")
 }
 
 impl Parts {
@@ -85,7 +86,7 @@ impl Parts {
             let moments =
                 scope.spawn(move || write_safetensors(dir.join(OPTIMIZER_FILE), &come(&moments)?, None));
             let weights = come(&weights).and_then(|weights| format.save(dir, &weights));
-            (weights, moments.join().unwrap_or_else(|_| Err(died())))
+            (weights, moments.join().unwrap_or_else(|_| Err(died("writes checkpoints"))))
         });
         weights.and(moments)?;
         let rest = come(&rest)?;
@@ -188,7 +189,7 @@ impl Writing {
     pub(in crate::train) fn finish(self) -> Result<Option<CheckpointDir>> {
         let given_up = self.giver.is_some();
         drop(self.giver);
-        let written = self.thread.join().unwrap_or_else(|_| Err(died()));
+        let written = self.thread.join().unwrap_or_else(|_| Err(died("writes checkpoints")));
         if given_up { Ok(None) } else { written.map(Some) }
     }
 }
