@@ -53,25 +53,18 @@ mod cuda;
 pub mod data;
 pub mod device;
 pub mod display;
-pub mod error;
 pub mod evaluate;
 pub mod export;
 pub mod files;
 #[doc(hidden)]
 pub mod fuzzing;
-#[cfg(feature = "cuda")]
-pub mod gpu;
-mod host;
 pub mod hub;
 pub mod lora;
-mod memory;
 pub mod model;
-pub mod ops;
 pub mod plot;
 mod protobuf;
 mod python_json;
 pub mod quant;
-pub mod rng;
 pub mod settings;
 mod sniff;
 pub mod sweep;
@@ -82,6 +75,10 @@ pub mod tutorial;
 
 pub use candle_core::{DType, Tensor};
 pub use device::Device;
+#[cfg(feature = "cuda")]
+pub use emoji_lab_numerics::gpu;
+pub use emoji_lab_numerics::{error, ops, rng};
+pub(crate) use emoji_lab_numerics::{host, memory};
 pub use error::{Error, Result};
 
 /// What a notebook needs.

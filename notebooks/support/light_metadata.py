@@ -17,7 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Crates below emoji_lab whose types are in its interface.
+OURS = ("emoji_lab", "emoji_lab_numerics")
+# Crates below ours whose types are in their interface.
 SHOWN = ("candle-core", "serde_json")
 HERE = Path(__file__).resolve()
 # What follows in the script is kernel_cargo.sh.
@@ -32,15 +33,15 @@ def lighten(metadata):
     names = {package["id"]: package["name"] for package in metadata["packages"]}
     nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
     root = metadata["resolve"]["root"]
-    ours = {id for id, name in names.items() if name == "emoji_lab" and id != root}
+    ours = {id for id, name in names.items() if name in OURS and id != root}
     if not ours or root is None:
         return metadata
     # Crates that a cell asked for itself stay whole.
     asked = set(nodes[root]["dependencies"]) - ours
     for id in ours:
-        keep(nodes[id], lambda below: names[below] in SHOWN)
+        keep(nodes[id], lambda below: names[below] in OURS + SHOWN)
         for below in nodes[id]["dependencies"]:
-            if below not in asked:
+            if below not in asked | ours:
                 keep(nodes[below], lambda _: False)
     seen, left = set(), [root]
     while left:

@@ -69,7 +69,7 @@ def crate_of(line):
 
 def newest(crate):
     """When the crate's files were last changed."""
-    files = [crate / "Cargo.toml", crate / "build.rs", *(crate / "src").rglob("*"), *(crate / "assets").rglob("*")]
+    files = [crate / "Cargo.toml", *(file for folder in ("src", "assets", "numerics") for file in (crate / folder).rglob("*"))]
     return max(file.stat().st_mtime for file in files if file.exists())
 
 

@@ -120,20 +120,6 @@ pub(super) struct Steps {
     pub(super) in_pieces: Option<usize>,
 }
 
-impl Activations {
-    /// For up to `tokens` tokens. `training` says that there is a backward pass.
-    pub(super) fn new(gpu: &Gpu, s: &Sizes, tokens: usize, training: Option<Steps>) -> Result<Self> {
-        let row = s.vocab * gpu.size();
-        let logit_rows = match training.and_then(|steps| steps.in_pieces) {
-            Some(longest) if longest > 0 => longest,
-            _ => logit_rows(tokens, row, training.is_some()),
-        };
-        Self::poisoned(gpu, &format!("activations of {tokens} tokens"), |layout| {
-            Buffers::place(layout, s, tokens, logit_rows, training)
-        })
-    }
-}
-
 /// The distance between rows of `count` columns: aligned for products.
 pub(super) fn columns_ld(count: usize) -> usize {
     count.next_multiple_of(8)
@@ -145,6 +131,23 @@ fn rows<T: Element>(layout: &mut Layout<'_>, tokens: usize, columns: usize) -> D
 }
 
 impl Buffers {
+    /// For up to `tokens` tokens. `training` says that there is a backward pass.
+    pub(super) fn activations(
+        gpu: &Gpu,
+        s: &Sizes,
+        tokens: usize,
+        training: Option<Steps>,
+    ) -> Result<Activations> {
+        let row = s.vocab * gpu.size();
+        let logit_rows = match training.and_then(|steps| steps.in_pieces) {
+            Some(longest) if longest > 0 => longest,
+            _ => logit_rows(tokens, row, training.is_some()),
+        };
+        Placed::poisoned(gpu, &format!("activations of {tokens} tokens"), |layout| {
+            Self::place(layout, s, tokens, logit_rows, training)
+        })
+    }
+
     /// Where layer `index` writes in its backward pass.
     pub(super) fn gradients_of(&self, index: usize) -> &LayerGradients {
         &self.gradients[index % 2]

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::activations::Activations;
+use super::activations::{Activations, Buffers};
 use super::batch::Batch;
 use super::decode::Sequence;
 use super::forward::{Keep, Pass};
@@ -89,7 +89,7 @@ impl CudaGenerator {
     pub(super) fn room_for_prompts(&mut self, tokens: usize) -> Result<()> {
         if self.prompt.as_ref().is_none_or(|(_, inputs)| inputs.capacity() < tokens) {
             self.prompt = None;
-            let activations = Activations::new(&self.gpu, &self.network.sizes, tokens, None)?;
+            let activations = Buffers::activations(&self.gpu, &self.network.sizes, tokens, None)?;
             self.prompt = Some((activations, Inputs::new(&self.gpu, tokens)?));
         }
         Ok(())

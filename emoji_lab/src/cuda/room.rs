@@ -1,6 +1,6 @@
 //! Room for the longest batch: activations and inputs, and the gradient of the head where it is kept.
 
-use super::activations::{Activations, Steps};
+use super::activations::{Activations, Buffers, Steps};
 use super::finetune::CudaFinetune;
 use super::step::Inputs;
 use crate::error::{Error, Result};
@@ -72,7 +72,7 @@ impl CudaFinetune {
         let trained_rows = trained_rows.map_or(0, |rows| rows.ids.len());
         let in_pieces = in_pieces.then_some(steps);
         let training = Steps { trained_rows, in_pieces };
-        let activations = Activations::new(&self.gpu, &self.network.sizes, tokens, Some(training))?;
+        let activations = Buffers::activations(&self.gpu, &self.network.sizes, tokens, Some(training))?;
         self.network.place_gradients(&self.gpu, &activations, &self.arena, self.adapter_scale)?;
         self.room = Some(Room { activations, inputs: Inputs::new(&self.gpu, tokens)?, steps });
         Ok(())

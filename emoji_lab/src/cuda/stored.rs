@@ -130,7 +130,7 @@ impl Stored {
         };
         let size = if matches!(self, Self::F32(_)) { 4 } else { 2 };
         // Of halves, the lower ones lie behind all higher ones of the part.
-        let part = staging[0].len() / 4;
+        let part = staging[0].bytes() / 4;
         let mut values = memory::room(len);
         let event = || gpu.stream().record_event(None).map_err(|e| gpu.error(e.0));
         let mut sent: [Option<(CudaEvent, usize, usize)>; 2] = [None, None];

@@ -12,8 +12,8 @@
 
 mod compare;
 mod parameters;
-mod plain;
 mod progress;
+mod say;
 mod settings;
 mod table;
 mod text;
@@ -23,13 +23,13 @@ use std::io::Write;
 
 pub use compare::{Comparison, ComparisonRow};
 pub use parameters::{ParameterReport, ParameterRow, human_bytes};
-pub use plain::{plain, say};
 pub use progress::{Progress, human_duration};
+pub use say::{plain, say};
 pub use table::{Align, Cell, Table};
 pub use text::{display_width, escape_html, thousands};
 pub use tokens::{TokenStrip, TokenView};
 
-pub(crate) use plain::{plain_line, write_plain};
+pub(crate) use say::{plain_line, write_plain};
 pub(crate) use settings::{settings_table, settings_view, shown};
 pub(crate) use text::{epochs, nats, wrap};
 

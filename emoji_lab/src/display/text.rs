@@ -3,7 +3,7 @@
 use unicode_segmentation::UnicodeSegmentation;
 use unicode_width::UnicodeWidthStr;
 
-use super::plain::plain;
+use super::plain;
 
 /// Columns that `text` takes in a terminal: 2 for an emoji, whatever it is composed of.
 pub fn display_width(text: &str) -> usize {

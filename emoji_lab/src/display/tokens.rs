@@ -1,6 +1,6 @@
 //! The tokens of one formatted example, and which of them the loss counts.
 
-use super::plain::plain;
+use super::plain;
 use super::text::{display_width, escape_html, thousands};
 
 /// One token of a [`TokenStrip`].

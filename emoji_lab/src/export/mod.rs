@@ -17,7 +17,6 @@ mod gguf_type;
 mod metadata;
 mod ollama;
 mod onnx;
-mod quantize;
 mod report;
 mod source;
 mod tensors;

@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 
 use super::gguf_type::GgufType;
-use super::quantize::{largest, largest_of, write_values};
 use super::source::{Source, no_numbers, parameters};
 use crate::error::{Error, Result};
 use crate::model::gguf::{Kind, Out};
 use crate::model::{Gemma3, Parameter};
+use crate::quant::quantize::{largest, largest_of, write_values};
 
 /// Tensors begin at multiples of this in the file; what a GGUF has without `general.alignment`.
 pub(super) const ALIGNMENT: u64 = 32;

@@ -5,10 +5,10 @@ use std::io::{self, Write};
 use super::blocks::{BLOCK, Blocks, eight_bits, four_bits};
 use super::proto::{self, Kind};
 use crate::error::Result;
-use crate::export::quantize::{largest, write_values};
 use crate::export::source::{Source, no_numbers};
 use crate::model::gguf;
 use crate::protobuf::Message;
+use crate::quant::quantize::{largest, write_values};
 
 /// Tensors begin at multiples of this, so that a runtime can map them into memory.
 const ALIGNMENT: u64 = 4096;

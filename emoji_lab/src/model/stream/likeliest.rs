@@ -1,6 +1,6 @@
 //! The likeliest of some tokens.
 
-use crate::ops::math::wide;
+use crate::ops::math::largest;
 
 /// The likeliest of some tokens, the lowest of equals.
 #[derive(Debug, Clone, Copy)]
@@ -21,23 +21,5 @@ impl Likeliest {
     /// The likelier of these, and of equals the first.
     pub(super) fn or(self, next: Self) -> Self {
         if next.logit > self.logit { next } else { self }
-    }
-}
-
-wide! {
-    /// The place of the first of the largest, and what it is.
-    fn largest(logits: &[f32]) -> (Option<usize>, f32) {
-        let mut best = (None, f32::NEG_INFINITY);
-        // Most pieces of 64 hold no larger one, which the compiler finds out with vectors.
-        for (piece, logits) in logits.chunks(64).enumerate() {
-            if logits.iter().fold(false, |any, logit| any | (*logit > best.1)) {
-                for (i, logit) in logits.iter().enumerate() {
-                    if *logit > best.1 {
-                        best = (Some(piece * 64 + i), *logit);
-                    }
-                }
-            }
-        }
-        best
     }
 }
