@@ -3,7 +3,7 @@
 #
 #   tools/install-cuda-toolkit.sh [FOLDER]     default: ~/.cache/emoji_lab/cuda
 #
-# It comes from NVIDIA's wheels on PyPI, about 100 MB to fetch. `emoji_lab/build.rs` finds it in the
+# It comes from NVIDIA's wheels on PyPI, about 100 MB to fetch. `emoji_lab/numerics/build.rs` finds it in the
 # default folder; elsewhere say CUDA_HOME=FOLDER/nvidia/cu13. What *runs* the build brings its own
 # driver and cuBLAS.
 set -euo pipefail

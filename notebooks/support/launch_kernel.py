@@ -31,32 +31,30 @@ import light_metadata
 # evcxr builds dependencies with opt-level 2, debug assertions and overflow checks. Most of a cold
 # start is optimising what computes nothing, so each crate that takes seconds has a level here:
 # 3 for the arithmetic, 2 for the tokenizer; 1 where a loop over a vocabulary, a dataset or a file
-# runs, but the arithmetic is elsewhere; 0 for what waits for the network, runs once or only says what is to be
-# computed, as a notebook's steps do. Those not named, and the cells, are built as evcxr says. Names and not "*": cargo
+# runs, but the arithmetic is elsewhere, as in a notebook's steps; 0 for what waits for the network or runs once. Those not named, and the cells, are built as evcxr says. Names and not "*": cargo
 # would take that for build scripts and procedural macros too, which it leaves unoptimised. docs/start-up.md has the seconds.
 LEVELS = {
     3: "emoji_lab_numerics gemm gemm-common gemm-f32 pulp",
     2: "tokenizers",
-    1: "candle-core candle-nn gemm-f16 minijinja minijinja-contrib xet-core-structures xet-data zip "
+    1: "emoji_lab candle-core candle-nn gemm-f16 minijinja minijinja-contrib xet-core-structures xet-data zip "
     "regex-automata regex-syntax aho-corasick fancy-regex safetensors serde_json rayon-core crc-fast nom",
-    0: "emoji_lab candle-transformers hf-hub hf-xet xet-client xet-runtime redb reqwest reqwest-middleware h2 hyper hyper-util hyper-rustls rustls "
+    0: "candle-transformers hf-hub hf-xet xet-client xet-runtime redb reqwest reqwest-middleware h2 hyper hyper-util hyper-rustls rustls "
     "rustls-webpki tokio-rustls aws-lc-rs aws-lc-sys gemm-c32 gemm-c64 gemm-f64 serde_yaml_ng unsafe-libyaml tracing-subscriber "
     "tracing-appender sysinfo statrs typed-path chrono time url idna icu_normalizer icu_properties icu_locale_core "
     "encoding_rs raw-cpuid globset plotters tokio tar futures-util http rustix base64",
 }
-# So that each loop has what it calls beside it, and needs no second look (ThinLTO) among the parts of its crate.
-ONE_PART = {"emoji_lab_numerics": "codegen-units = 1\n"}
+# The arithmetic in one part, so that each loop has what it calls beside it and needs no second look (ThinLTO) among the
+# parts of its crate; the steps in many, of which an edit compiles few.
+PARTS = {"emoji_lab_numerics": "codegen-units = 1\n", "emoji_lab": "codegen-units = 64\n"}
 CARGO_CONFIG = """\
 # Written by emoji_lab's launch_kernel.py.
 """ + "".join(
-    f"[profile.dev.package.{name}]\nopt-level = {level}\ndebug-assertions = false\noverflow-checks = false\n{ONE_PART.get(name, '')}"
+    f"[profile.dev.package.{name}]\nopt-level = {level}\ndebug-assertions = false\noverflow-checks = false\n{PARTS.get(name, '')}"
     for level, names in LEVELS.items()
     for name in names.split()
 ) + """\
 [profile.dev]
 lto = "off"
-# What speeds up the next edit of the crate takes 200 MB and more; without it that edit takes a quarter of a minute.
-incremental = false
 """
 LINKED = 100_000  # Bytes from which on a file of a build is a library, an object or a program, and linked.
 
