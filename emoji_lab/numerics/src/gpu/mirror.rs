@@ -1,6 +1,6 @@
 //! Structs that CUDA has as well: what a kernel takes, and what lies in device memory.
 //!
-//! Rust asserts size and offsets by [`mirrored!`], CUDA by `MIRRORED` (`ops/common.cuh`), each when it is
+//! Rust asserts size and offsets by `mirrored!`, CUDA by `MIRRORED` (`ops/common.cuh`), each when it is
 //! compiled. The test below holds the two lists against each other, and every kernel's name against the
 //! struct it takes.
 

@@ -2,8 +2,8 @@
 //!
 //! One folder an op: `mod.rs` says what it computes (shapes, formula, source), `cpu.rs` is the
 //! reference, `kernel.cu` and `cuda.rs` are its kernels and their launches on a GPU, where some take
-//! in what stands beside them (`crate::cuda` puts them together). Nothing here is tracked by candle's autograd: every op
-//! returns what its backward needs, and [`crate::model::Gemma3`] calls the backwards itself, in
+//! in what stands beside them (`emoji_lab::cuda` puts them together). Nothing here is tracked by candle's autograd: every op
+//! returns what its backward needs, and `emoji_lab::model::Gemma3` calls the backwards itself, in
 //! reverse order. That way no gradient can be dropped in silence (candle's fused ops do), no
 //! gradient is allocated twice, and weight gradients are added straight into the trainer's arena.
 //!

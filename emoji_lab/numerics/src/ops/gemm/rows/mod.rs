@@ -154,7 +154,7 @@ pub(crate) fn row_products(out: &mut [f32], accumulate: bool, alpha: f32, x: &[f
     products(out, accumulate, alpha, x, Matrix::Dense(w), k);
 }
 
-/// [`row_products`] with a weight as it is stored.
+/// `row_products` with a weight as it is stored.
 pub fn products(out: &mut [f32], accumulate: bool, alpha: f32, x: &[f32], w: Matrix<'_>, k: usize) {
     if out.is_empty() {
         return;
