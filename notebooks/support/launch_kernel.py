@@ -31,9 +31,9 @@ import light_metadata
 # evcxr builds dependencies with opt-level 2, debug assertions and overflow checks. Most of a cold
 # start is optimising what computes nothing, so each crate that takes seconds has a level here:
 # 3 for the arithmetic, 2 for the tokenizer; 1 where a loop over a vocabulary, a dataset or a file
-# runs, but the arithmetic is elsewhere, as in a notebook's steps; 0 for what waits for the network or runs once. Those not
-# named, and the cells, are built as evcxr says. Names and not "*": cargo
-# would take that for build scripts and procedural macros too, which it leaves unoptimised. docs/start-up.md has the seconds.
+# runs, but the arithmetic is elsewhere, as in a notebook's steps; 0 for what waits for the network or
+# runs once. Those not named, and the cells, are built as evcxr says. Names and not "*": cargo would take
+# that for build scripts and procedural macros too, which it leaves unoptimised. docs/start-up.md has the seconds.
 LEVELS = {
     3: "emoji_lab_numerics gemm gemm-common gemm-f32 pulp",
     2: "tokenizers",

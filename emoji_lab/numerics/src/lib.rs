@@ -3,7 +3,6 @@
 //! A crate of its own for the compiler's sake: it is compiled in one part, so that every loop has what it calls
 //! beside it, and an edit of a notebook's step does not compile it again. Use it by way of `emoji_lab`, whose
 //! modules [`ops`], [`rng`], [`error`] and (with a GPU) `gpu` these are.
-#![deny(missing_docs)]
 
 pub mod error;
 #[cfg(feature = "cuda")]

@@ -22,14 +22,16 @@ mod tokens;
 use std::io::Write;
 
 pub use compare::{Comparison, ComparisonRow};
+pub use emoji_lab_numerics::plain::plain;
 pub use parameters::{ParameterReport, ParameterRow, human_bytes};
 pub use progress::{Progress, human_duration};
-pub use say::{plain, say};
+pub use say::say;
 pub use table::{Align, Cell, Table};
 pub use text::{display_width, escape_html, thousands};
 pub use tokens::{TokenStrip, TokenView};
 
-pub(crate) use say::{plain_line, write_plain};
+pub(crate) use emoji_lab_numerics::plain::plain_line;
+pub(crate) use say::write_plain;
 pub(crate) use settings::{settings_table, settings_view, shown};
 pub(crate) use text::{epochs, nats, wrap};
 

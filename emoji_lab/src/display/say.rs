@@ -3,8 +3,7 @@
 use std::fmt::{self, Display};
 use std::io::Write;
 
-pub use emoji_lab_numerics::plain::plain;
-pub(crate) use emoji_lab_numerics::plain::plain_line;
+use super::plain;
 
 /// For a `Display`: writes what `text` writes, made [`plain`].
 pub fn write_plain(

@@ -3,7 +3,7 @@
 use candle_core::{Device, Result, Shape, Tensor};
 
 /// Seeded values in about ±1.
-pub fn random(seed: u64, shape: impl Into<Shape>) -> Result<Tensor> {
+pub(crate) fn random(seed: u64, shape: impl Into<Shape>) -> Result<Tensor> {
     let shape = shape.into();
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let values = (0..shape.elem_count())
@@ -18,19 +18,24 @@ pub fn random(seed: u64, shape: impl Into<Shape>) -> Result<Tensor> {
 }
 
 /// One input's gradient, to be compared.
-pub struct Check<'a> {
+pub(crate) struct Check<'a> {
     name: &'a str,
     /// Largest allowed norm of the difference, as a share of the norm of the gradient.
     tolerance: f64,
 }
 
 impl<'a> Check<'a> {
-    pub fn new(name: &'a str) -> Self {
+    pub(crate) fn new(name: &'a str) -> Self {
         Self { name, tolerance: 5e-3 }
     }
 
     /// Compares `gradient` with (loss(x + h) − loss(x − h)) / 2h, element by element.
-    pub fn run(&self, x: &Tensor, gradient: &Tensor, loss: impl Fn(&Tensor) -> Result<Tensor>) -> Result<()> {
+    pub(crate) fn run(
+        &self,
+        x: &Tensor,
+        gradient: &Tensor,
+        loss: impl Fn(&Tensor) -> Result<Tensor>,
+    ) -> Result<()> {
         let values = x.flatten_all()?.to_vec1::<f32>()?;
         let ours = gradient.flatten_all()?.to_vec1::<f32>()?;
         let h = 1e-2f32;

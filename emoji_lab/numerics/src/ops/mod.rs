@@ -45,8 +45,7 @@ pub mod step;
 #[doc(hidden)]
 pub mod team;
 #[cfg(all(test, feature = "cuda"))]
-#[doc(hidden)]
-pub mod testing;
+pub(crate) mod testing;
 
 #[cfg(test)]
 pub(crate) mod finite_difference;

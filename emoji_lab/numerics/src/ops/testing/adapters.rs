@@ -7,9 +7,9 @@ use crate::ops::step::Step;
 
 /// The adapters that read one activation: none to three, some of them missing, with and without
 /// dropout.
-pub struct SomeAdapters {
-    pub on_gpu: Adapters,
-    pub step: Plain<Step>,
+pub(crate) struct SomeAdapters {
+    pub(crate) on_gpu: Adapters,
+    pub(crate) step: Plain<Step>,
     /// A `[rank, width]` each, `None` for a layer without.
     a: Vec<Option<Vec<f32>>>,
     dropout: Vec<Option<Dropout>>,
@@ -21,7 +21,7 @@ pub struct SomeAdapters {
 
 impl SomeAdapters {
     /// For rows of `width`, a multiple of 8.
-    pub fn random(t: &mut OnGpu, width: usize) -> Self {
+    pub(crate) fn random(t: &mut OnGpu, width: usize) -> Self {
         let count = if t.one_in(4) { 0 } else { t.between(1, 3) };
         let rank = match t.between(0, 9) {
             0 => t.between(65, 256),
@@ -55,22 +55,22 @@ impl SomeAdapters {
     }
 
     /// How many there are, and of what rank: for messages.
-    pub fn sizes(&self) -> (usize, usize, Option<f64>) {
+    pub(crate) fn sizes(&self) -> (usize, usize, Option<f64>) {
         (self.a.len(), self.rank, self.dropout.first().and_then(|d| d.map(|d| d.p)))
     }
 
     /// Columns of u after each row.
-    pub fn tail(&self) -> usize {
+    pub(crate) fn tail(&self) -> usize {
         self.a.len() * self.padded
     }
 
     /// What a sum for u amounts to, for rows of about ±1.
-    pub fn scale(&self) -> f64 {
+    pub(crate) fn scale(&self) -> f64 {
         0.1 * (self.width as f64).sqrt()
     }
 
     /// u `[tokens, tail]` of `x` `[tokens, width]`: zeros in the padding, and where there is no adapter.
-    pub fn u(&self, x: &[f32]) -> Vec<f32> {
+    pub(crate) fn u(&self, x: &[f32]) -> Vec<f32> {
         let tokens = x.len() / self.width;
         let mut all = vec![0.0; tokens * self.tail()];
         let (w, b) = (tensor(&vec![0.0; self.width], (1, self.width)), vec![0.0; self.rank]);
@@ -89,7 +89,7 @@ impl SomeAdapters {
 
     /// What flows back to x `[tokens, width]` from `du` `[tokens, tail]`: the op's own gradient, with
     /// an identity for B.
-    pub fn back(&self, du: &[f32], tokens: usize) -> Vec<f32> {
+    pub(crate) fn back(&self, du: &[f32], tokens: usize) -> Vec<f32> {
         let (rank, width) = (self.rank, self.width);
         let mut all = vec![0.0; tokens * width];
         let identity: Vec<f32> =
@@ -112,7 +112,7 @@ impl SomeAdapters {
 }
 
 /// Rows of `width + tail` values as two matrices.
-pub fn split(rows: &[f32], width: usize, tail: usize) -> (Vec<f32>, Vec<f32>) {
+pub(crate) fn split(rows: &[f32], width: usize, tail: usize) -> (Vec<f32>, Vec<f32>) {
     let row = |r: &[f32], first: usize, count: usize| r[first..first + count].to_vec();
     let rows = || rows.chunks_exact(width + tail);
     (rows().flat_map(|r| row(r, 0, width)).collect(), rows().flat_map(|r| row(r, width, tail)).collect())

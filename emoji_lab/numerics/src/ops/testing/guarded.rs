@@ -8,7 +8,7 @@ use crate::gpu::pointer::{Compute, DevicePtr, Element};
 const BEHIND: usize = 512;
 
 /// What a matrix may be made of.
-pub trait Value: Element {
+pub(crate) trait Value: Element {
     fn kind(gpu: &Gpu) -> Kind;
 }
 
@@ -38,7 +38,7 @@ impl Value for Compute {
 
 /// What a matrix' values are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     F32,
     Bf16,
     F64,
@@ -46,7 +46,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub fn size(self) -> usize {
+    pub(crate) fn size(self) -> usize {
         match self {
             Self::Bf16 => 2,
             Self::F32 | Self::I32 => 4,
@@ -55,7 +55,7 @@ impl Kind {
     }
 
     /// `values` as bytes.
-    pub fn encode(self, values: &[f32]) -> Vec<u8> {
+    pub(crate) fn encode(self, values: &[f32]) -> Vec<u8> {
         let bytes = |v: &f32| match self {
             Self::F32 => v.to_ne_bytes().to_vec(),
             Self::Bf16 => half::bf16::from_f32(*v).to_bits().to_ne_bytes().to_vec(),
@@ -66,7 +66,7 @@ impl Kind {
     }
 
     /// The values, and the first of them that still is poison.
-    pub fn decode(self, bytes: &[u8]) -> (Vec<f32>, Option<usize>) {
+    pub(crate) fn decode(self, bytes: &[u8]) -> (Vec<f32>, Option<usize>) {
         let value = |b: &[u8]| match self {
             Self::F32 => f32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
             Self::Bf16 => half::bf16::from_bits(u16::from_ne_bytes([b[0], b[1]])).to_f32(),
@@ -79,7 +79,7 @@ impl Kind {
 }
 
 /// Rows of a matrix, NaN before, between and after them.
-pub struct Guarded<T> {
+pub(crate) struct Guarded<T> {
     gpu: Gpu,
     memory: Memory<u8>,
     /// Its first value.
@@ -113,26 +113,26 @@ impl<T: Value> Guarded<T> {
     }
 
     /// Where it begins on the GPU.
-    pub fn ptr(&self) -> DevicePtr<T> {
+    pub(crate) fn ptr(&self) -> DevicePtr<T> {
         self.first
     }
 
     /// Where column `column` of the first row is.
-    pub fn column(&self, column: usize) -> DevicePtr<T> {
+    pub(crate) fn column(&self, column: usize) -> DevicePtr<T> {
         self.first.at(&self.gpu, column)
     }
 
     /// Where row `row` is.
-    pub fn row(&self, row: usize) -> DevicePtr<T> {
+    pub(crate) fn row(&self, row: usize) -> DevicePtr<T> {
         self.first.at(&self.gpu, row * self.ld)
     }
 
     /// How far its rows are apart, as kernels take it.
-    pub fn ld(&self) -> i32 {
+    pub(crate) fn ld(&self) -> i32 {
         self.ld as i32
     }
 
-    pub fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> Kind {
         self.kind
     }
 

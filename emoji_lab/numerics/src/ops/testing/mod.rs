@@ -4,26 +4,25 @@
 //! A matrix on the GPU lies in a larger buffer of NaN bytes, at a start of its own, with rows further
 //! apart than they are wide. What is read back must be written through, and all around it untouched.
 
-#[doc(hidden)]
-pub mod adapters;
+pub(crate) mod adapters;
 mod guarded;
 
 use candle_core::{DType, Shape, Tensor};
 
 use crate::gpu::Gpu;
-pub use crate::gpu::gemm::matrix;
+pub(crate) use crate::gpu::gemm::matrix;
 use crate::gpu::gemm::{self, Matrix, Out};
 use crate::gpu::memory::Memory;
 use crate::gpu::pointer::{Compute, DevicePtr, Number};
 use crate::host;
 use crate::ops::step::{Step, StepResult};
 use crate::rng::Philox;
-pub use guarded::{Guarded, Kind, Value};
+pub(crate) use guarded::{Guarded, Kind, Value};
 
 /// How far a value may be off: a share of itself, and a share of the largest in its matrix (or of
 /// `at_least`, where sums may cancel).
 #[derive(Debug, Clone, Copy)]
-pub struct Bar {
+pub(crate) struct Bar {
     of_value: f64,
     of_largest: f64,
     at_least: f64,
@@ -31,28 +30,28 @@ pub struct Bar {
 
 impl Bar {
     /// Every bit equal.
-    pub const EXACT: Self = Self { of_value: 0.0, of_largest: 0.0, at_least: 0.0 };
+    pub(crate) const EXACT: Self = Self { of_value: 0.0, of_largest: 0.0, at_least: 0.0 };
 
     /// For values of `kind` that were computed in f32: 1e-5 of the largest, for sums go in another
     /// order; and in bf16 2^-8 of the value itself, half a unit in the last of 8 bits, for what they
     /// are compared with is not rounded.
-    pub fn of(kind: Kind) -> Self {
+    pub(crate) fn of(kind: Kind) -> Self {
         let of_value = if kind == Kind::Bf16 { 1.0 / 256.0 } else { 0.0 };
         Self { of_value, of_largest: 1e-5, at_least: 0.0 }
     }
 
     /// The largest value is taken to be no less than this: what the terms of a sum amount to.
-    pub fn at_least(self, scale: f64) -> Self {
+    pub(crate) fn at_least(self, scale: f64) -> Self {
         Self { at_least: scale, ..self }
     }
 
     /// `n` times the share of the value itself.
-    pub fn times(self, n: f64) -> Self {
+    pub(crate) fn times(self, n: f64) -> Self {
         Self { of_value: self.of_value * n, ..self }
     }
 
     /// With `share` of the largest value.
-    pub fn of_largest(self, share: f64) -> Self {
+    pub(crate) fn of_largest(self, share: f64) -> Self {
         Self { of_largest: share, ..self }
     }
 }
@@ -67,9 +66,9 @@ struct Worst {
 }
 
 /// One GPU in one type, at work on one case after the other.
-pub struct OnGpu {
-    pub gpu: Gpu,
-    pub random: Philox,
+pub(crate) struct OnGpu {
+    pub(crate) gpu: Gpu,
+    pub(crate) random: Philox,
     case: u64,
     sizes: String,
     worst: Vec<Worst>,
@@ -78,7 +77,7 @@ pub struct OnGpu {
 
 /// Runs `body` for `cases` cases on every GPU, in f32 and in bf16. All cases run before the test
 /// fails, so that one run tells what is wrong where.
-pub fn on_every_gpu(test: &str, cases: u64, body: impl Fn(&mut OnGpu)) {
+pub(crate) fn on_every_gpu(test: &str, cases: u64, body: impl Fn(&mut OnGpu)) {
     let mut failures = vec![];
     for ordinal in 0..Gpu::count().max(1) {
         let gpu = match Gpu::open(ordinal) {
@@ -127,49 +126,49 @@ pub fn on_every_gpu(test: &str, cases: u64, body: impl Fn(&mut OnGpu)) {
 
 impl OnGpu {
     /// Says what the case is about, for messages.
-    pub fn sizes(&mut self, sizes: impl std::fmt::Debug) {
+    pub(crate) fn sizes(&mut self, sizes: impl std::fmt::Debug) {
         self.sizes = format!("{sizes:?}");
     }
 
     /// Puts down that something is not as it must be.
-    pub fn fail(&mut self, problem: impl std::fmt::Display) {
+    pub(crate) fn fail(&mut self, problem: impl std::fmt::Display) {
         let line = format!("{:?}, case {}, sizes {}: {problem}", self.gpu.dtype(), self.case, self.sizes);
         self.failures.push(line);
     }
 
     /// What the kernels' typed values are.
-    pub fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> Kind {
         Compute::kind(&self.gpu)
     }
 
     /// A random size from `low` to `high`.
-    pub fn between(&mut self, low: usize, high: usize) -> usize {
+    pub(crate) fn between(&mut self, low: usize, high: usize) -> usize {
         low + self.random.below((high - low + 1) as u64) as usize
     }
 
     /// One in `n`.
-    pub fn one_in(&mut self, n: u64) -> bool {
+    pub(crate) fn one_in(&mut self, n: u64) -> bool {
         self.random.below(n) == 0
     }
 
     /// One of `options`.
-    pub fn pick<V: Copy>(&mut self, options: &[V]) -> V {
+    pub(crate) fn pick<V: Copy>(&mut self, options: &[V]) -> V {
         options[self.between(0, options.len() - 1)]
     }
 
     /// f32 values within ±`spread`.
-    pub fn values(&mut self, count: usize, spread: f32) -> Vec<f32> {
+    pub(crate) fn values(&mut self, count: usize, spread: f32) -> Vec<f32> {
         (0..count).map(|_| (self.random.next_f32() * 2.0 - 1.0) * spread).collect()
     }
 
     /// The same, rounded to the compute type.
-    pub fn rounded(&mut self, count: usize, spread: f32) -> Vec<f32> {
+    pub(crate) fn rounded(&mut self, count: usize, spread: f32) -> Vec<f32> {
         let values = self.values(count, spread);
         self.round(values)
     }
 
     /// As the compute type holds them.
-    pub fn round(&self, values: Vec<f32>) -> Vec<f32> {
+    pub(crate) fn round(&self, values: Vec<f32>) -> Vec<f32> {
         match self.gpu.bf16() {
             true => values.into_iter().map(|v| half::bf16::from_f32(v).to_f32()).collect(),
             false => values,
@@ -182,49 +181,49 @@ impl OnGpu {
     }
 
     /// A row distance for rows of `width`: at times larger, rows being aligned to 16 bytes.
-    pub fn ld(&mut self, width: usize) -> usize {
+    pub(crate) fn ld(&mut self, width: usize) -> usize {
         if self.one_in(3) { width } else { width.next_multiple_of(8) + 8 * self.between(1, 5) }
     }
 
     /// `values` in rows of `width`, `ld` apart, NaN around them.
-    pub fn put<T: Value>(&mut self, values: &[f32], width: usize, ld: usize) -> Guarded<T> {
+    pub(crate) fn put<T: Value>(&mut self, values: &[f32], width: usize, ld: usize) -> Guarded<T> {
         let start = self.start();
         Guarded::with_values(&self.gpu, start, values, (values.len() / width.max(1), width, ld))
     }
 
     /// `values` without gaps.
-    pub fn put_f32(&mut self, values: &[f32]) -> Guarded<f32> {
+    pub(crate) fn put_f32(&mut self, values: &[f32]) -> Guarded<f32> {
         self.put(values, values.len(), values.len())
     }
 
     /// `values` without gaps, in the compute type.
-    pub fn put_typed(&mut self, values: &[f32]) -> Guarded<Compute> {
+    pub(crate) fn put_typed(&mut self, values: &[f32]) -> Guarded<Compute> {
         self.put(values, values.len(), values.len())
     }
 
     /// `rows` of `width`, `ld` apart, nothing but NaN.
-    pub fn room<T: Value>(&mut self, rows: usize, width: usize, ld: usize) -> Guarded<T> {
+    pub(crate) fn room<T: Value>(&mut self, rows: usize, width: usize, ld: usize) -> Guarded<T> {
         let start = self.start();
         Guarded::poisoned(&self.gpu, start, (rows, width, ld))
     }
 
     /// Numbers that are only read, of any plain type.
-    pub fn plain<V: crate::gpu::pointer::Plain>(&self, values: &[V]) -> Plain<V> {
+    pub(crate) fn plain<V: crate::gpu::pointer::Plain>(&self, values: &[V]) -> Plain<V> {
         Plain(Memory::from_slice(&self.gpu, values, "a test's input").unwrap())
     }
 
     /// Token ids or positions.
-    pub fn tokens(&self, values: &[u32]) -> Plain<i32> {
+    pub(crate) fn tokens(&self, values: &[u32]) -> Plain<i32> {
         self.plain(&values.iter().map(|value| *value as i32).collect::<Vec<_>>())
     }
 
     /// What changes from step to step.
-    pub fn step(&self, seed: u64, pass: u64, loss_factor: f32, first_micro: bool) -> Plain<Step> {
+    pub(crate) fn step(&self, seed: u64, pass: u64, loss_factor: f32, first_micro: bool) -> Plain<Step> {
         self.step_with(seed, pass, loss_factor, first_micro, 0.0)
     }
 
     /// The same with a bar for the gradients' norm.
-    pub fn step_with(
+    pub(crate) fn step_with(
         &self,
         seed: u64,
         pass: u64,
@@ -246,19 +245,19 @@ impl OnGpu {
     }
 
     /// `result` of `finish_norm`: (loss, norm, factor, finite).
-    pub fn step_result(&self, result: &Plain<StepResult>) -> (f64, f64, f32, bool) {
+    pub(crate) fn step_result(&self, result: &Plain<StepResult>) -> (f64, f64, f32, bool) {
         let mut read = [StepResult::default()];
         result.0.read(0, &mut read).unwrap();
         (read[0].loss, read[0].grad_norm, read[0].gradient_scale, read[0].finite == 1)
     }
 
     /// A `StepResult`, not yet written.
-    pub fn room_for_result(&self) -> Plain<StepResult> {
+    pub(crate) fn room_for_result(&self) -> Plain<StepResult> {
         Plain(Memory::poisoned(&self.gpu, 1, "a test's result").unwrap())
     }
 
     /// What a kernel wrote, f32: all of it must be written, and nothing around it.
-    pub fn read<T: Value>(&mut self, name: &str, from: &Guarded<T>) -> Vec<f32> {
+    pub(crate) fn read<T: Value>(&mut self, name: &str, from: &Guarded<T>) -> Vec<f32> {
         let bytes = self.read_bytes(name, from);
         let (values, unwritten) = from.kind().decode(&bytes);
         if let Some(at) = unwritten {
@@ -269,7 +268,7 @@ impl OnGpu {
     }
 
     /// The same as bytes, without asking whether they were written.
-    pub fn read_bytes<T: Value>(&mut self, name: &str, from: &Guarded<T>) -> Vec<u8> {
+    pub(crate) fn read_bytes<T: Value>(&mut self, name: &str, from: &Guarded<T>) -> Vec<u8> {
         let (bytes, outside) = from.read();
         if let Some(problem) = outside {
             self.fail(format!("{name}: written outside: {problem}"));
@@ -278,14 +277,14 @@ impl OnGpu {
     }
 
     /// Nothing of it, nor around it, may be written.
-    pub fn untouched<T: Value>(&mut self, name: &str, buffer: &Guarded<T>) {
+    pub(crate) fn untouched<T: Value>(&mut self, name: &str, buffer: &Guarded<T>) {
         if self.read_bytes(name, buffer).iter().any(|byte| *byte != 0xff) {
             self.fail(format!("{name} is written, and should not be"));
         }
     }
 
     /// Compares rows of `width` with what the CPU made.
-    pub fn check(&mut self, name: &'static str, ours: &[f32], theirs: &[f32], width: usize, bar: Bar) {
+    pub(crate) fn check(&mut self, name: &'static str, ours: &[f32], theirs: &[f32], width: usize, bar: Bar) {
         if ours.len() != theirs.len() {
             return self.fail(format!("{name}: {} values, not {}", ours.len(), theirs.len()));
         }
@@ -324,7 +323,7 @@ impl OnGpu {
     ///
     /// # Safety
     /// As `gemm`.
-    pub unsafe fn product(&self, shape: (usize, usize, usize), product: Product) {
+    pub(crate) unsafe fn product(&self, shape: (usize, usize, usize), product: Product) {
         // SAFETY: the caller's.
         let done = unsafe {
             match product {
@@ -344,7 +343,7 @@ impl OnGpu {
 
 /// The products a linear layer is made of.
 #[derive(Debug, Clone, Copy)]
-pub enum Product {
+pub(crate) enum Product {
     /// y = x Wᵀ.
     Forward { x: Matrix<Compute>, w: Matrix<Compute>, y: Matrix<Compute> },
     /// dx = dy W.
@@ -354,16 +353,16 @@ pub enum Product {
 }
 
 /// Values on the GPU that are only read, or looked at as a whole.
-pub struct Plain<V>(Memory<V>);
+pub(crate) struct Plain<V>(Memory<V>);
 
 impl<V> Plain<V> {
     /// Where they begin.
-    pub fn ptr(&self) -> DevicePtr<V> {
+    pub(crate) fn ptr(&self) -> DevicePtr<V> {
         self.0.ptr()
     }
 
     /// The first of them.
-    pub fn first(&self) -> V
+    pub(crate) fn first(&self) -> V
     where
         V: Number + Default,
     {
@@ -371,7 +370,7 @@ impl<V> Plain<V> {
     }
 
     /// The first `count` of them.
-    pub fn firsts(&self, count: usize) -> Vec<V>
+    pub(crate) fn firsts(&self, count: usize) -> Vec<V>
     where
         V: Number + Default,
     {
@@ -382,11 +381,11 @@ impl<V> Plain<V> {
 }
 
 /// A tensor on the CPU.
-pub fn tensor(values: &[f32], shape: impl Into<Shape>) -> Tensor {
+pub(crate) fn tensor(values: &[f32], shape: impl Into<Shape>) -> Tensor {
     host::tensor(values.to_vec(), shape).unwrap()
 }
 
 /// A tensor's values.
-pub fn values(tensor: &Tensor) -> Vec<f32> {
+pub(crate) fn values(tensor: &Tensor) -> Vec<f32> {
     host::read(&tensor.contiguous().unwrap(), |v| Ok(v.to_vec())).unwrap()
 }
