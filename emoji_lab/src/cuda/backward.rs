@@ -1,5 +1,7 @@
 //! The backward pass: thirteen launches a layer, and seven more where the layer itself is trained.
 
+use cudarc::driver::CudaEvent;
+
 use super::arena::{DeviceArena, GradientPtr};
 use super::forward::Pass;
 use super::network::{DOWN, GATE_UP, Layer, Network, O, QKV, SHARED};
@@ -184,14 +186,10 @@ impl Pass<'_> {
             self.norm_gradients(&norm, self.network.trained_final_norm, post_feedforward(last))?;
             // The forward pass left the last layers' matrices where they are.
             let mut unpacked = None;
-            let mut above = None;
+            let mut lowest = None;
             for (index, layer) in self.network.layers.iter().enumerate().rev() {
                 let (a, g, n) = (&all[index], self.activations.gradients_of(index), &layer.norms);
                 self.wait_for(unpacked.as_ref())?;
-                unpacked = match index.checked_sub(1) {
-                    Some(below) if below + SHARED < all.len() => self.unpack(below)?,
-                    _ => None,
-                };
                 let trained = |which: NormName| layer.trained.map(|trained| trained.norm(which));
                 self.linear_back(layer, DOWN, g.d_down, g.d_gated)?;
                 self.matrix_gradient(layer, DOWN, g.d_down, a.gated, first)?;
@@ -231,6 +229,12 @@ impl Pass<'_> {
 
                 self.linear_back(layer, O, g.d_o, g.d_attended)?;
                 self.matrix_gradient(layer, O, g.d_o, a.attended, first)?;
+                // Beside attention, as in the forward pass: the adapters of the layer above, and the next matrices.
+                let above = self.adapter_gradients(index + 1, dropout)?;
+                unpacked = match index.checked_sub(1) {
+                    Some(below) if below + SHARED < all.len() => self.unpack(below)?,
+                    _ => None,
+                };
                 let delta = AttentionDelta {
                     d_y: g.d_attended,
                     y: a.attended,
@@ -284,17 +288,8 @@ impl Pass<'_> {
                 self.matrix_gradient(layer, QKV, g.d_qkv, a.normed, first)?;
                 // The layer below writes where the one above did.
                 self.wait_for(above.as_ref())?;
-                if let Some(table) = self.network.gradient_tables.get(index).filter(|t| t.count > 0) {
-                    let beside = gpu.fork()?;
-                    let gradients = AdapterGradients {
-                        adapters: table.adapters.ptr(),
-                        step,
-                        count: table.count as i32,
-                        tokens: rows as i32,
-                        dropout,
-                    };
-                    gradients.launch(&beside, table.tiles, s.rank, self.many())?;
-                    above = Some(gpu.record_event()?);
+                if index == 0 {
+                    lowest = self.adapter_gradients(0, dropout)?;
                 }
                 let below = index.checked_sub(1);
                 let norm = NormBackward {
@@ -314,7 +309,29 @@ impl Pass<'_> {
                 let of_branch = below.and_then(post_feedforward);
                 self.norm_gradients(&norm, trained(NormName::InputLayernorm), of_branch)?;
             }
-            self.wait_for(above.as_ref())
+            self.wait_for(lowest.as_ref())
         }
+    }
+
+    /// Begins to make the gradients of layer `index`'s adapters, beside what is on its way. What comes back is to be
+    /// waited for before what they are made of is written again. `None` where there is nothing to do.
+    ///
+    /// # Safety
+    /// As [`Self::layers_back`]; all of the layer must have been sent.
+    unsafe fn adapter_gradients(&self, index: usize, dropout: DropoutFactors) -> Result<Option<CudaEvent>> {
+        let Some(table) = self.network.gradient_tables.get(index).filter(|t| t.count > 0) else {
+            return Ok(None);
+        };
+        let beside = self.gpu.fork()?;
+        let gradients = AdapterGradients {
+            adapters: table.adapters.ptr(),
+            step: self.inputs.step,
+            count: table.count as i32,
+            tokens: self.tokens as i32,
+            dropout,
+        };
+        // SAFETY: the caller's.
+        unsafe { gradients.launch(&beside, table.tiles, self.network.sizes.rank, self.many())? };
+        Ok(Some(self.gpu.record_event()?))
     }
 }

@@ -205,7 +205,6 @@ impl Pass<'_> {
             let mut unpacked = self.unpack(0)?;
             for (index, layer) in self.network.layers.iter().enumerate() {
                 let (a, n) = (&all[index], &layer.norms);
-                let next = self.unpack(index + 1)?;
                 let norm = NormForward {
                     x: stream,
                     branch,
@@ -222,8 +221,9 @@ impl Pass<'_> {
                 self.norm(norm)?;
                 self.adapters_down(layer, QKV, a.normed)?;
                 self.wait_for(unpacked.as_ref())?;
-                unpacked = next;
                 self.linear(layer, QKV, a.normed, a.qkv)?;
+                // Beside attention, which leaves room on the multiprocessors; a product of cuBLAS wants whole ones.
+                unpacked = self.unpack(index + 1)?;
 
                 let heads = QkNormRope {
                     qkv: a.qkv,

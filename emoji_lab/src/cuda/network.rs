@@ -251,11 +251,14 @@ impl Network {
         };
         let vocabulary = builder.vocabulary(model)?;
         let trained_rows = builder.trained_rows(model, &vocabulary)?;
-        let units = |group: usize| {
-            let (ins, outs) = sizes.group(group);
-            (if quantized { ins / 8 } else { 0 } + sizes.tails[group]) * outs
+        // Of the largest layer: eight values each, of W and of what is beside it.
+        let units = |(group, linears): (usize, &&[LinearName])| {
+            let (ins, _) = sizes.group(group);
+            let in_a_row = if quantized { ins } else { 0 } + sizes.tails[group];
+            let rows = linears.iter().map(|linear| sizes.rows(*linear).1).max().unwrap_or(0);
+            rows * in_a_row / 8
         };
-        let unpack_units = (0..4).map(units).max().unwrap_or(0);
+        let unpack_units = GROUPS.iter().enumerate().map(units).max().unwrap_or(0);
         let (memories, bytes) = (builder.memories, builder.bytes);
         Ok(Self {
             unpacks: quantized || plan.rank > 0,

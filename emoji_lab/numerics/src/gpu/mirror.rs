@@ -42,8 +42,9 @@ mod tests {
     use std::collections::BTreeMap;
 
     /// Every file of kernels, and the Rust that launches them.
-    const CUDA: [(&str, &str); 23] = [
+    const CUDA: [(&str, &str); 24] = [
         ("common.cuh", include_str!("../ops/common.cuh")),
+        ("adapters.cuh", include_str!("../ops/adapters.cuh")),
         ("mma.cuh", include_str!("../ops/mma.cuh")),
         ("decode/state.cuh", include_str!("../ops/decode/state.cuh")),
         ("adamw/elements.cuh", include_str!("../ops/adamw/elements.cuh")),

@@ -5,7 +5,7 @@ use crate::gpu::Gpu;
 use crate::gpu::launch::{Grid, Kernel};
 
 /// Threads of a block.
-const THREADS: usize = 512;
+pub const THREADS: usize = 512;
 
 /// Puts a kernel on the stream for `rows` rows, each of which takes `bytes` of shared memory: of its versions for one row
 /// a block, two, and four the one with as many as fit, up to `a_block`.
@@ -31,7 +31,7 @@ pub unsafe fn launch<A: Copy>(
     unsafe { kernel.launch(gpu, grid, arguments) }
 }
 
-/// The same for many rows of `width` values, a block each.
+/// The same for many rows without adapters, a block of `threads` each.
 ///
 /// # Safety
 /// As [`launch`].
@@ -39,18 +39,18 @@ pub unsafe fn launch_many<A: Copy>(
     kernel: &Kernel<A>,
     gpu: &Gpu,
     rows: usize,
-    width: usize,
+    threads: usize,
     bytes: usize,
     arguments: A,
 ) -> Result<()> {
-    let grid = Grid::new(rows, threads_for_many(width)).shared(bytes).begins_early();
+    let grid = Grid::new(rows, threads).shared(bytes).begins_early();
     // SAFETY: the caller's.
     unsafe { kernel.launch(gpu, grid, arguments) }
 }
 
 /// Threads for a row of `width` values where there are many rows: few, so that several blocks share a
 /// multiprocessor.
-fn threads_for_many(width: usize) -> usize {
+pub fn threads_for_many(width: usize) -> usize {
     (width / 4).next_multiple_of(32).clamp(64, 256)
 }
 

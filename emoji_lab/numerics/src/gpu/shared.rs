@@ -7,7 +7,7 @@ pub(crate) const UNASKED: usize = 48 << 10;
 /// What `kernel` at most declares for itself (`__shared__`), which counts as well.
 pub fn declared(kernel: &str) -> usize {
     match kernel {
-        // `block_sum`, and the partial sums of `adapters_down` (`ops/common.cuh`).
+        // `block_sum`, and the partial sums of `adapters_down` (`ops/adapters.cuh`).
         // Of one row; with several rows a block there are as many partial sums (`rows.rs`).
         "norm_forward" => 128 + 256,
         "geglu_forward" => 256,
@@ -46,7 +46,7 @@ pub fn norm_forward(width: usize, group: Group) -> usize {
 }
 
 pub fn norm_backward(width: usize, group: Group) -> usize {
-    width * 4 + group.back(width)
+    group.back(width)
 }
 
 pub fn geglu_forward(width: usize, group: Group) -> usize {

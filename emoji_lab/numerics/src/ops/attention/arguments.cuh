@@ -5,7 +5,7 @@
 // `qkv` [tokens, (heads + 2 · kv_heads) · dim]. Token t belongs to the sequence that begins at
 // `start[t]` and ends before `end[t]`.
 #pragma once
-#include "../common.cuh"
+#include "../adapters.cuh"
 
 struct AttentionSizes {
     int heads, kv_heads, dim;
@@ -69,6 +69,7 @@ __device__ void norm_rope_backward(float *d, const T *x, const float *w, float r
                                    T *out, float *terms, int dim, int lane) {
     const int half = dim / 2;
     float sum = 0.0f;
+#pragma unroll 4
     for (int i = lane; i < half; i += 32) {
         const float a = d[i], b = d[i + half], c = cos[i], s = sin[i];
         const float da = a * c + b * s, db = b * c - a * s;
@@ -81,6 +82,7 @@ __device__ void norm_rope_backward(float *d, const T *x, const float *w, float r
         sum += ga * to_f32(x[i]) + gb * to_f32(x[i + half]);
     }
     const float mean = warp_sum(sum) * rstd / dim;
+#pragma unroll 4
     for (int i = lane; i < half; i += 32) {
         out[i] = from_f32<T>(rstd * (d[i] - to_f32(x[i]) * rstd * mean));
         out[i + half] = from_f32<T>(rstd * (d[i + half] - to_f32(x[i + half]) * rstd * mean));

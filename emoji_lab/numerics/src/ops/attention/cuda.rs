@@ -159,9 +159,10 @@ impl AttentionDelta {
     /// # Safety
     /// As [`AttentionForward::launch`].
     pub unsafe fn launch(self, gpu: &Gpu, tokens: usize, parts: usize) -> Result<()> {
-        let bytes = shared::attention_delta(self.sizes.width(), self.adapters.group());
+        let s = &self.sizes;
+        let bytes = shared::attention_delta(s.width(), self.adapters.group());
         // SAFETY: the caller's.
-        unsafe { DELTA.launch(gpu, self.sizes.grid(tokens, parts, bytes), self) }
+        unsafe { DELTA.launch(gpu, s.grid(tokens, parts, bytes), self) }
     }
 }
 

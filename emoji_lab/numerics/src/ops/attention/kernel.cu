@@ -5,8 +5,42 @@
 #include "arguments.cuh"
 
 const int GROUP = 4;    // keys a warp has in flight, forward
-const int PAIR = 2;     // and backward, where each needs more registers
 const int MAX_WARPS = 16;
+
+// And backward, where each needs more registers: in bf16, which takes half of them, as many.
+template <class T> struct InFlight;
+template <> struct InFlight<float> { static const int KEYS = 2, QUERIES = 2; };
+template <> struct InFlight<bf16> { static const int KEYS = 4, QUERIES = 3; };
+
+// N consecutive values of a row, by one lane of a warp, as they are in memory: zeros past `dim`, as `load_row`.
+template <class T, int N> struct Packed;
+template <int N> struct Packed<float, N> {
+    float values[N];
+    __device__ __forceinline__ void load(const float *x, int dim, int lane) { load_row(values, x, dim, lane); }
+    __device__ __forceinline__ float operator[](int n) const { return values[n]; }
+};
+template <int N> struct Packed<bf16, N> {
+    uint32_t words[(N + 1) / 2];
+    __device__ __forceinline__ void load(const bf16 *x, int dim, int lane) {
+#pragma unroll
+        for (int n = 0; n < (N + 1) / 2; n++) words[n] = 0;
+        if (lane * N >= dim) return;
+        x += lane * N;
+        if constexpr (N == 8) *(uint4 *)words = *(const uint4 *)x;
+        else if constexpr (N == 4) *(uint2 *)words = *(const uint2 *)x;
+        else if constexpr (N == 2) words[0] = *(const uint32_t *)x;
+        else words[0] = *(const uint16_t *)x;
+    }
+    __device__ __forceinline__ float operator[](int n) const {
+        return __uint_as_float(n % 2 == 0 ? words[n / 2] << 16 : words[n / 2] & 0xffff0000u);
+    }
+};
+template <class T, int N> __device__ __forceinline__ float dot(const float (&a)[N], const Packed<T, N> &b) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int n = 0; n < N; n++) sum += a[n] * b[n];
+    return sum;
+}
 
 template <class T, int N> __device__ void attention_forward_n(const AttentionForward<T> &args) {
     const AttentionSizes &s = args.sizes;
@@ -16,7 +50,9 @@ template <class T, int N> __device__ void attention_forward_n(const AttentionFor
     const int head = threadIdx.y % s.heads, part = threadIdx.y / s.heads, parts = blockDim.y / s.heads;
     float *all_parts = row + width;
     uint8_t *masks = (uint8_t *)(all_parts + parts * width);
-    begin(args.adapters, args.step, token, width, masks);
+    const Adapters &l = args.adapters;
+    begin(l, args.step, token, width, masks);
+    wait_for_previous();
     const int kv = head / (s.heads / s.kv_heads);
     const int ldv = (s.heads + 2 * s.kv_heads) * s.dim, v_at = (s.heads + s.kv_heads + kv) * s.dim;
     float query[N], out[N], sum = 0.0f, max = -INFINITY;
@@ -27,13 +63,15 @@ template <class T, int N> __device__ void attention_forward_n(const AttentionFor
     if (s.window > 0 && token - s.window + 1 > first) first = token - s.window + 1;
     for (int j = first + part * GROUP; j <= token; j += parts * GROUP) {
         float scores[GROUP], top = max;
+        Packed<T, N> keys[GROUP], values[GROUP];
 #pragma unroll
         for (int g = 0; g < GROUP; g++) {
-            float key[N];
             const int at = j + g <= token ? j + g : token;
-            load_row(key, args.k + ((size_t)at * s.kv_heads + kv) * s.dim, s.dim, lane);
-            scores[g] = dot(query, key);
+            keys[g].load(args.k + ((size_t)at * s.kv_heads + kv) * s.dim, s.dim, lane);
+            values[g].load(args.qkv + (size_t)at * ldv + v_at, s.dim, lane);
         }
+#pragma unroll
+        for (int g = 0; g < GROUP; g++) scores[g] = dot(query, keys[g]);
 #pragma unroll
         for (int g = 0; g < GROUP; g++) {
             scores[g] = j + g <= token ? warp_sum(scores[g]) * s.scale : -INFINITY;
@@ -46,13 +84,10 @@ template <class T, int N> __device__ void attention_forward_n(const AttentionFor
         for (int n = 0; n < N; n++) out[n] *= fade;
 #pragma unroll
         for (int g = 0; g < GROUP; g++) {
-            float value[N];
-            const int at = j + g <= token ? j + g : token;
-            load_row(value, args.qkv + (size_t)at * ldv + v_at, s.dim, lane);
             const float p = expf(scores[g] - max);
             sum += p;
 #pragma unroll
-            for (int n = 0; n < N; n++) out[n] += p * value[n];
+            for (int n = 0; n < N; n++) out[n] += p * values[g][n];
         }
     }
     if (lane == 0) maxima[threadIdx.y] = max, sums[threadIdx.y] = sum;
@@ -76,9 +111,9 @@ template <class T, int N> __device__ void attention_forward_n(const AttentionFor
         args.y[(size_t)token * args.ldy + i] = rounded;
         row[i] = to_f32(rounded);
     }
-    if (args.adapters.count == 0) return;
+    if (l.count == 0) return;
     __syncthreads();
-    adapters_down(args.adapters, row, masks, width, args.y + (size_t)token * args.ldy + width, args.ldy);
+    adapters_down(l, row, masks, width, args.y + (size_t)token * args.ldy + width, args.ldy);
 }
 
 template <class T> __device__ void attention_forward(const AttentionForward<T> &args) {
@@ -95,23 +130,29 @@ template <class T> __device__ void attention_delta(const AttentionDelta<T> &args
     __shared__ float sums[MAX_WARPS];
     const int token = blockIdx.x, lane = threadIdx.x, width = s.heads * s.dim;
     const int head = threadIdx.y % s.heads, part = threadIdx.y / s.heads, parts = blockDim.y / s.heads;
-    float *du = back + args.adapters.count * width;
-    const int total = args.adapters.count * args.adapters.padded, thread = threadIdx.y * 32 + lane;
+    const Adapters &l = args.adapters;
+    float *du = back + l.count * width;
+    const int total = l.count * l.padded, thread = threadIdx.y * 32 + lane;
     uint8_t *masks = (uint8_t *)(du + total);
-    begin(args.adapters, args.step, token, width, masks);
-    for (int i = thread; i < total; i += blockDim.y * 32) du[i] = args.d_y[(size_t)token * args.ldy + width + i];
+    begin(l, args.step, token, width, masks);
+    wait_for_previous();
+    // The first four values of a head that this lane has are on their way before what comes through the adapter is made.
+    const int begins = head * s.dim + part * 128 + lane * 4, ends = (head + 1) * s.dim;
+    float *d_y = args.d_y + (size_t)token * args.ldy;
+    const T *y = args.y + (size_t)token * args.ldy;
+    float4 d, out;
+    if (begins < ends) d = four(d_y, begins), out = four(y, begins);
+    for (int i = thread; i < total; i += blockDim.y * 32) du[i] = d_y[width + i];
     __syncthreads();
-    adapters_back(args.adapters, du, masks, width, back);
+    adapters_back(l, du, masks, width, back);
     __syncthreads();
     float sum = 0.0f;
-    for (int i = head * s.dim + part * 128 + lane * 4; i < (head + 1) * s.dim; i += parts * 128) {
-        float *at = args.d_y + (size_t)token * args.ldy + i;
-        float4 d = *(const float4 *)at;
-        const float4 b = back_of(args.adapters, back, width, i);
+    for (int i = begins; i < ends; i += parts * 128) {
+        if (i != begins) d = four(d_y, i), out = four(y, i);
+        const float4 b = back_of(l, back, width, i);
         d.x += b.x, d.y += b.y, d.z += b.z, d.w += b.w;
-        *(float4 *)at = d;
-        const T *out = args.y + (size_t)token * args.ldy + i;
-        sum += dot4(d, make_float4(to_f32(out[0]), to_f32(out[1]), to_f32(out[2]), to_f32(out[3])));
+        *(float4 *)(d_y + i) = d;
+        sum += dot4(d, out);
     }
     sum = warp_sum(sum);
     if (lane == 0) sums[threadIdx.y] = sum;
@@ -135,6 +176,7 @@ template <class T, int N> __device__ void attention_backward_n(const AttentionBa
     const float *rstd = args.rstd + (size_t)token * (s.heads + s.kv_heads);
     if (blockIdx.y == 0) {
         // The query's gradient.
+        const int KEYS = InFlight<T>::KEYS;
         float query[N], d_out[N], d_query[N];
         const size_t at = (size_t)token * s.heads + head;
         load_row(query, args.q + at * s.dim, s.dim, lane);
@@ -144,19 +186,21 @@ template <class T, int N> __device__ void attention_backward_n(const AttentionBa
         int first = args.start[token];
         if (s.window > 0 && token - s.window + 1 > first) first = token - s.window + 1;
         const float my_lse = args.lse[at], my_delta = args.delta[at];
-        for (int j = first + part * PAIR; j <= token; j += parts * PAIR) {
-            float key[PAIR][N], value[N], scores[PAIR], dp[PAIR];
+        for (int j = first + part * KEYS; j <= token; j += parts * KEYS) {
+            Packed<T, N> key[KEYS], value[KEYS];
+            float scores[KEYS], dp[KEYS];
 #pragma unroll
-            for (int g = 0; g < PAIR; g++) {
+            for (int g = 0; g < KEYS; g++) {
                 const int from = j + g <= token ? j + g : token;
-                load_row(key[g], args.k + ((size_t)from * s.kv_heads + kv) * s.dim, s.dim, lane);
-                load_row(value, args.qkv + (size_t)from * ldv + v_at, s.dim, lane);
-                scores[g] = dot(query, key[g]), dp[g] = dot(d_out, value);
+                key[g].load(args.k + ((size_t)from * s.kv_heads + kv) * s.dim, s.dim, lane);
+                value[g].load(args.qkv + (size_t)from * ldv + v_at, s.dim, lane);
             }
 #pragma unroll
-            for (int g = 0; g < PAIR; g++) scores[g] = warp_sum(scores[g]), dp[g] = warp_sum(dp[g]);
+            for (int g = 0; g < KEYS; g++) scores[g] = dot(query, key[g]), dp[g] = dot(d_out, value[g]);
 #pragma unroll
-            for (int g = 0; g < PAIR; g++) {
+            for (int g = 0; g < KEYS; g++) scores[g] = warp_sum(scores[g]), dp[g] = warp_sum(dp[g]);
+#pragma unroll
+            for (int g = 0; g < KEYS; g++) {
                 float ds = expf(scores[g] * s.scale - my_lse) * (dp[g] - my_delta) * s.scale;
                 if (j + g > token) ds = 0.0f;
 #pragma unroll
@@ -182,6 +226,7 @@ template <class T, int N> __device__ void attention_backward_n(const AttentionBa
         return;
     }
     // The key's and the value's: every head of the group separately, then the sum of heads and parts.
+    const int QUERIES = InFlight<T>::QUERIES;
     float key[N], value[N], d_key[N], d_value[N];
     load_row(key, args.k + ((size_t)token * s.kv_heads + kv) * s.dim, s.dim, lane);
     load_row(value, args.qkv + (size_t)token * ldv + v_at, s.dim, lane);
@@ -189,21 +234,23 @@ template <class T, int N> __device__ void attention_backward_n(const AttentionBa
     for (int n = 0; n < N; n++) d_key[n] = 0.0f, d_value[n] = 0.0f;
     int last = args.end[token];
     if (s.window > 0 && token + s.window < last) last = token + s.window;
-    for (int i = token + part * PAIR; i < last; i += parts * PAIR) {
-        float query[PAIR][N], d_out[PAIR][N], scores[PAIR], dp[PAIR], lses[PAIR], deltas[PAIR];
+    for (int i = token + part * QUERIES; i < last; i += parts * QUERIES) {
+        Packed<T, N> query[QUERIES];
+        float d_out[QUERIES][N], scores[QUERIES], dp[QUERIES], lses[QUERIES], deltas[QUERIES];
 #pragma unroll
-        for (int g = 0; g < PAIR; g++) {
+        for (int g = 0; g < QUERIES; g++) {
             const int from = i + g < last ? i + g : last - 1;
             const size_t at = (size_t)from * s.heads + head;
-            load_row(query[g], args.q + at * s.dim, s.dim, lane);
+            query[g].load(args.q + at * s.dim, s.dim, lane);
             load_row(d_out[g], args.d_y + (size_t)from * args.ldy + head * s.dim, s.dim, lane);
             lses[g] = args.lse[at], deltas[g] = args.delta[at];
-            scores[g] = dot(query[g], key), dp[g] = dot(d_out[g], value);
         }
 #pragma unroll
-        for (int g = 0; g < PAIR; g++) scores[g] = warp_sum(scores[g]), dp[g] = warp_sum(dp[g]);
+        for (int g = 0; g < QUERIES; g++) scores[g] = dot(key, query[g]), dp[g] = dot(d_out[g], value);
 #pragma unroll
-        for (int g = 0; g < PAIR; g++) {
+        for (int g = 0; g < QUERIES; g++) scores[g] = warp_sum(scores[g]), dp[g] = warp_sum(dp[g]);
+#pragma unroll
+        for (int g = 0; g < QUERIES; g++) {
             const float p = i + g < last ? expf(scores[g] * s.scale - lses[g]) : 0.0f;
             const float ds = p * (dp[g] - deltas[g]) * s.scale;
 #pragma unroll

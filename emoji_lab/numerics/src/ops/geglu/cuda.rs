@@ -37,9 +37,8 @@ impl GegluForward {
     /// # Safety
     /// Buffers must have the shapes that the fields name.
     pub unsafe fn launch(self, gpu: &Gpu, tokens: usize, a_block: usize) -> Result<()> {
-        let bytes = shared::geglu_forward(self.width as usize, self.adapters.group());
         // SAFETY: the caller's.
-        unsafe { rows::launch([&FORWARD, &FORWARD_2, &FORWARD_4], gpu, tokens, a_block, bytes, self) }
+        unsafe { rows::launch([&FORWARD, &FORWARD_2, &FORWARD_4], gpu, tokens, a_block, self.bytes(), self) }
     }
 
     /// The same for many rows without adapters.
@@ -47,10 +46,13 @@ impl GegluForward {
     /// # Safety
     /// As [`GegluForward::launch`].
     pub unsafe fn launch_many(self, gpu: &Gpu, tokens: usize) -> Result<()> {
-        let width = self.width as usize;
-        let bytes = shared::geglu_forward(width, self.adapters.group());
+        let threads = rows::threads_for_many(self.width as usize);
         // SAFETY: the caller's.
-        unsafe { rows::launch_many(&FORWARD, gpu, tokens, width, bytes, self) }
+        unsafe { rows::launch_many(&FORWARD, gpu, tokens, threads, self.bytes(), self) }
+    }
+
+    fn bytes(&self) -> usize {
+        shared::geglu_forward(self.width as usize, self.adapters.group())
     }
 }
 
@@ -84,9 +86,8 @@ impl GegluBackward {
     /// # Safety
     /// Buffers must have the shapes that the fields name.
     pub unsafe fn launch(self, gpu: &Gpu, tokens: usize, a_block: usize) -> Result<()> {
-        let bytes = shared::geglu_backward(self.width as usize, self.adapters.group());
         // SAFETY: the caller's.
-        unsafe { rows::launch([&BACKWARD, &BACKWARD_2, &BACKWARD_4], gpu, tokens, a_block, bytes, self) }
+        unsafe { rows::launch([&BACKWARD, &BACKWARD_2, &BACKWARD_4], gpu, tokens, a_block, self.bytes(), self) }
     }
 
     /// The same for many rows without adapters.
@@ -94,9 +95,12 @@ impl GegluBackward {
     /// # Safety
     /// As [`GegluBackward::launch`].
     pub unsafe fn launch_many(self, gpu: &Gpu, tokens: usize) -> Result<()> {
-        let width = self.width as usize;
-        let bytes = shared::geglu_backward(width, self.adapters.group());
+        let threads = rows::threads_for_many(self.width as usize);
         // SAFETY: the caller's.
-        unsafe { rows::launch_many(&BACKWARD, gpu, tokens, width, bytes, self) }
+        unsafe { rows::launch_many(&BACKWARD, gpu, tokens, threads, self.bytes(), self) }
+    }
+
+    fn bytes(&self) -> usize {
+        shared::geglu_backward(self.width as usize, self.adapters.group())
     }
 }

@@ -113,17 +113,21 @@ mirrored! {
     UnpackWeights: 8 { layers: 0 }
 }
 
+const UNPACK_THREADS: usize = 256;
+/// Units a thread: `UNPACK_UNITS` of `kernel.cu`.
+const UNPACK_UNITS: usize = 4;
+
 const UNPACK_WEIGHTS: Kernel<UnpackWeights> = Kernel::typed("unpack_weights");
 
 impl UnpackWeights {
-    /// For `count` layers, of at most `units` units of work each (eight values of W, or one of B).
+    /// For `count` layers, of at most `units` units of work each (eight values of W or of B).
     ///
     /// # Safety
     /// The pointers of every layer must fit its sizes.
     pub unsafe fn launch(self, gpu: &Gpu, count: usize, units: usize) -> Result<()> {
-        let grid = Grid::new(units.div_ceil(256).clamp(1, 512), 256).rows(count);
+        let blocks = units.div_ceil(UNPACK_THREADS * UNPACK_UNITS).max(1);
         // SAFETY: the caller's.
-        unsafe { UNPACK_WEIGHTS.launch(gpu, grid, self) }
+        unsafe { UNPACK_WEIGHTS.launch(gpu, Grid::new(blocks, UNPACK_THREADS).rows(count), self) }
     }
 }
 

@@ -2,7 +2,7 @@
 // one below the other, and the adapters' B beside them, times their scale,
 //     y = [x | u] · [W | scale · B]ᵀ,    [dx | du] = dy · [W | scale · B].
 // `unpack_weights` puts that matrix together, `adapter_gradients` makes dA and dB.
-#include "../common.cuh"
+#include "../adapters.cuh"
 
 __constant__ const float LEVELS[16] = {-1.0f, -0.6961928f, -0.52507305f, -0.3949175f, -0.28444138f, -0.18477343f,
     -0.091050036f, 0.0f, 0.0795803f, 0.1609302f, 0.2461123f, 0.33791524f, 0.44070983f, 0.562617f, 0.72295684f, 1.0f};
@@ -28,35 +28,59 @@ template <class T> struct UnpackWeights {
 };
 MIRRORED(UnpackWeights<float>, 8, AT(layers, 0))
 
-// Grid [blocks, layers]. A thread unpacks eight values of W, or writes one value beside it.
+const int UNPACK_UNITS = 4;    // of a thread, on their way at the same time
+
+// Eight values of a row, from column `j` of B on, of which the row has `rank`; zeros outside.
+template <class T> __device__ __forceinline__ void tail_of_row(const Unpack<T> &l, int row, int j, T (&values)[8]) {
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+        const bool there = l.b != nullptr && j + n >= 0 && j + n < l.rank;
+        values[n] = from_f32<T>(there ? l.b[(size_t)row * l.rank + j + n] * l.scale : 0.0f);
+    }
+}
+
+template <class T> __device__ __forceinline__ void put_eight(T *to, const T (&values)[8]) {
+#pragma unroll
+    for (int n = 0; n < sizeof(values) / 16; n++) ((uint4 *)to)[n] = ((const uint4 *)values)[n];
+}
+
+// Grid [blocks, layers]. A unit is eight values of W or of what is beside it; a block has `UNPACK_UNITS` times as many as
+// threads, and there are blocks for all of them.
 template <class T> __device__ void unpack_weights(const UnpackWeights<T> &args) {
     // In shared memory sixteen levels are in sixteen banks; constant memory serves one a time.
     __shared__ float levels[16];
-    if (threadIdx.x < 16) levels[threadIdx.x] = LEVELS[threadIdx.x];
-    __syncthreads();
     const Unpack<T> l = args.layers[blockIdx.y];
-    T *out = l.out;
-    const int per_row = l.width / 8, tail = l.ld - l.width;
-    const int units = l.packed == nullptr ? 0 : l.rows * per_row;
-    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < units + l.rows * tail; i += gridDim.x * blockDim.x) {
+    const uint32_t per_row = l.width / 8, tail = (l.ld - l.width) / 8;
+    const uint32_t units = l.packed == nullptr ? 0 : l.rows * per_row, all = units + l.rows * tail;
+    const uint32_t first = blockIdx.x * blockDim.x * UNPACK_UNITS;
+    if (first >= all) return;
+    if (threadIdx.x < 16) levels[threadIdx.x] = LEVELS[threadIdx.x];
+    uint32_t codes[UNPACK_UNITS];
+    float absmax[UNPACK_UNITS];
+#pragma unroll
+    for (int k = 0; k < UNPACK_UNITS; k++) {
+        const uint32_t i = first + k * blockDim.x + threadIdx.x;
+        if (i >= units) continue;
+        codes[k] = ((const uint32_t *)l.packed)[i];
+        absmax[k] = l.absmax[i / (uint32_t)(l.block_size / 8)];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < UNPACK_UNITS; k++) {
+        const uint32_t i = first + k * blockDim.x + threadIdx.x;
+        __align__(16) T values[8];
         if (i < units) {
-            const uint32_t codes = ((const uint32_t *)l.packed)[i];
-            const float absmax = l.absmax[(size_t)i * 8 / l.block_size];
-            __align__(16) T values[8];
 #pragma unroll
             for (int n = 0; n < 8; n++) {
                 // The first value of a byte is in its high half.
-                const uint32_t code = codes >> (8 * (n / 2) + 4 * (1 - n % 2)) & 15;
-                values[n] = from_f32<T>(levels[code] * absmax);
+                const uint32_t code = codes[k] >> (8 * (n / 2) + 4 * (1 - n % 2)) & 15;
+                values[n] = from_f32<T>(levels[code] * absmax[k]);
             }
-            uint4 *to = (uint4 *)(out + (size_t)(i / per_row) * l.ld + i % per_row * 8);
-#pragma unroll
-            for (int n = 0; n < sizeof(values) / 16; n++) to[n] = ((const uint4 *)values)[n];
-        } else {
-            const int row = (i - units) / tail, column = l.width + (i - units) % tail;
-            const int j = column - l.b_at;
-            const float b = l.b != nullptr && j >= 0 && j < l.rank ? l.b[(size_t)row * l.rank + j] * l.scale : 0.0f;
-            out[(size_t)row * l.ld + column] = from_f32<T>(b);
+            put_eight(l.out + (size_t)(i / per_row) * l.ld + i % per_row * 8, values);
+        } else if (i < all) {
+            const uint32_t row = (i - units) / tail, column = l.width + (i - units) % tail * 8;
+            tail_of_row(l, row, (int)column - l.b_at, values);
+            put_eight(l.out + (size_t)row * l.ld + column, values);
         }
     }
 }
@@ -88,19 +112,28 @@ MIRRORED(AdapterGradients<float>, 32, AT(adapters, 0) AT(step, 8) AT(count, 16) 
 const int TILE = 64, DEPTH = 32;
 
 // Whose columns tile number `tile` of all is: which adapter's, of its A or of its B; `tile` then counts from the first of
-// these.
+// these. A lane looks at an adapter each, 32 at most, so that nothing is waited for twice.
 template <class T>
 __device__ __forceinline__ AdapterGradient<T> adapter_of(const AdapterGradients<T> &args, int &tile, bool &of_b) {
-    for (int which = 0;; which++) {
-        const AdapterGradient<T> &g = args.adapters[which];
-        const int for_a = (g.ins + TILE - 1) / TILE, for_b = (g.outs + TILE - 1) / TILE;
-        of_b = tile >= for_a;
-        if (tile < for_a + for_b) {
-            if (of_b) tile -= for_a;
-            return g;
-        }
-        tile -= for_a + for_b;
+    const int lane = (threadIdx.y * blockDim.x + threadIdx.x) & 31;
+    int for_a = 0, for_b = 0;
+    if (lane < args.count) {
+        for_a = (args.adapters[lane].ins + TILE - 1) / TILE;
+        for_b = (args.adapters[lane].outs + TILE - 1) / TILE;
     }
+    // Tiles of all adapters up to this one.
+    int up_to = for_a + for_b;
+#pragma unroll
+    for (int offset = 1; offset < 32; offset <<= 1) {
+        const int below = __shfl_up_sync(0xffffffffu, up_to, offset);
+        if (lane >= offset) up_to += below;
+    }
+    const int which = __ffs(__ballot_sync(0xffffffffu, tile < up_to)) - 1;
+    tile -= __shfl_sync(0xffffffffu, up_to - for_a - for_b, which);
+    for_a = __shfl_sync(0xffffffffu, for_a, which);
+    of_b = tile >= for_a;
+    if (of_b) tile -= for_a;
+    return args.adapters[which];
 }
 
 // In f32; bf16 has tensor cores for it (gradients.cu).

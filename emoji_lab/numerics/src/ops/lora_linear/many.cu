@@ -1,7 +1,7 @@
 // For many tokens: u and what flows back through the adapters in launches of their own, sixteen tokens a block, so
 // that A is read once for all of them. For few, the kernels in front and behind do it (`adapters_down` and
 // `adapters_back` of common.cuh), which is fewer launches.
-#include "../common.cuh"
+#include "../adapters.cuh"
 
 const int TOKENS = 16, RANKS = 16, SPAN = 512, BACK_COLUMNS = 128, BACK_RANKS = 64;
 

@@ -58,7 +58,28 @@ mirrored! {
     }
 }
 
+/// The widest row: 32 values for each of a block's threads (`kernel.cu`).
+pub const MOST: usize = 32 * rows::THREADS;
+/// The widest row that needs no kernel of its own: four values for each of a block's threads.
+const NARROW: usize = 4 * rows::THREADS;
+
+/// How many rows of `width` values a block can have: its threads have up to eight values of each.
+fn most_a_block(width: usize) -> usize {
+    match 8 * rows::THREADS / width {
+        0 | 1 => 1,
+        2 | 3 => 2,
+        _ => 4,
+    }
+}
+
+/// The kernel for many rows of `width` values, and its threads.
+fn of_many<'a, A>(width: usize, narrow: &'a Kernel<A>, wide: &'a Kernel<A>) -> (&'a Kernel<A>, usize) {
+    let threads = if width <= NARROW { rows::threads_for_many(width) } else { rows::THREADS };
+    (if width <= 4 * threads { narrow } else { wide }, threads)
+}
+
 const FORWARD: Kernel<NormForward> = Kernel::typed("norm_forward");
+const FORWARD_WIDE: Kernel<NormForward> = Kernel::typed("norm_forward_wide");
 const FORWARD_2: Kernel<NormForward> = Kernel::typed("norm_forward_2");
 const FORWARD_4: Kernel<NormForward> = Kernel::typed("norm_forward_4");
 
@@ -77,9 +98,11 @@ impl NormForward {
     /// # Safety
     /// As [`Self::launch`].
     pub unsafe fn launch_some(self, gpu: &Gpu, tokens: usize, a_block: usize) -> Result<()> {
-        let bytes = shared::norm_forward(self.width as usize, self.adapters.group());
+        let width = self.width as usize;
+        let one = if width <= NARROW { &FORWARD } else { &FORWARD_WIDE };
+        let a_block = a_block.min(most_a_block(width));
         // SAFETY: the caller's.
-        unsafe { rows::launch([&FORWARD, &FORWARD_2, &FORWARD_4], gpu, tokens, a_block, bytes, self) }
+        unsafe { rows::launch([one, &FORWARD_2, &FORWARD_4], gpu, tokens, a_block, self.bytes(), self) }
     }
 
     /// The same for many rows without adapters.
@@ -87,10 +110,13 @@ impl NormForward {
     /// # Safety
     /// As [`Self::launch`].
     pub unsafe fn launch_many(self, gpu: &Gpu, tokens: usize) -> Result<()> {
-        let width = self.width as usize;
-        let bytes = shared::norm_forward(width, self.adapters.group());
+        let (many, threads) = of_many(self.width as usize, &FORWARD, &FORWARD_WIDE);
         // SAFETY: the caller's.
-        unsafe { rows::launch_many(&FORWARD, gpu, tokens, width, bytes, self) }
+        unsafe { rows::launch_many(many, gpu, tokens, threads, self.bytes(), self) }
+    }
+
+    fn bytes(&self) -> usize {
+        shared::norm_forward(self.width as usize, self.adapters.group())
     }
 }
 
@@ -128,6 +154,7 @@ mirrored! {
 }
 
 const BACKWARD: Kernel<NormBackward> = Kernel::typed("norm_backward");
+const BACKWARD_WIDE: Kernel<NormBackward> = Kernel::typed("norm_backward_wide");
 const BACKWARD_2: Kernel<NormBackward> = Kernel::typed("norm_backward_2");
 const BACKWARD_4: Kernel<NormBackward> = Kernel::typed("norm_backward_4");
 
@@ -137,9 +164,11 @@ impl NormBackward {
     /// # Safety
     /// As [`NormForward::launch`].
     pub unsafe fn launch_some(self, gpu: &Gpu, tokens: usize, a_block: usize) -> Result<()> {
-        let bytes = shared::norm_backward(self.width as usize, self.adapters.group());
+        let width = self.width as usize;
+        let one = if width <= NARROW { &BACKWARD } else { &BACKWARD_WIDE };
+        let a_block = a_block.min(most_a_block(width));
         // SAFETY: the caller's.
-        unsafe { rows::launch([&BACKWARD, &BACKWARD_2, &BACKWARD_4], gpu, tokens, a_block, bytes, self) }
+        unsafe { rows::launch([one, &BACKWARD_2, &BACKWARD_4], gpu, tokens, a_block, self.bytes(), self) }
     }
 
     /// The same for many rows without adapters.
@@ -147,10 +176,13 @@ impl NormBackward {
     /// # Safety
     /// As [`NormForward::launch`].
     pub unsafe fn launch_many(self, gpu: &Gpu, tokens: usize) -> Result<()> {
-        let width = self.width as usize;
-        let bytes = shared::norm_backward(width, self.adapters.group());
+        let (many, threads) = of_many(self.width as usize, &BACKWARD, &BACKWARD_WIDE);
         // SAFETY: the caller's.
-        unsafe { rows::launch_many(&BACKWARD, gpu, tokens, width, bytes, self) }
+        unsafe { rows::launch_many(many, gpu, tokens, threads, self.bytes(), self) }
+    }
+
+    fn bytes(&self) -> usize {
+        shared::norm_backward(self.width as usize, self.adapters.group())
     }
 }
 

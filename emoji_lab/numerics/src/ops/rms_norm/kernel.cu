@@ -3,7 +3,7 @@
 //   forward:  x += rms(branch) · (1 + w_post);  y = rms(x) · (1 + w);  u = dropout(y) Aᵀ
 //   backward: the same in reverse, for the stream and then for the branch.
 // Without a branch, without adapters, these are the plain norm and its gradient.
-#include "../common.cuh"
+#include "../adapters.cuh"
 
 // What joins the stream before the norm, after a norm of its own. All three are null where nothing does.
 template <class T> struct Branch {
@@ -46,11 +46,19 @@ MIRRORED(NormBackward<float>, 152,
          AT(dy, 0) AT(x, 8) AT(weight, 16) AT(rstd, 24) AT(d_in, 32) AT(d_out, 40) AT(branch, 48) AT(d_branch, 72)
          AT(step, 80) AT(adapters, 88) AT(ldy, 144) AT(width, 148))
 
-// The part of the block that has a token.
-template <int N> struct Part {
+// The part of the block that has a token, and what a thread of it has of a row: K times four values next to each other.
+template <int N, int K> struct Part {
     int group, thread, threads;
     __device__ __forceinline__ Part() {
         threads = blockDim.x / N, group = N == 1 ? 0 : threadIdx.x / threads, thread = threadIdx.x - group * threads;
+    }
+    // `f(k, i)` for each: the k-th has values i to i + 3.
+    template <class F> __device__ __forceinline__ void each(int width, F f) const {
+#pragma unroll
+        for (int k = 0; k < K; k++) {
+            const int i = (thread + k * threads) * 4;
+            if (i < width) f(k, i);
+        }
     }
 };
 
@@ -58,125 +66,140 @@ __device__ __forceinline__ float4 times_one_and(float4 x, float4 w) {
     return make_float4(x.x * (1.0f + w.x), x.y * (1.0f + w.y), x.z * (1.0f + w.z), x.w * (1.0f + w.w));
 }
 __device__ __forceinline__ float4 times(float4 x, float f) { return make_float4(x.x * f, x.y * f, x.z * f, x.w * f); }
+__device__ __forceinline__ float4 plus(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
 
-template <class T, int N> __device__ void norm_forward_of(const NormForward<T> &args) {
+// Whatever is read is on its way before anything is computed with it: what does not depend on the kernel in front before
+// the wait for it, the rest right behind.
+template <class T, int N, int K> __device__ __forceinline__ void norm_forward_of(const NormForward<T> &args) {
     extern __shared__ float rows[];
-    const Part<N> part;
+    const Part<N, K> part;
     const int first = blockIdx.x * N, token = first + part.group, width = args.width;
+    const Adapters &l = args.adapters;
     uint8_t *masks = (uint8_t *)(rows + N * width);
     float *row = rows + part.group * width;
     const size_t at = (size_t)token * width;
-    begin<N>(args.adapters, args.step, first, width, masks);
     const bool branched = args.branch.rows != nullptr;
+    begin<N>(l, args.step, first, width, masks);
+    float4 x[K], b[K], weight[K], branch_weight[K];
+    part.each(width, [&](int k, int i) {
+        weight[k] = four(args.weight, i);
+        if (branched) branch_weight[k] = four(args.branch.weight, i);
+    });
+    wait_for_previous();
+    part.each(width, [&](int k, int i) {
+        x[k] = four(args.x + at, i);
+        if (branched) b[k] = four(args.branch.rows + at, i);
+    });
     if (branched) {
         float squares = 0.0f;
-        for (int i = part.thread * 4; i < width; i += part.threads * 4) {
-            const float4 b = four(args.branch.rows + at, i);
-            *(float4 *)(row + i) = four(args.x + at, i);
-            squares += dot4(b, b);
-        }
+        part.each(width, [&](int k, int) { squares += dot4(b[k], b[k]); });
         const float r = rsqrtf(block_sum<N>(squares) / width + args.eps);
         if (part.thread == 0) args.branch.rstd[token] = r;
-        for (int i = part.thread * 4; i < width; i += part.threads * 4) {
-            const float4 b = times_one_and(times(four(args.branch.rows + at, i), r), four(args.branch.weight, i));
-            float4 x = four(row, i);
-            x.x += b.x, x.y += b.y, x.z += b.z, x.w += b.w;
-            *(float4 *)(row + i) = put_four(args.stream + at, i, x);
-        }
-    } else {
-        for (int i = part.thread * 4; i < width; i += part.threads * 4) *(float4 *)(row + i) = four(args.x + at, i);
+        part.each(width, [&](int k, int i) {
+            x[k] = plus(x[k], times_one_and(times(b[k], r), branch_weight[k]));
+            put_four(args.stream + at, i, x[k]);
+        });
     }
-    // A thread reads here what it has written itself.
     float squares = 0.0f;
-    for (int i = part.thread * 4; i < width; i += part.threads * 4) {
-        const float4 x = four(row, i);
-        squares += dot4(x, x);
-    }
+    part.each(width, [&](int k, int) { squares += dot4(x[k], x[k]); });
     const float r = rsqrtf(block_sum<N>(squares) / width + args.eps);
     if (part.thread == 0) args.rstd[token] = r;
     T *y = args.y + (size_t)token * args.ldy;
-    for (int i = part.thread * 4; i < width; i += part.threads * 4) {
-        const float4 value = times_one_and(times(four(row, i), r), four(args.weight, i));
-        *(float4 *)(row + i) = put_four(y, i, value);
-    }
-    if (args.adapters.count == 0) return;
+    part.each(width, [&](int k, int i) {
+        *(float4 *)(row + i) = put_four(y, i, times_one_and(times(x[k], r), weight[k]));
+    });
+    if (l.count == 0) return;
     __syncthreads();
-    adapters_down<N>(args.adapters, rows, masks, width, args.y + (size_t)first * args.ldy + width, args.ldy);
+    adapters_down<N>(l, rows, masks, width, args.y + (size_t)first * args.ldy + width, args.ldy);
 }
 
 // With n = x · rstd and g = dy · (1 + w): dx = rstd · (g − n · mean(g · n)).
-template <class T, int N> __device__ void norm_backward_of(const NormBackward<T> &args) {
-    extern __shared__ float rows[];
-    const Part<N> part;
+template <class T, int N, int K> __device__ __forceinline__ void norm_backward_of(const NormBackward<T> &args) {
+    extern __shared__ float back[];
+    const Part<N, K> part;
     const Adapters &l = args.adapters;
     const int first = blockIdx.x * N, token = first + part.group, width = args.width, total = l.count * l.padded;
-    float *row = rows + part.group * width, *back = rows + N * width, *du = back + N * l.count * width;
+    float *du = back + N * l.count * width;
     uint8_t *masks = (uint8_t *)(du + N * total);
     const size_t at = (size_t)token * width;
+    const bool branched = args.branch.rows != nullptr, added = args.d_in != nullptr;
     begin<N>(l, args.step, first, width, masks);
+    float4 g[K], x[K], d[K], b[K], weight[K], branch_weight[K];
+    part.each(width, [&](int k, int i) {
+        weight[k] = four(args.weight, i);
+        if (branched) branch_weight[k] = four(args.branch.weight, i);
+    });
+    wait_for_previous();
+    for (int i = threadIdx.x; i < N * total; i += blockDim.x) {
+        const int r = N == 1 ? 0 : piece_of(i, total);
+        du[i] = args.dy[(size_t)(first + r) * args.ldy + width + i - r * total];
+    }
+    part.each(width, [&](int k, int i) {
+        g[k] = four(args.dy + (size_t)token * args.ldy, i);
+        x[k] = four(args.x + at, i);
+        if (added) d[k] = four(args.d_in + at, i);
+        if (branched) b[k] = four(args.branch.rows + at, i);
+    });
+    const float r = args.rstd[token], branch_r = branched ? args.branch.rstd[token] : 0.0f;
     if (l.count > 0) {
-        for (int i = threadIdx.x; i < N * total; i += blockDim.x) {
-            const int r = N == 1 ? 0 : i / total;
-            du[i] = args.dy[(size_t)(first + r) * args.ldy + width + i - r * total];
-        }
         __syncthreads();
         adapters_back<N>(l, du, masks, width, back);
         __syncthreads();
     }
     float dot = 0.0f;
-    for (int i = part.thread * 4; i < width; i += part.threads * 4) {
-        float4 g = four(args.dy + (size_t)token * args.ldy, i);
-        const float4 b = back_of(l, back + part.group * l.count * width, width, i);
-        g.x += b.x, g.y += b.y, g.z += b.z, g.w += b.w;
-        g = times_one_and(g, four(args.weight, i));
-        *(float4 *)(row + i) = g;
-        dot += dot4(g, four(args.x + at, i));
-    }
-    float r = args.rstd[token];
+    part.each(width, [&](int k, int i) {
+        g[k] = times_one_and(plus(g[k], back_of(l, back + part.group * l.count * width, width, i)), weight[k]);
+        dot += dot4(g[k], x[k]);
+    });
     float mean = block_sum<N>(dot) * r / width;
     dot = 0.0f;
-    for (int i = part.thread * 4; i < width; i += part.threads * 4) {
-        const float4 g = four(row, i), x = four(args.x + at, i);
+    part.each(width, [&](int k, int i) {
         // Fused as written, not as the compiler sees fit: the same bits from every version of it.
-        const float4 centred = make_float4(g.x - x.x * r * mean, g.y - x.y * r * mean, g.z - x.z * r * mean, g.w - x.w * r * mean);
-        float4 d = times(centred, r);
-        if (args.d_in != nullptr) {
-            const float4 in = four(args.d_in + at, i);
-            d = make_float4(__fmaf_rn(r, centred.x, in.x), __fmaf_rn(r, centred.y, in.y), __fmaf_rn(r, centred.z, in.z),
-                            __fmaf_rn(r, centred.w, in.w));
-        }
-        put_four(args.d_out + at, i, d);
-        if (args.branch.rows != nullptr) {
-            d = times_one_and(d, four(args.branch.weight, i));
-            *(float4 *)(row + i) = d;
-            dot += dot4(d, four(args.branch.rows + at, i));
-        }
-    }
-    if (args.branch.rows == nullptr) return;
-    r = args.branch.rstd[token];
-    mean = block_sum<N>(dot) * r / width;
-    for (int i = part.thread * 4; i < width; i += part.threads * 4) {
-        const float4 d = four(row, i), b = four(args.branch.rows + at, i);
+        const float4 c = make_float4(g[k].x - x[k].x * r * mean, g[k].y - x[k].y * r * mean, g[k].z - x[k].z * r * mean,
+                                     g[k].w - x[k].w * r * mean);
+        d[k] = added ? make_float4(__fmaf_rn(r, c.x, d[k].x), __fmaf_rn(r, c.y, d[k].y), __fmaf_rn(r, c.z, d[k].z),
+                                   __fmaf_rn(r, c.w, d[k].w))
+                     : times(c, r);
+        put_four(args.d_out + at, i, d[k]);
+        if (!branched) return;
+        d[k] = times_one_and(d[k], branch_weight[k]);
+        dot += dot4(d[k], b[k]);
+    });
+    if (!branched) return;
+    mean = block_sum<N>(dot) * branch_r / width;
+    part.each(width, [&](int k, int i) {
+        const float f = branch_r;
         put_four(args.d_branch + at, i,
-                 make_float4(r * (d.x - b.x * r * mean), r * (d.y - b.y * r * mean), r * (d.z - b.z * r * mean),
-                             r * (d.w - b.w * r * mean)));
-    }
+                 make_float4(f * (d[k].x - b[k].x * f * mean), f * (d[k].y - b[k].y * f * mean), f * (d[k].z - b[k].z * f * mean),
+                             f * (d[k].w - b[k].w * f * mean)));
+    });
 }
 
-// For one token a block, two, and four.
-template <class T> __device__ void norm_forward(const NormForward<T> &args) { norm_forward_of<T, 1>(args); }
-template <class T> __device__ void norm_forward_2(const NormForward<T> &args) { norm_forward_of<T, 2>(args); }
-template <class T> __device__ void norm_forward_4(const NormForward<T> &args) { norm_forward_of<T, 4>(args); }
+// For one token a block, two, and four, with rows of up to 4, 4 and 2 values for each of the block's threads; and for one
+// with rows of up to 32 (`cuda.rs` chooses).
+template <class T> __device__ void norm_forward(const NormForward<T> &args) { norm_forward_of<T, 1, 1>(args); }
+template <class T> __device__ void norm_forward_2(const NormForward<T> &args) { norm_forward_of<T, 2, 2>(args); }
+template <class T> __device__ void norm_forward_4(const NormForward<T> &args) { norm_forward_of<T, 4, 2>(args); }
+template <class T> __device__ void norm_forward_wide(const NormForward<T> &args) {
+    if (args.width <= 8 * blockDim.x) norm_forward_of<T, 1, 2>(args);
+    else norm_forward_of<T, 1, 8>(args);
+}
 FOR_BOTH_TYPES_OF((512), norm_forward, NormForward)
 FOR_BOTH_TYPES_OF((512), norm_forward_2, NormForward)
 FOR_BOTH_TYPES_OF((512), norm_forward_4, NormForward)
+FOR_BOTH_TYPES_OF((512), norm_forward_wide, NormForward)
 
-template <class T> __device__ void norm_backward(const NormBackward<T> &args) { norm_backward_of<T, 1>(args); }
-template <class T> __device__ void norm_backward_2(const NormBackward<T> &args) { norm_backward_of<T, 2>(args); }
-template <class T> __device__ void norm_backward_4(const NormBackward<T> &args) { norm_backward_of<T, 4>(args); }
+template <class T> __device__ void norm_backward(const NormBackward<T> &args) { norm_backward_of<T, 1, 1>(args); }
+template <class T> __device__ void norm_backward_2(const NormBackward<T> &args) { norm_backward_of<T, 2, 2>(args); }
+template <class T> __device__ void norm_backward_4(const NormBackward<T> &args) { norm_backward_of<T, 4, 2>(args); }
+template <class T> __device__ void norm_backward_wide(const NormBackward<T> &args) {
+    if (args.width <= 8 * blockDim.x) norm_backward_of<T, 1, 2>(args);
+    else norm_backward_of<T, 1, 8>(args);
+}
 FOR_BOTH_TYPES_OF((512), norm_backward, NormBackward)
 FOR_BOTH_TYPES_OF((512), norm_backward_2, NormBackward)
 FOR_BOTH_TYPES_OF((512), norm_backward_4, NormBackward)
+FOR_BOTH_TYPES_OF((512), norm_backward_wide, NormBackward)
 
 // A norm's weight: its gradient is the sum over rows of dy · x · rstd.
 template <class T> struct WeightSum {

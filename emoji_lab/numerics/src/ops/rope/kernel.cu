@@ -26,6 +26,7 @@ template <class T> __device__ void qk_norm_rope(const QkNormRope<T> &args) {
     const float *w = head < heads ? args.weight_q : args.weight_k;
     float *row = rows + head * dim;
     float squares = 0.0f;
+#pragma unroll 8
     for (int i = lane; i < dim; i += 32) {
         const float v = to_f32(x[i]);
         row[i] = v;
@@ -37,6 +38,7 @@ template <class T> __device__ void qk_norm_rope(const QkNormRope<T> &args) {
     T *y = head < heads ? args.q + ((size_t)token * heads + head) * dim
                         : args.k + ((size_t)token * kv_heads + head - heads) * dim;
     const size_t angle = (size_t)args.positions[token] * half;
+#pragma unroll 4
     for (int i = lane; i < half; i += 32) {
         const float a = row[i] * r * (1.0f + w[i]), b = row[i + half] * r * (1.0f + w[i + half]);
         const float c = args.cos[angle + i], s = args.sin[angle + i];
