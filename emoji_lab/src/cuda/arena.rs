@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::places::{Place, Places};
+use super::rooms::Rooms;
 use super::stored::Stored;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -36,6 +37,7 @@ pub(crate) struct DeviceArena {
     gpu: Gpu,
     /// Page-locked memory on the way to the host.
     staging: Mutex<Option<[Pinned; 2]>>,
+    rooms: Rooms,
 }
 
 /// Gradients of what products read.
@@ -114,6 +116,7 @@ impl DeviceArena {
             places,
             gpu: gpu.clone(),
             staging: Mutex::new(None),
+            rooms: Rooms::default(),
         };
         for (offset, len) in arena.places.runs() {
             arena.write(Buffer::Values, offset, &values[offset..offset + len])?;
@@ -283,6 +286,12 @@ impl DeviceArena {
         together
     }
 
+    /// Begins to make room on the host for all of these buffers, which are to be read [`Self::together`].
+    pub(super) fn make_rooms(&self, buffers: &[Buffer]) {
+        let lens = buffers.iter().flat_map(|buffer| self.together(*buffer)).map(|(_, len)| len);
+        self.rooms.make(lens.collect());
+    }
+
     /// `len` values from `offset` on.
     pub(crate) fn read(&self, which: Buffer, offset: usize, len: usize) -> Result<Vec<f32>> {
         let f32s = |memory: &Memory<f32>, at| {
@@ -310,7 +319,7 @@ impl DeviceArena {
             Some(staging) => staging,
             none => none.insert([Pinned::new(&self.gpu, STAGING)?, Pinned::new(&self.gpu, STAGING)?]),
         };
-        stored.read(&self.gpu, offset, len, staging)
+        stored.read(&self.gpu, offset, self.rooms.take(len), len, staging)
     }
 
     /// Overwrites what begins at `offset`.

@@ -149,6 +149,10 @@ impl Engine for CudaEngine {
         Ok(all)
     }
 
+    fn will_peek_all(&self, buffers: &[Buffer]) {
+        self.shared().arena().make_rooms(buffers);
+    }
+
     fn write(&mut self, buffer: Buffer, slot: &Slot, values: &Tensor) -> Result<()> {
         self.own().arena().write(buffer, slot.offset, &values.to_vec1::<f32>()?)
     }

@@ -13,6 +13,7 @@
 //! | `head_pieces.rs` | a trained head whose gradient is not kept in memory |
 //! | `room.rs` | room for the longest batch |
 //! | `places.rs`, `arena.rs`, `stored.rs` | what is trained: where it lies; values, gradients and moments; their forms |
+//! | `rooms.rs` | room on the host for what checkpoints copy |
 //! | `step.rs` | what changes from step to step |
 //! | `finetune.rs`, `update.rs`, `evaluate.rs` | graphs and their steps; what is in a step; losses alone |
 //! | `ranks.rs` | several GPUs that train together |
@@ -36,6 +37,7 @@ mod network;
 mod places;
 mod ranks;
 mod room;
+mod rooms;
 mod rows;
 mod sampler;
 mod step;

@@ -11,7 +11,6 @@ use crate::gpu::Gpu;
 use crate::gpu::memory::Memory;
 use crate::gpu::pinned::Pinned;
 use crate::gpu::pointer::{Compute, DevicePtr, Moment};
-use crate::memory;
 use crate::ops::adamw::cuda::{joined, split};
 use crate::ops::embedding::cuda::Table;
 
@@ -111,12 +110,13 @@ impl Stored {
         }
     }
 
-    /// The `len` numbers from element `offset` on, for gigabytes of them: they come through page-locked
-    /// memory, the host converting one part while the GPU sends the next.
+    /// The `len` numbers from element `offset` on, in `values`, which has room for them, for gigabytes of them: they come
+    /// through page-locked memory, the host converting one part while the GPU sends the next.
     pub(crate) fn read(
         &self,
         gpu: &Gpu,
         offset: usize,
+        mut values: Vec<f32>,
         len: usize,
         staging: &mut [Pinned; 2],
     ) -> Result<Vec<f32>> {
@@ -131,7 +131,6 @@ impl Stored {
         let size = if matches!(self, Self::F32(_)) { 4 } else { 2 };
         // Of halves, the lower ones lie behind all higher ones of the part.
         let part = staging[0].bytes() / 4;
-        let mut values = memory::room(len);
         let event = || gpu.stream().record_event(None).map_err(|e| gpu.error(e.0));
         let mut sent: [Option<(CudaEvent, usize, usize)>; 2] = [None, None];
         for (i, first) in (0..len).step_by(part).map(Some).chain([None, None]).enumerate() {

@@ -131,6 +131,9 @@ pub(crate) trait Engine: Debug + Send + Sync {
         slots.iter().map(|slot| self.peek(buffer, slot)).collect()
     }
 
+    /// Told that these are to be peeked at, all of them: room may be made for the copies meanwhile.
+    fn will_peek_all(&self, _buffers: &[Buffer]) {}
+
     /// Overwrites a parameter's part of `buffer` with as many values, flat f32.
     fn write(&mut self, buffer: Buffer, slot: &Slot, values: &Tensor) -> Result<()>;
 

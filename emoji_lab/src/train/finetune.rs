@@ -197,6 +197,11 @@ impl Finetune {
         self.engine.peek_all(buffer, self.slots())
     }
 
+    /// Told that [`peek_all`](Self::peek_all) of these will be asked for.
+    pub(super) fn will_peek_all(&self, buffers: &[Buffer]) {
+        self.engine.will_peek_all(buffers);
+    }
+
     /// A parameter's values, as a copy.
     ///
     /// # Errors

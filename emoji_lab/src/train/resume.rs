@@ -62,7 +62,11 @@ impl SftTrainer {
     /// Begins what the first checkpoint waits for otherwise, where the host has time for it.
     pub(super) fn prepare_checkpoints(&mut self) {
         let saves = self.args.save_strategy != Strategy::No;
-        if !saves || self.knows_base || self.reading_base.is_some() || !self.saves_beside() {
+        if !saves || !self.saves_beside() {
+            return;
+        }
+        self.expect_checkpoint();
+        if self.knows_base || self.reading_base.is_some() {
             return;
         }
         let (mut identity, base) = (self.identity.clone(), self.base.clone());
@@ -255,7 +259,13 @@ impl SftTrainer {
         if let Some(writing) = &mut self.writing {
             writing.give_rest(rest);
         }
-        if self.saves_beside() { Ok(()) } else { self.finish_writing() }
+        if !self.saves_beside() {
+            return self.finish_writing();
+        }
+        if self.state.global_step < self.state.max_steps {
+            self.expect_checkpoint();
+        }
+        Ok(())
     }
 
     /// Waits for the checkpoint that is being written, if one is; one that was not completed is given up.

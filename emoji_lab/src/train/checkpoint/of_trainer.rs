@@ -33,6 +33,11 @@ impl SftTrainer {
         Ok(moments)
     }
 
+    /// Told that a checkpoint will come, while there is time to make room for its copies.
+    pub(in crate::train) fn expect_checkpoint(&self) {
+        self.finetune.will_peek_all(&[Buffer::ExpAvg, Buffer::ExpAvgSq, Buffer::Values]);
+    }
+
     /// Where the run stands, and which it is.
     pub(in crate::train) fn rest(&mut self) -> Result<Rest> {
         let identity = self.identity()?.clone();

@@ -87,7 +87,9 @@ impl GegluBackward {
     /// Buffers must have the shapes that the fields name.
     pub unsafe fn launch(self, gpu: &Gpu, tokens: usize, a_block: usize) -> Result<()> {
         // SAFETY: the caller's.
-        unsafe { rows::launch([&BACKWARD, &BACKWARD_2, &BACKWARD_4], gpu, tokens, a_block, self.bytes(), self) }
+        unsafe {
+            rows::launch([&BACKWARD, &BACKWARD_2, &BACKWARD_4], gpu, tokens, a_block, self.bytes(), self)
+        }
     }
 
     /// The same for many rows without adapters.

@@ -204,13 +204,14 @@ impl AdapterGradients {
     /// The pointers of every adapter must fit its sizes, for `tokens` rows; none may have a higher rank
     /// than `rank`.
     pub unsafe fn launch(self, gpu: &Gpu, tiles: usize, rank: usize, many: bool) -> Result<()> {
-        let (kernel, at_a_time) = match (gpu.bf16(), many) {
-            (true, _) => (TENSOR, 16),
-            (false, true) if rank <= 16 => (TILED, 16),
-            (false, _) if rank <= 16 => (OF_RANK_16, 16),
-            (false, _) => (OF_RANK_64, 64),
+        let (kernel, at_a_time, threads) = match (gpu.bf16(), many) {
+            (true, true) => (TENSOR, 16, 256),
+            (true, false) => (TENSOR, 16, 128),
+            (false, true) if rank <= 16 => (TILED, 16, 256),
+            (false, _) if rank <= 16 => (OF_RANK_16, 16, 256),
+            (false, _) => (OF_RANK_64, 64, 256),
         };
-        let grid = Grid::new(tiles, 256).rows(rank.div_ceil(at_a_time));
+        let grid = Grid::new(tiles, threads).rows(rank.div_ceil(at_a_time));
         // SAFETY: the caller's.
         unsafe { kernel.launch(gpu, grid, self) }
     }

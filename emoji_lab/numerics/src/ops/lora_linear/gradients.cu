@@ -12,14 +12,15 @@ struct GradientParts {
     float2 ranks[4];
 };
 
-// Grid [64 columns of one A or B each, rank / 16], 256 threads. A warp takes every eighth sixteen tokens, and the warps'
-// sums are added in order. Nobody waits for another one before that, and the next tokens are on their way meanwhile.
+// Grid [64 columns of one A or B each, rank / 16], blocks of up to eight warps: four where there are few tokens, so that
+// blocks find room beside others. A warp takes every fourth or eighth sixteen tokens, and the warps' sums are added in
+// order. Nobody waits for another one before that, and the next tokens are on their way meanwhile.
 extern "C" __global__ void adapter_gradients_tensor(const __grid_constant__ AdapterGradients<bf16> args) {
     __shared__ __align__(16) float parts[GRADIENT_WARPS][GRADIENT_RANKS][TILE + 4];
     int tile = blockIdx.x;
     bool of_b;
     const AdapterGradient<bf16> g = adapter_of(args, tile, of_b);
-    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, q = lane & 3, own = lane >> 2;
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5, q = lane & 3, own = lane >> 2;
     const int columns = of_b ? g.outs : g.ins, first = tile * TILE, from = blockIdx.y * GRADIENT_RANKS;
     if (from >= g.rank) return;
     const int c = first + 8 * own, j = from + 2 * own, tokens = args.tokens;
@@ -86,8 +87,8 @@ extern "C" __global__ void adapter_gradients_tensor(const __grid_constant__ Adap
     GradientParts now, next;
     int t0 = warp * GRADIENT_TOKENS;
     if (t0 < tokens) fetch(now, t0);
-    for (; t0 < tokens; t0 += GRADIENT_WARPS * GRADIENT_TOKENS) {
-        const int further = t0 + GRADIENT_WARPS * GRADIENT_TOKENS;
+    for (; t0 < tokens; t0 += warps * GRADIENT_TOKENS) {
+        const int further = t0 + warps * GRADIENT_TOKENS;
         if (further < tokens) fetch(next, further);
         add(now);
         now = next;
@@ -106,8 +107,7 @@ extern "C" __global__ void adapter_gradients_tensor(const __grid_constant__ Adap
         const int column = of_b ? i / GRADIENT_RANKS : i % TILE, r = of_b ? i % GRADIENT_RANKS : i / TILE;
         if (first + column >= columns || from + r >= g.rank) continue;
         float sum = 0.0f;
-#pragma unroll
-        for (int w = 0; w < GRADIENT_WARPS; w++) sum += parts[w][r][column];
+        for (int w = 0; w < warps; w++) sum += parts[w][r][column];
         float *to = of_b ? g.db + (size_t)(first + column) * g.rank + from + r : g.da + (size_t)(from + r) * g.ins + first + column;
         *to = adds ? __fmaf_rn(sum, scale, *to) : sum * scale;
     }

@@ -196,7 +196,8 @@ template <class T> __device__ void norm_backward_wide(const NormBackward<T> &arg
     if (args.width <= 8 * blockDim.x) norm_backward_of<T, 1, 2>(args);
     else norm_backward_of<T, 1, 8>(args);
 }
-FOR_BOTH_TYPES_OF((512), norm_backward, NormBackward)
+// Registers for 768 threads, so that there is room beside a block.
+FOR_BOTH_TYPES_OF((768), norm_backward, NormBackward)
 FOR_BOTH_TYPES_OF((512), norm_backward_2, NormBackward)
 FOR_BOTH_TYPES_OF((512), norm_backward_4, NormBackward)
 FOR_BOTH_TYPES_OF((512), norm_backward_wide, NormBackward)
