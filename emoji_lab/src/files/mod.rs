@@ -69,7 +69,8 @@ fn file_name(path: &Path) -> String {
     path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-fn part_name(path: &Path) -> PathBuf {
+/// A name in the same folder that no other call has, of this process or of another, until what is written is whole.
+pub(crate) fn part_name(path: &Path) -> PathBuf {
     path.with_file_name(unfinished(&file_name(path)))
 }
 

@@ -17,7 +17,7 @@ use super::env::HubEnv;
 use super::listing::{RemoteFile, is_commit};
 use super::repo::Repo;
 use crate::error::{Error, Result};
-use crate::files::write_bytes_atomic;
+use crate::files::{part_name, write_bytes_atomic};
 
 /// One repository's part of the cache.
 #[derive(Debug, Clone)]
@@ -104,17 +104,19 @@ impl RepoCache {
         make_parent(&pointer)?;
         let up = file.path.split('/').count() + 1;
         let target: PathBuf = std::iter::repeat_n("..", up).chain(["blobs", file.id.hex()]).collect();
-        let fail = |e| Error::io(&pointer, "linking a file of the Hugging Face cache", e);
-        match fs::remove_file(&pointer) {
-            Err(e) if e.kind() != ErrorKind::NotFound => return Err(fail(e)),
-            _ => {}
-        }
-        match symlink(&target, &pointer) {
-            Err(e) if e.kind() == ErrorKind::AlreadyExists && same_file(&pointer, &blob) => Ok(pointer),
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(fail(e)),
+        // It gets its name when it is whole: another process may be reading what is there, or just about to link it, too.
+        let beside = part_name(&pointer);
+        let made = match symlink(&target, &beside) {
             // Without links (Windows, some network drives) the snapshot holds a copy, as Python's does.
-            Err(_) => fs::copy(&blob, &pointer).map(|_| pointer.clone()).map_err(fail),
+            Err(_) => fs::copy(&blob, &beside).map(|_| ()),
+            Ok(()) => Ok(()),
+        };
+        match made.and_then(|()| fs::rename(&beside, &pointer)) {
             Ok(()) => Ok(pointer),
+            Err(e) => {
+                let _ = fs::remove_file(&beside);
+                Err(Error::io(&pointer, "linking a file of the Hugging Face cache", e))
+            }
         }
     }
 }
@@ -145,4 +147,47 @@ fn symlink(target: &Path, pointer: &Path) -> std::io::Result<()> {
 #[cfg(not(unix))]
 fn symlink(_target: &Path, _pointer: &Path) -> std::io::Result<()> {
     Err(ErrorKind::Unsupported.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+    use crate::hub::hash::ContentId;
+
+    /// Who has linked a file finds it, whoever else links it at the same time, and an older entry is replaced.
+    #[test]
+    fn a_file_that_is_linked_is_never_missing() {
+        let home = tempfile::tempdir().unwrap();
+        let cache = RepoCache { root: home.path().join("model"), locks: home.path().join(".locks") };
+        let file = |id: &str| RemoteFile {
+            path: "folder/config.json".into(),
+            size: 5,
+            id: ContentId::GitBlob(id.repeat(40)),
+        };
+        let (older, newer) = (file("a"), file("b"));
+        for (file, content) in [(&older, "older"), (&newer, "newer")] {
+            make_parent(&cache.blob(file)).unwrap();
+            fs::write(cache.blob(file), content).unwrap();
+        }
+        for round in 0..100 {
+            let commit = format!("{round:040}");
+            if round % 2 == 1 {
+                cache.link(&commit, &older).unwrap();
+            }
+            let together = Barrier::new(4);
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        together.wait();
+                        let path = cache.link(&commit, &newer).unwrap();
+                        assert_eq!(fs::read_to_string(path).unwrap(), "newer", "round {round}");
+                    });
+                }
+            });
+            let names = fs::read_dir(cache.snapshot(&commit).join("folder")).unwrap();
+            assert_eq!(names.count(), 1, "something unfinished is left");
+        }
+    }
 }
