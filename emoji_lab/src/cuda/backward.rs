@@ -1,4 +1,4 @@
-//! The backward pass: thirteen launches a layer, and seven more where the layer itself is trained.
+//! The backward pass: nine launches a layer and two beside them; seven more where the layer itself is trained.
 
 use cudarc::driver::CudaEvent;
 

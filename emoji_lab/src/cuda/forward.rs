@@ -1,4 +1,5 @@
-//! The forward pass: eleven launches a layer; four more where the adapters of many tokens have their own.
+//! The forward pass: nine launches a layer, and one that unpacks beside them; four more where the adapters of many
+//! tokens have their own.
 
 use cudarc::driver::CudaEvent;
 

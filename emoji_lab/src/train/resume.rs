@@ -61,8 +61,7 @@ impl SftTrainer {
 
     /// Begins what the first checkpoint waits for otherwise, where the host has time for it.
     pub(super) fn prepare_checkpoints(&mut self) {
-        let saves = self.args.save_strategy != Strategy::No;
-        if !saves || !self.saves_beside() {
+        if self.args.save_strategy == Strategy::No || !self.saves_beside() {
             return;
         }
         self.expect_checkpoint();
@@ -262,9 +261,7 @@ impl SftTrainer {
         if !self.saves_beside() {
             return self.finish_writing();
         }
-        if self.state.global_step < self.state.max_steps {
-            self.expect_checkpoint();
-        }
+        self.expect_checkpoint();
         Ok(())
     }
 

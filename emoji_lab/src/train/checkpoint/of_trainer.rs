@@ -33,9 +33,11 @@ impl SftTrainer {
         Ok(moments)
     }
 
-    /// Told that a checkpoint will come, while there is time to make room for its copies.
+    /// If steps are left, and so a checkpoint will come: room may be made for its copies while there is time.
     pub(in crate::train) fn expect_checkpoint(&self) {
-        self.finetune.will_peek_all(&[Buffer::ExpAvg, Buffer::ExpAvgSq, Buffer::Values]);
+        if self.state.global_step < self.state.max_steps {
+            self.finetune.will_peek_all(&[Buffer::ExpAvg, Buffer::ExpAvgSq, Buffer::Values]);
+        }
     }
 
     /// Where the run stands, and which it is.
